@@ -1,0 +1,62 @@
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+namespace sluice {
+
+// Bounded multi-producer, single-consumer queue. The consumer takes everything at once, so a busy
+// consumer pays one lock a round however many items came. Producers never wait.
+template <class T>
+class Queue {
+ public:
+  explicit Queue(size_t capacity) : capacity_(capacity) { items_.reserve(64); }
+
+  // False when full: the item is untouched.
+  bool try_push(T&& item) {
+    {
+      std::lock_guard lock(mutex_);
+      if (items_.size() >= capacity_) return false;
+      items_.push_back(std::move(item));
+    }
+    wake_.notify_one();
+    return true;
+  }
+
+  // For what must not be lost (a cancel, a stop): ignores the capacity.
+  void push(T&& item) {
+    {
+      std::lock_guard lock(mutex_);
+      items_.push_back(std::move(item));
+    }
+    wake_.notify_one();
+  }
+
+  // Swaps all items into `out` (which must be empty; its capacity is recycled). Does not wait.
+  void take(std::vector<T>& out) {
+    std::lock_guard lock(mutex_);
+    items_.swap(out);
+  }
+
+  // Waits until there is something to take, or until `deadline`.
+  template <class Clock, class Duration>
+  void wait_until(std::chrono::time_point<Clock, Duration> deadline) {
+    std::unique_lock lock(mutex_);
+    wake_.wait_until(lock, deadline, [&] { return !items_.empty(); });
+  }
+  void wait() {
+    std::unique_lock lock(mutex_);
+    wake_.wait(lock, [&] { return !items_.empty(); });
+  }
+
+ private:
+  const size_t capacity_;
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::vector<T> items_;
+};
+
+}  // namespace sluice

@@ -1,0 +1,38 @@
+# Targets of this project. A library may use only what its DEPS name: the dependency rule of
+# docs/architecture.md, enforced by the linker (and by tests/arch).
+
+add_library(sluice_options INTERFACE)
+target_include_directories(sluice_options INTERFACE ${CMAKE_SOURCE_DIR})
+target_compile_options(sluice_options INTERFACE -Wall -Wextra -Wno-missing-field-initializers)
+if(SLUICE_SANITIZE STREQUAL "address")
+  target_compile_options(sluice_options INTERFACE -fsanitize=address,undefined
+                         -fno-sanitize-recover=undefined -fno-omit-frame-pointer)
+  target_link_options(sluice_options INTERFACE -fsanitize=address,undefined)
+elseif(SLUICE_SANITIZE STREQUAL "thread")
+  target_compile_options(sluice_options INTERFACE -fsanitize=thread -Wno-tsan)
+  target_link_options(sluice_options INTERFACE -fsanitize=thread)
+endif()
+
+# sluice_library(NAME SRCS a.cc ... DEPS lib ...)
+function(sluice_library name)
+  cmake_parse_arguments(ARG "" "" "SRCS;DEPS" ${ARGN})
+  if(ARG_SRCS)
+    add_library(${name} STATIC ${ARG_SRCS})
+    target_link_libraries(${name} PUBLIC sluice_options ${ARG_DEPS})
+  else()
+    add_library(${name} INTERFACE)
+    target_link_libraries(${name} INTERFACE sluice_options ${ARG_DEPS})
+  endif()
+endfunction()
+
+# sluice_test(NAME SRCS a_test.cc ... DEPS lib ... [LABELS label ...]): one GoogleTest binary; every
+# TEST in it is a test of its own for ctest.
+function(sluice_test name)
+  cmake_parse_arguments(ARG "" "" "SRCS;DEPS;LABELS" ${ARGN})
+  add_executable(${name} ${ARG_SRCS})
+  target_link_libraries(${name} PRIVATE sluice_options ${ARG_DEPS} GTest::gtest_main GTest::gmock)
+  target_compile_definitions(${name} PRIVATE SLUICE_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
+  include(GoogleTest)
+  gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 120
+                       PROPERTIES TIMEOUT 900 LABELS "${ARG_LABELS}")
+endfunction()

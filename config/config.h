@@ -1,0 +1,56 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace sluice {
+
+// Every knob of the daemon, once, with its default. A knob that is not here does
+// not exist: no getenv, no second flags struct, no per-class Options copies.
+// fields.h lists them for parsing, --help, validation and --print-config.
+struct Config {
+  struct Model {
+    std::string path;
+    std::string served_name;    // empty: the directory's name
+    std::string chat_template;  // a file that replaces the model's own template; empty: the model's
+    std::string dtype = "auto";  // of the weights in memory: auto (as stored), f32, f16, bf16
+    int max_model_len = 0;       // 0: the model's own limit
+  } model;
+  struct Device {
+    std::string kind = "auto";  // auto, cpu
+    int threads = 0;            // 0: the cgroup's quota
+    std::string isa = "auto";   // auto, avx512bf16, avx512, avx2, portable: at most this
+  } device;
+  struct Cache {
+    int block_size = 16;           // tokens
+    int64_t bytes = 0;             // 0: memory_fraction of what is left
+    double memory_fraction = 0.5;  // of the cgroup's limit, less the weights
+    bool prefix_caching = true;
+    std::string dtype = "auto";  // auto (bf16, or f32 with f32 weights), f32, bf16
+  } cache;
+  struct Scheduler {
+    int max_seqs = 256;             // sequences that run at once
+    int max_step_tokens = 512;      // token budget of a step
+    int max_queue = 1024;           // requests waiting for admission
+    int64_t max_queued_tokens = 0;  // prompt tokens waiting; 0: no limit
+    int max_preemptions = 4;  // a request preempted this often returns with all it needs reserved
+  } scheduler;
+  struct Server {
+    std::string host = "127.0.0.1";
+    int http_port = 8000;
+    int grpc_port = 8001;  // 0: any free port, for both
+    int io_threads = 2;
+    int drain_seconds = 30;
+    int max_connections = 4096;
+    int64_t max_body_bytes = 8 << 20;
+    int body_timeout_seconds = 30;   // to receive a whole request
+    int write_timeout_seconds = 60;  // a client that reads nothing for this long is dropped
+    int max_n = 16;                  // samples a request may ask for
+  } server;
+  struct Log {
+    std::string level = "info";   // debug, info, warn, error
+    std::string format = "text";  // text, json
+  } log;
+};
+
+}  // namespace sluice

@@ -1,0 +1,59 @@
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "kernels/tensor.h"
+
+namespace sluice {
+
+class Ops;
+
+enum class Memory { device, pinned_host };
+
+// Opaque handles; null on a synchronous device, where every wait is a no-op.
+struct Stream {
+  void* handle = nullptr;
+};
+struct Event {
+  void* handle = nullptr;
+};
+
+// A captured sequence of ops that can be replayed (CUDA graph).
+class Graph {
+ public:
+  virtual ~Graph() = default;
+  virtual void replay(Stream) = 0;
+};
+
+// Memory, ordering and capture for one accelerator. Ops live in ops.h.
+// Two implementations: CpuDevice, CudaDevice. Not thread-safe: one owner thread.
+class Device {
+ public:
+  virtual ~Device() = default;
+
+  virtual std::string name() const = 0;  // "cpu (avx512)", for logs and metrics
+
+  using Buffer = std::unique_ptr<void, std::function<void(void*)>>;
+  // Zeroed, aligned to 64 bytes at least. Fatal when memory runs out: the plan was checked before.
+  virtual Buffer allocate(size_t bytes, Memory) = 0;
+  virtual size_t free_bytes() const = 0;
+
+  // The instruction set on the compute stream. Lives as long as the device.
+  virtual Ops& ops() = 0;
+
+  virtual Stream compute_stream() = 0;
+  virtual Stream copy_stream() = 0;  // swaps and uploads; never blocks compute
+  virtual void copy(void* dst, const void* src, size_t bytes, Stream) = 0;
+
+  virtual Event record(Stream) = 0;
+  virtual void wait(Stream, Event) = 0;  // device-side ordering
+  virtual void sync(Event) = 0;          // host-side wait
+
+  // Runs `body` once while recording it; nullptr if the device cannot capture.
+  virtual std::unique_ptr<Graph> capture(Stream, const std::function<void()>& body) = 0;
+};
+
+}  // namespace sluice

@@ -1,0 +1,154 @@
+#pragma once
+
+#include <cstddef>
+
+#include "kernels/tensor.h"
+
+namespace sluice {
+
+// One layer of the paged cache. Slot s lives in block s / block_size, row s % block_size.
+// Memory is [block][layer][K|V][kv_head][slot][dim]: a block is one contiguous piece over
+// all layers (and holds its own scales when quantised), so swapping it is one large copy;
+// the views' strides hide that.
+struct KvView {
+  Tensor k, v;              // [num_blocks, num_kv_heads, block_size, dim], strided; f32 or bf16
+  Tensor k_scale, v_scale;  // absent unless quantised: [num_blocks, num_kv_heads, block_size]
+};
+
+// The shape of one step, as attention sees it. Prefill chunks and decode rows share it: a decode
+// row is simply a row with one query token. Sequence i's queries are the last
+// cu_q[i + 1] - cu_q[i] positions of its seq_lens[i] context tokens (causal).
+struct AttnBatch {
+  Tensor cu_q;          // i32 [num_seqs + 1]  prefix sums of query lengths
+  Tensor seq_lens;      // i32 [num_seqs]      context length including this step
+  Tensor block_tables;  // i32 [num_seqs, max_blocks]
+  Tensor slot_mapping;  // i32 [num_tokens]    where each new token's K/V goes
+  int max_q = 0, max_seq_len = 0, num_seqs = 0;
+};
+struct AttnParams {
+  float scale = 1;
+  int window = 0;     // > 0: a query sees only the last `window` positions, itself included
+  float softcap = 0;  // > 0: scores become softcap * tanh(score / softcap)
+};
+
+// Per-draw sampling inputs; every array is [num_draws] unless said otherwise. A draw's random
+// number depends only on (seed, position), never on the batch. Penalties and biases are sparse
+// lists per draw, so rows without them cost nothing. Order: repetition, presence and frequency
+// penalties, bias, mask, then temperature, top-k, min-p, top-p, draw. temperature 0 is argmax
+// (lowest id wins).
+struct SampleBatch {
+  int num_draws = 0;
+  Tensor row;                              // i32: which row of the logits each draw is from
+  Tensor temperature, top_p, min_p;        // f32
+  Tensor top_k;                            // i32; 0: off
+  Tensor seed;                             // u64
+  Tensor position;                         // i32: index of the token to be drawn in its sequence
+  Tensor presence, frequency, repetition;  // f32; absent when no draw has penalties
+  // CSR of each draw's distinct context tokens, with how often each was *generated* (0: it occurs
+  // in the prompt only). Absent together with the penalties; rows without penalties are empty.
+  Tensor history_offsets, history_ids, history_counts;  // i32 [num_draws + 1], [nnz], [nnz]
+  Tensor bias_offsets, bias_ids,
+      bias_values;       // i32 [num_draws + 1], i32 [nnz], f32 [nnz] (-inf bans)
+  Tensor allowed_mask;   // u32 [num_draws, ceil(vocab / 32)]; absent when nothing is constrained
+  int top_logprobs = 0;  // most that any draw wants
+};
+// Logprobs are of the raw model distribution: before penalties, masks and temperature.
+struct SampleOut {
+  Tensor token;        // i32 [num_draws]
+  Tensor logprob;      // f32 [num_draws]
+  Tensor top_token;    // i32 [num_draws, top_logprobs], best first, ties by lower id
+  Tensor top_logprob;  // f32 [num_draws, top_logprobs]
+};
+
+// What the QKV region of a layer needs beside its input (see Ops::qkv_rope_write).
+struct QkvParams {
+  int num_heads = 0, num_kv_heads = 0, head_dim = 0;
+  Tensor q_norm, k_norm;  // [head_dim]; absent: no q/k norm
+  float eps = 0;
+  Tensor cos_sin;  // f32 [max_positions, rotary_dim]: cosines, then sines, rotary_dim / 2 each
+};
+
+// The instruction set of the machine: everything a model may ask of a device.
+// One flat interface, two final implementations (CpuOps, CudaOps), one decorator
+// (CheckedOps: shapes and dtypes per op). An Ops is bound to one stream.
+// A fused op has a default body written in the plain ops, so a new device works
+// before it is fast and every fusion has a reference to be tested against.
+//
+// Activations are act_dtype() (f32 on CPU); every sum is accumulated in f32.
+//
+// On CPU every matmul and attention path accumulates an output element in one K (KV)
+// order whatever the number of rows, so results do not depend on the batch, the chunk
+// size or preemption; tests hold that bit for bit. CUDA has a batch-invariant mode.
+class Ops {
+ public:
+  virtual ~Ops() = default;
+
+  virtual DType act_dtype() const = 0;
+
+  // --- weights, at load ---
+  // Bytes that a linear layer of this shape takes in this device's layout (64-byte multiple).
+  virtual size_t weight_bytes(DType, int64_t out_features, int64_t in_features) const = 0;
+  // A Weight over `memory` (weight_bytes() of zeroed device memory, 64-byte aligned).
+  virtual Weight make_weight(void* memory, DType, int64_t out_features, int64_t in_features) = 0;
+  // Writes output rows [first_row, first_row + src.shape[0]) from a plain host matrix
+  // src [rows, in_features] of f32, f16 or bf16, converting to the weight's dtype. Different row
+  // ranges may be packed from several threads at once.
+  virtual void pack_rows(const Weight& dst, int64_t first_row, const Tensor& src) = 0;
+
+  // --- plain ops ---
+  // out [n, hidden] = rows `ids` (i32 [n]) of a packed table [vocab, hidden].
+  virtual void embed(Tensor out, const Weight& table, Tensor ids) = 0;
+  // out [n, out_features] = x [n, in_features] * w^T (+ bias). Row strides are free.
+  virtual void matmul(Tensor out, Tensor x, const Weight& w) = 0;
+  // Over the last dim; rank 2 or 3, strided; out may be x. weight: act or f32 [last dim].
+  virtual void rms_norm(Tensor out, Tensor x, Tensor weight, float eps) = 0;
+  // out = a + b, [n, d]; out may be a or b.
+  virtual void add(Tensor out, Tensor a, Tensor b) = 0;
+  // out [n, d] = silu(gate_up[:, :d]) * gate_up[:, d:].
+  virtual void silu_mul(Tensor out, Tensor gate_up) = 0;
+  // In place on qk [n, heads, dim] (strided): pairs (i, i + rotary_dim / 2) are rotated by the
+  // row's position (i32 [n]). cos_sin as in QkvParams.
+  virtual void rope(Tensor qk, Tensor positions, Tensor cos_sin) = 0;
+  // k, v [n, kv_heads, dim] (strided) into the slots slot_mapping (i32 [n]).
+  virtual void write_kv(KvView cache, Tensor k, Tensor v, Tensor slot_mapping) = 0;
+  // out, q [n, heads, dim] (strided). Query head h reads KV head h / (heads / kv_heads).
+  virtual void attention(Tensor out, Tensor q, KvView cache, const AttnBatch&,
+                         const AttnParams&) = 0;
+  // out [m, d] = rows (i32 [m]) of x [n, d].
+  virtual void gather_rows(Tensor out, Tensor x, Tensor rows) = 0;
+  // logits f32 [num_rows, vocab]; not changed.
+  virtual void sample(const SampleOut&, Tensor logits, const SampleBatch&) = 0;
+  // Log-probabilities of given tokens: out.logprob [n] of targets (i32 [n]), row i of logits for
+  // target i, and the `top` best of each row in out.top_* ([n, top]). out.token is not used.
+  virtual void token_logprobs(const SampleOut& out, Tensor logits, Tensor targets, int top) = 0;
+
+  // --- fusions: override when the device has a better way ---
+  // residual += x; out = rms_norm(residual).
+  virtual void add_rms_norm(Tensor out, Tensor residual, Tensor x, Tensor weight, float eps) {
+    add(residual, residual, x);
+    rms_norm(out, residual, weight, eps);
+  }
+  // On qkv [n, (heads + 2 * kv_heads) * dim]: q/k norm where present, rotary embedding of q and k
+  // in place, K and V into the cache. The rotated queries stay in the first heads * dim columns.
+  virtual void qkv_rope_write(Tensor qkv, const QkvParams& p, Tensor positions, KvView cache,
+                              Tensor slot_mapping) {
+    const int64_t q_cols = int64_t(p.num_heads) * p.head_dim;
+    const int64_t kv_cols = int64_t(p.num_kv_heads) * p.head_dim;
+    const Tensor q = qkv.cols(0, q_cols).heads(p.head_dim);
+    const Tensor k = qkv.cols(q_cols, kv_cols).heads(p.head_dim);
+    const Tensor v = qkv.cols(q_cols + kv_cols, kv_cols).heads(p.head_dim);
+    if (p.q_norm) rms_norm(q, q, p.q_norm, p.eps);
+    if (p.k_norm) rms_norm(k, k, p.k_norm, p.eps);
+    rope(q, positions, p.cos_sin);
+    rope(k, positions, p.cos_sin);
+    write_kv(cache, k, v, slot_mapping);
+  }
+  // out [n, d] = silu(gate) * up where [gate | up] = x * w^T; w is [2 * d, in]. `scratch` [n, 2 *
+  // d].
+  virtual void matmul_silu_mul(Tensor out, Tensor x, const Weight& w, Tensor scratch) {
+    matmul(scratch, x, w);
+    silu_mul(out, scratch);
+  }
+};
+
+}  // namespace sluice

@@ -1,0 +1,62 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/types.h"
+
+namespace sluice {
+
+// All values are in range when they come here: the front end refused the rest, naming the field.
+struct SamplingParams {
+  float temperature = 1.0f, top_p = 1.0f, min_p = 0.0f;
+  int top_k = 0;  // 0: off
+  float presence_penalty = 0.0f, frequency_penalty = 0.0f, repetition_penalty = 1.0f;
+  uint64_t seed =
+      0;  // drawn by the front end when the client gave none; sample i uses mix64(seed, i)
+  int max_tokens = 256, min_tokens = 0;
+  int top_logprobs = 0;      // alternatives wanted with each token
+  int prompt_logprobs = -1;  // alternatives wanted with each prompt token; -1: no prompt logprobs
+  bool ignore_eos = false;
+  std::vector<TokenId> stop_tokens;  // stop *strings* belong to text/, not here
+  std::vector<std::pair<TokenId, float>> logit_bias;
+  std::vector<TokenId> allowed;  // empty: all
+};
+
+// What a front end hands to the engine: token ids in, token ids out.
+struct GenerateRequest {
+  std::vector<TokenId> prompt;
+  SamplingParams sampling;
+  int num_samples = 1;        // sequences forked after the prompt, blocks shared copy-on-write
+  Instant deadline = kNever;  // work past it is dropped and freed
+  uint64_t cache_salt = 0;    // requests share prefixes only with requests of the same salt
+  std::string tag;            // opaque; appears in logs
+};
+
+struct TokenLogprob {
+  TokenId token = -1;
+  float logprob = 0.0f;
+};
+
+// overloaded: the queue was full and nothing was computed; the client may retry.
+enum class FinishReason : uint8_t { none, stop, length, cancelled, deadline, overloaded, error };
+
+// What the engine hands back: one per sampled token, and exactly one last event with
+// finish != none per (request, sample); that one's token may be -1 (ended without a new token).
+// A token that ended the sample by being a stop or end-of-text token comes with finish == stop.
+struct TokenEvent {
+  RequestId request = 0;
+  uint16_t sample = 0;
+  TokenId token = -1;
+  float logprob = 0.0f;
+  FinishReason finish = FinishReason::none;
+  int num_cached = 0;             // prompt tokens served from the cache (first event)
+  std::vector<TokenLogprob> top;  // empty unless asked for; best first
+  // First event, if asked for: for each prompt token but the first, its own logprob followed by the
+  // `prompt_logprobs` best alternatives; flat.
+  std::vector<TokenLogprob> prompt_logprobs;
+};
+
+}  // namespace sluice

@@ -1,0 +1,45 @@
+#pragma once
+
+#include <vector>
+
+#include "kvcache/block_pool.h"
+#include "scheduler/request.h"
+
+namespace sluice {
+
+//            add                    schedule
+//   (new) ---------->  waiting  ---------------->  running ----> ended
+//                          ^   preempt: recompute     |           ^
+//                          +--------------------------+   cancel  |
+//                                                     (any state) +
+//
+// "Prefill" and "decode" are not states. A sequence has num_tokens known and
+// num_computed in the cache; every step moves the second towards the first.
+//
+// One per sample. What belongs to the request as a whole (state, arrival, last_run, num_preempted,
+// the last plan that touches it, prompt logprobs) lives once, in a record private to the scheduler:
+// its samples are preempted and resumed together.
+enum class SeqState : uint8_t { waiting, running };
+
+struct Sequence {
+  RequestId id = 0;
+  uint16_t sample = 0;
+  const GenerateRequest* request = nullptr;
+  bool ended = false;  // rows still in flight are discarded
+
+  std::vector<TokenId> tokens;  // prompt, then output
+  int num_prompt = 0;
+  int num_scheduled = 0;  // computed once every launched step has ended; >= num_tokens()
+                          // means that one more token is on the device
+  int num_computed = 0;   // tokens whose K/V are in `blocks`
+  int num_cached = 0;     // of those, how many came from the prefix cache
+  int seq_slot = -1;      // stable row on the device while running, in [0, max_seqs)
+
+  std::vector<BlockId> blocks;    // the block table
+  std::vector<BlockHash> hashes;  // one per full block of `tokens`, extended lazily
+
+  int num_tokens() const { return int(tokens.size()); }
+  bool is_decoding() const { return num_computed >= num_prompt; }
+};
+
+}  // namespace sluice

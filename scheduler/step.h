@@ -1,0 +1,42 @@
+#pragma once
+
+#include <vector>
+
+#include "scheduler/sequence.h"
+
+namespace sluice {
+
+// One sequence's share of a step: compute tokens [begin, begin + count).
+struct StepRow {
+  const Sequence* seq = nullptr;
+  int begin = 0;
+  int count = 0;
+  int num_logits = 0;   // trailing positions whose logits are wanted: 0 inside a prompt, 1 to
+                        // sample, more for prompt logprobs (or to verify a draft)
+  int num_samples = 0;  // draws from the last of them: 0 inside a prompt, n where n samples fork
+                        // (draw i is sample i's), 1 otherwise (sample seq->sample's)
+};
+
+// What to run. In the scheduler's words (sequences and counts); engine/
+// step_inputs.cc is the one place that turns it into arrays for kernels.
+struct StepPlan {
+  uint64_t id = 0;
+  std::vector<StepRow> rows;           // decode rows first, then prefill chunks
+  std::vector<BlockCopy> fork_copies;  // device -> device, before the step's KV writes
+  int num_tokens = 0;
+  bool empty() const { return rows.empty(); }
+};
+
+// What came out. Draws of row i are [first[i], first[i + 1]).
+struct StepResult {
+  uint64_t id = 0;
+  Nanos device_time{};  // of this step alone, overlapped or not
+  std::vector<int> first;
+  std::vector<TokenId> tokens;
+  std::vector<float> logprobs;
+  std::vector<std::vector<TokenLogprob>> top;     // by draw; empty unless some row asked
+  std::vector<std::vector<TokenLogprob>> prompt;  // by row, flat, (1 + k) per wanted position that
+                                                  // has a next prompt token; empty unless asked
+};
+
+}  // namespace sluice

@@ -1,0 +1,1 @@
+sluice_library(jinja DEPS base)
