@@ -1,0 +1,208 @@
+#include "config/fields.h"
+
+#include <algorithm>
+#include <cctype>
+#include <charconv>
+#include <cmath>
+#include <optional>
+
+namespace sluice {
+namespace {
+
+template <class... F>
+struct Overloaded : F... {
+  using F::operator()...;
+};
+
+template <class T>
+std::optional<T> parse_number(std::string_view text) {
+  T value{};
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
+  return value;
+}
+
+// "1048576", "512MiB", "2 GB": a whole number and a unit.
+std::optional<int64_t> parse_bytes(std::string_view text) {
+  const size_t split = std::min(text.find_first_not_of("0123456789"), text.size());
+  const auto number = parse_number<int64_t>(text.substr(0, split));
+  if (!number) return std::nullopt;
+  std::string unit;
+  for (const char c : text.substr(split))
+    if (c != ' ') unit += static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  int64_t scale = 1;
+  constexpr std::string_view letters = "kmgt";
+  if (!unit.empty() && unit != "b") {
+    const size_t power = letters.find(unit[0]);
+    const std::string_view rest = std::string_view(unit).substr(1);
+    if (power == std::string_view::npos || !(rest == "ib" || rest == "b" || rest.empty()))
+      return std::nullopt;
+    for (size_t i = 0; i <= power; ++i) scale *= rest == "b" ? 1000 : 1024;
+  }
+  int64_t result = 0;
+  if (__builtin_mul_overflow(*number, scale, &result)) return std::nullopt;
+  return result;
+}
+
+std::optional<bool> parse_bool(std::string_view text) {
+  if (text == "true" || text == "1" || text == "on" || text == "yes") return true;
+  if (text == "false" || text == "0" || text == "off" || text == "no") return false;
+  return std::nullopt;
+}
+
+absl::Status check_range(const Field& f, std::string_view text, double value) {
+  if (f.min == f.max || (value >= f.min && value <= f.max && !std::isnan(value)))
+    return absl::OkStatus();
+  return invalid_argument("{}: {} is out of range, it must be from {} to {}", f.name, text, f.min,
+                          f.max);
+}
+
+absl::Status set_string(const Field& f, std::string* out, std::string_view text) {
+  if (!f.choices.empty() && std::ranges::find(f.choices, text) == f.choices.end())
+    return invalid_argument("{}: '{}' is not one of {}", f.name, text, fmt::join(f.choices, ", "));
+  *out = text;
+  return absl::OkStatus();
+}
+
+template <class T>
+absl::Status set_number(const Field& f, T* out, std::string_view text) {
+  std::optional<T> value;
+  if constexpr (std::is_same_v<T, int64_t>)
+    value = f.bytes ? parse_bytes(text) : parse_number<T>(text);
+  else
+    value = parse_number<T>(text);
+  if (!value)
+    return invalid_argument("{}: '{}' is not a {}", f.name, text,
+                            f.bytes                     ? "size such as 512MiB"
+                            : std::is_same_v<T, double> ? "number"
+                                                        : "whole number in range");
+  if (absl::Status s = check_range(f, text, static_cast<double>(*value)); !s.ok()) return s;
+  *out = *value;
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+std::vector<Field> fields_of(Config& c) {
+  return {
+      {"model.path", &c.model.path, "Model directory (Hugging Face layout)"},
+      {"model.served_name", &c.model.served_name,
+       "Name clients ask for; empty: the directory's name", "--served-name"},
+      {"model.chat_template", &c.model.chat_template,
+       "File with a Jinja chat template to use instead of the model's own"},
+      {"model.dtype",
+       &c.model.dtype,
+       "Weights in memory; auto: as stored",
+       "--dtype",
+       0,
+       0,
+       {"auto", "f32", "f16", "bf16"}},
+      {"model.max_model_len", &c.model.max_model_len,
+       "Longest prompt plus output, in tokens; 0: the model's own limit", "--max-model-len", 0,
+       1 << 24},
+      {"device.kind", &c.device.kind, "Where the model runs", "--device", 0, 0, {"auto", "cpu"}},
+      {"device.threads", &c.device.threads, "CPU threads; 0: the cgroup's quota", "--threads", 0,
+       1024},
+      {"device.isa",
+       &c.device.isa,
+       "Best CPU instruction set to use",
+       "",
+       0,
+       0,
+       {"auto", "avx512bf16", "avx512", "avx2", "portable"}},
+      {"cache.block_size", &c.cache.block_size, "Tokens a KV block holds", "", 1, 256},
+      {"cache.bytes",
+       &c.cache.bytes,
+       "Memory for the KV cache; 0: cache.memory_fraction",
+       "",
+       0,
+       0x1p50,
+       {},
+       true},
+      {"cache.memory_fraction", &c.cache.memory_fraction,
+       "Share of the memory left beside the weights that the KV cache may take", "", 0.01, 0.95},
+      {"cache.prefix_caching", &c.cache.prefix_caching,
+       "Keep finished prompts' KV blocks for requests with the same beginning"},
+      {"cache.dtype",
+       &c.cache.dtype,
+       "KV cache type; auto: f32 with f32 weights, else bf16",
+       "",
+       0,
+       0,
+       {"auto", "f32", "bf16"}},
+      {"scheduler.max_seqs", &c.scheduler.max_seqs, "Sequences that run at once", "", 1, 4096},
+      {"scheduler.max_step_tokens", &c.scheduler.max_step_tokens,
+       "Tokens one engine step may compute", "", 1, 65536},
+      {"scheduler.max_queue", &c.scheduler.max_queue, "Requests that may wait", "", 1, 1000000},
+      {"scheduler.max_queued_tokens", &c.scheduler.max_queued_tokens,
+       "Prompt tokens that may wait; 0: no limit", "", 0, 0x1p50},
+      {"scheduler.max_preemptions", &c.scheduler.max_preemptions,
+       "After so many preemptions a request returns with all it can need reserved", "", 0, 1000},
+      {"server.host", &c.server.host, "Address to listen on", "--host"},
+      {"server.http_port", &c.server.http_port, "HTTP port; 0: any free one", "--port", 0, 65535},
+      {"server.grpc_port", &c.server.grpc_port, "gRPC port; 0: any free one", "--grpc-port", 0,
+       65535},
+      {"server.io_threads", &c.server.io_threads, "Threads that serve connections", "", 1, 64},
+      {"server.drain_seconds", &c.server.drain_seconds,
+       "After SIGTERM, how long running requests may take", "", 0, 86400},
+      {"server.max_connections", &c.server.max_connections, "Open HTTP connections", "", 1,
+       1000000},
+      {"server.max_body_bytes",
+       &c.server.max_body_bytes,
+       "Largest request body",
+       "",
+       1024,
+       0x1p32,
+       {},
+       true},
+      {"server.body_timeout_seconds", &c.server.body_timeout_seconds,
+       "Time a client has to send a request", "", 1, 3600},
+      {"server.write_timeout_seconds", &c.server.write_timeout_seconds,
+       "A client that reads nothing for so long is dropped", "", 1, 3600},
+      {"server.max_n", &c.server.max_n, "Samples (n) a request may ask for", "", 1, 1024},
+      {"log.level",
+       &c.log.level,
+       "Least severe messages to log",
+       "--log-level",
+       0,
+       0,
+       {"debug", "info", "warn", "error"}},
+      {"log.format",
+       &c.log.format,
+       "Log lines as text or JSON objects",
+       "--log-format",
+       0,
+       0,
+       {"text", "json"}},
+  };
+}
+
+absl::Status set_field(const Field& field, std::string_view text) {
+  return std::visit(Overloaded{[&](std::string* out) { return set_string(field, out, text); },
+                               [&](bool* out) {
+                                 const auto value = parse_bool(text);
+                                 if (!value)
+                                   return invalid_argument("{}: '{}' is not true or false",
+                                                           field.name, text);
+                                 *out = *value;
+                                 return absl::OkStatus();
+                               },
+                               [&](auto* out) { return set_number(field, out, text); }},
+                    field.value);
+}
+
+std::string text_of(const Field& field) {
+  return std::visit(Overloaded{[](const std::string* v) { return *v; },
+                               [](const bool* v) { return std::string(*v ? "true" : "false"); },
+                               [](const auto* v) { return fmt::format("{}", *v); }},
+                    field.value);
+}
+
+std::string environment_name(std::string_view field_name) {
+  std::string name = "SLUICE_";
+  for (const char c : field_name)
+    name += c == '.' ? '_' : static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
+  return name;
+}
+
+}  // namespace sluice

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Configures and builds one preset (default: release). Targets may follow: build.sh release sluice
+set -euo pipefail
+cd "$(dirname "$0")/.."
+preset=${1:-release}
+shift || true
+log=build/$preset-configure.log
+mkdir -p build
+if [ ! -f "build/$preset/build.ninja" ]; then
+  echo "configuring build/$preset"
+  cmake --preset "$preset" > "$log" 2>&1 || { cat "$log" >&2; exit 1; }
+fi
+if command -v nvcc >/dev/null; then cuda="nvcc is here, but there is no CUDA code yet"; else cuda="no nvcc: CPU only"; fi
+echo "building build/$preset ($cuda)"
+cmake --build --preset "$preset" ${1:+--target "$@"}
