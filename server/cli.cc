@@ -1,0 +1,164 @@
+#include "server/cli.h"
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <map>
+
+#include "base/version.h"
+#include "bench/model.h"
+#include "bench/ops.h"
+#include "config/fields.h"
+#include "config/load.h"
+#include "engine/build.h"
+#include "engine/make_model.h"
+#include "server/serve.h"
+
+namespace sluice {
+namespace {
+
+int report(const absl::Status& status) {
+  if (status.ok()) return 0;
+  fmt::print(stderr, "sluice: {}\n", message_of(status));
+  return 1;
+}
+
+struct Program {
+  CLI::App app{"Sluice: serves large language models over HTTP and gRPC."};
+  ConfigFlags serve_flags, plan_flags;
+  bool print = false;
+  std::string preset, out, dtype = "bf16";
+  uint64_t seed = 0;
+  BenchModelOptions bench_model;
+  BenchOpsOptions bench_ops;
+  int result = 0;
+};
+
+void add_serve(Program& p, char** environment) {
+  CLI::App* command = p.app.add_subcommand("serve", "Serve a model until SIGTERM or Ctrl-C");
+  p.serve_flags.add_to(*command);
+  command->add_flag("--print-config", p.print, "Print the settings as TOML and exit");
+  command->callback([&p, environment] {
+    const absl::StatusOr<Config> config = p.serve_flags.load(environment);
+    if (!config.ok()) {
+      p.result = report(config.status());
+      return;
+    }
+    if (p.print) {
+      fmt::print("{}", print_config(*config));
+      return;
+    }
+    p.result = report(serve(*config));
+  });
+}
+
+void add_plan(Program& p, char** environment) {
+  CLI::App* command =
+      p.app.add_subcommand("plan", "Print how a model would use this machine's memory, and exit");
+  p.plan_flags.add_to(*command);
+  command->callback([&p, environment] {
+    const absl::StatusOr<Config> config = p.plan_flags.load(environment);
+    if (!config.ok()) {
+      p.result = report(config.status());
+      return;
+    }
+    const auto plan = plan_memory(*config);
+    if (plan.ok()) fmt::print("{}", plan->to_text());
+    p.result = report(plan.status());
+  });
+}
+
+void add_make_model(Program& p) {
+  CLI::App* command = p.app.add_subcommand(
+      "make-model", "Write a model directory with random weights, for tests and benchmarks");
+  command->add_option("--preset", p.preset, "Shape")
+      ->required()
+      ->check(CLI::IsMember(preset_names()));
+  command->add_option("--seed", p.seed, "Seed of the weights")->capture_default_str();
+  command->add_option("--dtype", p.dtype, "Type of the weights")
+      ->check(CLI::IsMember({"bf16", "f16", "f32"}))
+      ->capture_default_str();
+  command->add_option("--out", p.out, "Directory to write")->required();
+  command->callback([&p] { p.result = report(make_model(p.preset, p.seed, p.dtype, p.out)); });
+}
+
+void add_bench(Program& p) {
+  CLI::App* bench = p.app.add_subcommand("bench", "Measure a model, a server or the kernels");
+  bench->require_subcommand(1);
+
+  CLI::App* model = bench->add_subcommand("model", "Prefill and decode speed of a model here");
+  model->add_option("DIR", p.bench_model.model_dir, "Model directory")->required();
+  model->add_option("--threads", p.bench_model.threads, "CPU threads; 0: the cgroup's quota");
+  model->add_option("--json", p.bench_model.json_path, "Also write the results to this file");
+  model->callback([&p] { p.result = bench_model(p.bench_model); });
+
+  CLI::App* ops =
+      bench->add_subcommand("ops", "Speed of each kernel against this machine's limits");
+  ops->add_option("--threads", p.bench_ops.threads, "CPU threads; 0: the cgroup's quota");
+  ops->callback([&p] { p.result = bench_ops(p.bench_ops); });
+}
+
+void add_small(Program& p) {
+  p.app.add_subcommand("version", "Print the version")->callback([] {
+    fmt::print("sluice {}\n", kVersion);
+  });
+  p.app.add_subcommand("config-reference", "Print docs/configuration.md")->callback([] {
+    fmt::print("{}", config_reference());
+  });
+}
+
+}  // namespace
+
+void ConfigFlags::add_to(CLI::App& command) {
+  command.add_option("DIR", directory_, "Model directory (the knob model.path)");
+  command.add_option("--config", file_, "TOML file with settings")->envname("SLUICE_CONFIG");
+  Config defaults;
+  for (const Field& field : fields_of(defaults)) {
+    const std::string name(field.name);
+    std::string flags = "--" + name;
+    if (!field.flag.empty()) flags = std::string(field.flag) + "," + flags;
+    std::string help(field.help);
+    if (const std::string value = text_of(field); !value.empty()) help += " [" + value + "]";
+    if (!field.choices.empty()) help += fmt::format(" ({})", fmt::join(field.choices, ", "));
+    command
+        .add_option_function<std::string>(
+            flags,
+            [this, name](const std::string& v) {
+              given_.push_back({name, v});
+            },
+            help)
+        ->type_name("")
+        ->group(name.substr(0, name.find('.')));
+  }
+}
+
+absl::StatusOr<Config> ConfigFlags::load(char** environment) const {
+  ConfigSources sources{.file = file_};
+  for (char** entry = environment; entry && *entry; ++entry) sources.environment.push_back(*entry);
+  for (const Given& g : given_) sources.flags.emplace_back(g.name, g.value);
+  if (!directory_.empty()) sources.flags.emplace_back("model.path", directory_);
+  absl::StatusOr<Config> config = load_config(sources);
+  if (config.ok() && config->model.path.empty())
+    return invalid_argument("no model: give a directory, as in `sluice serve DIR`");
+  return config;
+}
+
+int run_command_line(int argc, char** argv, char** environment) {
+  Program p;
+  p.app.require_subcommand(1);
+  p.app.set_version_flag("--version", fmt::format("sluice {}", kVersion));
+  add_serve(p, environment);
+  add_plan(p, environment);
+  add_make_model(p);
+  add_bench(p);
+  add_small(p);
+  try {
+    p.app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return p.app.exit(error) == 0 ? 0 : 2;
+  }
+  return p.result;
+}
+
+}  // namespace sluice

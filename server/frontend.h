@@ -1,0 +1,95 @@
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "config/config.h"
+#include "engine/engine.h"
+#include "server/api_error.h"
+#include "server/api_types.h"
+#include "server/stream_hub.h"
+#include "text/chat_template.h"
+#include "text/tokenizer.h"
+
+namespace sluice {
+
+// What the front end knows about the model it serves. Immutable.
+struct ModelInfo {
+  std::string name;
+  int64_t created = 0;  // unix seconds
+  int max_model_len = 0;
+  int vocab_size = 0;  // rows of the embedding: ids below it may be sent
+  std::shared_ptr<const Tokenizer> tokenizer;
+  std::optional<ChatTemplate> chat_template;
+  // generation_config.json's values, used where a request does not say.
+  std::optional<double> temperature, top_p, min_p, repetition_penalty;
+  std::optional<int64_t> top_k;
+};
+
+// A request that passed every check: what the engine will run, and what the client wants to see.
+struct Job {
+  std::string id;                            // of the response, without the protocol's prefix
+  std::vector<GenerateRequest> requests;     // one per prompt
+  std::vector<TokenStream::Prompt> prompts;  // likewise
+  StreamOptions stream;
+  Usage usage() const;  // prompt tokens of all prompts
+};
+
+struct Readiness {
+  bool ready = false;
+  const char* reason = "";  // starting, draining, stalled; empty when ready
+};
+
+// The one way in, whatever the protocol: validate -> template -> tokenise -> open a stream ->
+// submit. Has no per-request state; every method is safe on any thread unless it names a shard.
+class Frontend {
+ public:
+  Frontend(ModelInfo, const Config::Server&, Engine&, StreamHub&, Metrics&);
+
+  const ModelInfo& model() const { return model_; }
+
+  // Checks every field against its limits, renders, tokenises. The error names the field.
+  MaybeError prepare(const ApiRequest&, Job* job) const;
+
+  // Opens the way back on `shard` (on that shard's thread) and submits. On success `*stream` names
+  // the response for cancel(); on an error the writer was destroyed unused.
+  MaybeError start(int shard, Job, std::unique_ptr<ChunkWriter>, RequestId* stream);
+  // The client is gone: frees everything of the response. That shard's thread only; unknown ids are
+  // ignored. From another thread: hub().post(shard, ...).
+  void cancel(int shard, RequestId stream);
+  // The body of a shard's wake-up: delivers tokens. That shard's thread only.
+  void pump(int shard);
+
+  // `model` as a request names it: empty, or the served name.
+  MaybeError check_model(std::string_view model) const;
+  // Text of a chat request, and tokens of either kind, as prepare() makes them.
+  MaybeError render_chat(const ApiRequest&, std::string* text) const;
+  MaybeError tokenize(const ApiRequest&, std::vector<TokenId>* ids) const;
+  MaybeError detokenize(const std::vector<TokenId>& ids, std::string* text) const;
+
+  void set_ready();    // after warm-up
+  void begin_drain();  // from now on start() refuses
+  bool draining() const { return draining_; }
+  Readiness readiness() const;
+  Scheduler::Stats stats() const { return engine_.stats(); }
+  StreamHub& hub() { return hub_; }
+  Metrics& metrics() const { return metrics_; }
+
+ private:
+  MaybeError tokenize_prompt(const ApiRequest&, const PromptInput&, int index,
+                             std::vector<TokenId>* ids) const;
+  MaybeError fill_prompts(const ApiRequest&, Job*) const;
+
+  const ModelInfo model_;
+  const Config::Server config_;
+  Engine& engine_;
+  StreamHub& hub_;
+  Metrics& metrics_;
+  int longest_piece_ = 1;  // bytes; bounds how much text can fit the context
+  std::atomic<bool> ready_{false}, draining_{false};
+};
+
+}  // namespace sluice
