@@ -20,20 +20,28 @@ struct KvShape {
 };
 
 // The bytes behind the block ids, on one rank. The only code that turns a BlockId into an address.
+// Memory is [block][layer][K|V][kv_head][slot][dim], each K or V piece padded to 64 bytes, so that
+// a block is one contiguous piece over all layers. Owned by the runner; engine thread only.
 class KvStore {
  public:
   KvStore(Device&, const KvShape&, int num_blocks);
-  KvView layer(int) const;
+  KvView layer(int) const;  // [num_blocks, kv_heads, block_size, dim], strided over the blocks
 
   // On the compute stream, before the step's KV writes (copy-on-write forks).
   void fork(std::span<const BlockCopy> copies);
 
+  // Writes zeros over everything, so that the memory is really there before the first request.
+  void touch();
+
   const KvShape& shape() const { return shape_; }
+  int num_blocks() const { return num_blocks_; }
   static size_t bytes_per_block(const KvShape&);
 
  private:
   Device& device_;
   KvShape shape_;
+  int num_blocks_;
+  size_t block_bytes_;
   Device::Buffer memory_;
   std::vector<KvView> layers_;
 };
