@@ -81,9 +81,7 @@ absl::Status set_number(const Field& f, T* out, std::string_view text) {
   return absl::OkStatus();
 }
 
-}  // namespace
-
-std::vector<Field> fields_of(Config& c) {
+std::vector<Field> engine_fields(Config& c) {
   return {
       {"model.path", &c.model.path, "Model directory (Hugging Face layout)"},
       {"model.served_name", &c.model.served_name,
@@ -138,6 +136,11 @@ std::vector<Field> fields_of(Config& c) {
        "Prompt tokens that may wait; 0: no limit", "", 0, 0x1p50},
       {"scheduler.max_preemptions", &c.scheduler.max_preemptions,
        "After so many preemptions a request returns with all it can need reserved", "", 0, 1000},
+  };
+}
+
+std::vector<Field> server_fields(Config& c) {
+  return {
       {"server.host", &c.server.host, "Address to listen on", "--host"},
       {"server.http_port", &c.server.http_port, "HTTP port; 0: any free one", "--port", 0, 65535},
       {"server.grpc_port", &c.server.grpc_port, "gRPC port; 0: any free one", "--grpc-port", 0,
@@ -175,6 +178,15 @@ std::vector<Field> fields_of(Config& c) {
        0,
        {"text", "json"}},
   };
+}
+
+}  // namespace
+
+std::vector<Field> fields_of(Config& config) {
+  std::vector<Field> fields = engine_fields(config);
+  const std::vector<Field> more = server_fields(config);
+  fields.insert(fields.end(), more.begin(), more.end());
+  return fields;
 }
 
 absl::Status set_field(const Field& field, std::string_view text) {
