@@ -45,6 +45,7 @@ struct Config {
     int64_t max_body_bytes = 8 << 20;
     int body_timeout_seconds = 30;   // to receive a whole request
     int write_timeout_seconds = 60;  // a client that reads nothing for this long is dropped
+    std::string ports_file;          // gets "HTTP_PORT GRPC_PORT" when ready; empty: none
     int max_n = 16;                  // samples a request may ask for
   } server;
   struct Log {

@@ -9,10 +9,12 @@
 #include "base/version.h"
 #include "bench/model.h"
 #include "bench/ops.h"
+#include "bench/serve.h"
 #include "config/fields.h"
 #include "config/load.h"
 #include "engine/build.h"
 #include "engine/make_model.h"
+#include "server/grpc_client.h"
 #include "server/serve.h"
 
 namespace sluice {
@@ -32,6 +34,8 @@ struct Program {
   uint64_t seed = 0;
   BenchModelOptions bench_model;
   BenchOpsOptions bench_ops;
+  BenchServeOptions bench_serve;
+  ChatOptions chat;
   int result = 0;
 };
 
@@ -83,6 +87,38 @@ void add_make_model(Program& p) {
   command->callback([&p] { p.result = report(make_model(p.preset, p.seed, p.dtype, p.out)); });
 }
 
+void add_bench_serve(Program& p, CLI::App* bench) {
+  BenchServeOptions& o = p.bench_serve;
+  CLI::App* command =
+      bench->add_subcommand("serve", "Load on any OpenAI-compatible server: latency and goodput");
+  const auto option = [command](const char* name, auto& value, const char* help) {
+    return command->add_option(name, value, help)->capture_default_str();
+  };
+  option("--url", o.url, "Server, as http://HOST:PORT");
+  option("--model", o.model, "Model to ask for; empty: the first the server lists");
+  option("--api-key", o.api_key, "Sent as a bearer token");
+  command->add_flag("--chat", o.chat, "Use /v1/chat/completions instead of /v1/completions");
+  option("--num-requests", o.num_requests, "Requests to send")->check(CLI::Range(1, 1000000));
+  option("--warmup", o.warmup, "Requests before the clock starts")->check(CLI::Range(0, 1000));
+  option("--rate", o.rate, "Open loop: requests a second, Poisson; 0: closed loop")
+      ->check(CLI::Range(0.0, 1e6));
+  option("--concurrency", o.concurrency, "Closed loop: requests at once")
+      ->check(CLI::Range(1, 100000));
+  option("--input-len", o.input_len, "Prompt length, tokens")->check(CLI::Range(1, 1 << 20));
+  option("--output-len", o.output_len, "Output length, tokens")->check(CLI::Range(1, 1 << 20));
+  option("--lengths", o.lengths, "CSV file of input,output lengths to use in turn");
+  option("--shared-prefix", o.shared_prefix, "Prompt tokens that all requests share")
+      ->check(CLI::Range(0, 1 << 20));
+  option("--first-id", o.first_id, "Lowest random token id")->check(CLI::NonNegativeNumber);
+  option("--last-id", o.last_id, "Highest random token id")->check(CLI::NonNegativeNumber);
+  option("--target-ttft-ms", o.target_ttft_ms, "Goodput: bound on the first token; 0: none");
+  option("--target-tpot-ms", o.target_tpot_ms, "Goodput: bound per output token; 0: none");
+  option("--timeout", o.timeout_s, "Seconds a request may take")->check(CLI::PositiveNumber);
+  option("--seed", o.seed, "Seed of prompts and arrivals");
+  option("--json", o.json_path, "Also write the results to this file");
+  command->callback([&p] { p.result = bench_serve(p.bench_serve); });
+}
+
 void add_bench(Program& p) {
   CLI::App* bench = p.app.add_subcommand("bench", "Measure a model, a server or the kernels");
   bench->require_subcommand(1);
@@ -97,6 +133,21 @@ void add_bench(Program& p) {
       bench->add_subcommand("ops", "Speed of each kernel against this machine's limits");
   ops->add_option("--threads", p.bench_ops.threads, "CPU threads; 0: the cgroup's quota");
   ops->callback([&p] { p.result = bench_ops(p.bench_ops); });
+
+  add_bench_serve(p, bench);
+}
+
+void add_chat(Program& p) {
+  ChatOptions& o = p.chat;
+  CLI::App* command = p.app.add_subcommand("chat", "Ask a running daemon one question over gRPC");
+  command->add_option("TEXT", o.text, "The question")->required();
+  command->add_option("--address", o.address, "HOST:PORT of the gRPC side")->capture_default_str();
+  command->add_option("--system", o.system, "System message");
+  command->add_option("--max-tokens", o.max_tokens, "Longest answer, tokens");
+  command->add_option("--temperature", o.temperature, "0 to 2; 0: greedy");
+  command->add_option("--seed", o.seed, "For the same answer again");
+  command->add_option("--timeout", o.timeout_s, "Seconds")->check(CLI::PositiveNumber);
+  command->callback([&p] { p.result = report(chat(p.chat)); });
 }
 
 void add_small(Program& p) {
@@ -152,6 +203,7 @@ int run_command_line(int argc, char** argv, char** environment) {
   add_plan(p, environment);
   add_make_model(p);
   add_bench(p);
+  add_chat(p);
   add_small(p);
   try {
     p.app.parse(argc, argv);
