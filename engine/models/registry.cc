@@ -1,0 +1,77 @@
+#include "engine/models/registry.h"
+
+#include <chrono>
+
+#include "base/log.h"
+#include "engine/models/dense.h"
+#include "engine/weights.h"
+
+namespace sluice {
+namespace {
+
+using Bias = Family::Bias;
+using Window = Family::Window;
+
+constexpr Family kFamilies[] = {
+    {"LlamaForCausalLM", false, Bias::by_config, Window::if_set, 0, open_dense},
+    {"MistralForCausalLM", false, Bias::by_config, Window::unless_null, 0, open_dense},
+    {"Qwen2ForCausalLM", false, Bias::qkv, Window::if_used, 0, open_dense},
+    {"Qwen3ForCausalLM", true, Bias::by_config, Window::if_used, 128, open_dense},
+};
+
+absl::StatusOr<std::unique_ptr<Model>> open_model(const Config::Model& config, Device& device,
+                                                  LoadOptions options) {
+  absl::StatusOr<std::optional<DType>> dtype = parse_weight_dtype(config.dtype);
+  if (!dtype.ok()) return dtype.status();
+  options.dtype = *dtype;
+  const std::filesystem::path dir = config.path;
+  std::error_code error;
+  if (!std::filesystem::is_directory(dir, error))
+    return not_found("model: {} is not a directory", dir.string());
+  absl::StatusOr<ModelConfig> model = read_model_config(dir);
+  if (!model.ok()) return model.status();
+  if (config.max_model_len < 0 || config.max_model_len > model->max_positions)
+    return invalid_argument("model.max_model_len: {} is outside 1 to {}, the model's own limit",
+                            config.max_model_len, model->max_positions);
+  options.max_len = config.max_model_len > 0 ? config.max_model_len : model->max_positions;
+  absl::StatusOr<Safetensors> tensors = Safetensors::open(dir);
+  if (!tensors.ok()) return tensors.status();
+  return find_family(model->architecture)->open(*model, *tensors, device, options);
+}
+
+}  // namespace
+
+const Family* find_family(std::string_view architecture) {
+  for (const Family& family : kFamilies)
+    if (architecture == family.architecture) return &family;
+  return nullptr;
+}
+
+std::string supported_architectures() {
+  std::string names;
+  for (const Family& family : kFamilies) {
+    if (!names.empty()) names += ", ";
+    names += family.architecture;
+  }
+  return names;
+}
+
+absl::StatusOr<std::unique_ptr<Model>> load_model(const Config::Model& config, Device& device,
+                                                  int threads) {
+  const auto start = std::chrono::steady_clock::now();
+  auto model = open_model(config, device, {.threads = threads});
+  if (!model.ok()) return model;
+  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+  const ModelConfig& c = (*model)->config();
+  log_info(
+      "model: {}, {} layers, hidden {}, vocabulary {}, context {}; {} weights, {:.1f} MB, {:.2f} s",
+      c.architecture, c.num_layers, c.hidden_size, c.vocab_size, (*model)->max_len(),
+      name_of((*model)->weight_dtype()), (*model)->weight_bytes() / 1e6, took.count());
+  return model;
+}
+
+absl::StatusOr<std::unique_ptr<Model>> plan_model(const Config::Model& config, Device& device) {
+  return open_model(config, device, {.plan_only = true});
+}
+
+}  // namespace sluice

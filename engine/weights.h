@@ -1,0 +1,57 @@
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+#include "engine/safetensors.h"
+#include "kernels/device.h"
+#include "kernels/ops.h"
+
+namespace sluice {
+
+// What a model asks of a checkpoint. It lists its layers once; the list is checked and counted
+// without reading a tensor, or loaded.
+
+// Rows of a linear layer that one stored tensor holds; several parts make a fused layer.
+struct LinearPart {
+  std::string weight;  // [rows, in_features]
+  int64_t rows = 0;
+  std::string bias;  // [rows]; empty: none. All parts of a layer have one or none has
+};
+struct LinearSpec {
+  Weight* out = nullptr;
+  int64_t in_features = 0;
+  std::vector<LinearPart> parts;
+};
+// A norm: kept as f32.
+struct VectorSpec {
+  Tensor* out = nullptr;  // f32 [size]
+  std::string name;
+  int64_t size = 0;
+};
+struct WeightList {
+  std::vector<LinearSpec> linears;
+  std::vector<VectorSpec> vectors;
+};
+
+struct WeightPlan {
+  size_t bytes = 0;           // of device memory
+  std::vector<DType> dtypes;  // of each linear layer in memory
+  DType dtype = DType::f32;   // f32 only if all are, else the first that is not
+};
+
+// "auto" is absent: as stored (f32 where the parts of a fused layer differ).
+absl::StatusOr<std::optional<DType>> parse_weight_dtype(std::string_view name);
+
+// Every tensor of the list is there, with the right shape and a dtype that can be converted.
+absl::StatusOr<WeightPlan> plan_weights(const WeightList&, const Safetensors&, const Ops&,
+                                        std::optional<DType> dtype);
+
+// Packs everything into one buffer, from `threads` threads, and points the list's outputs into it.
+// Logs progress, and the names of tensors that nobody asked for.
+absl::StatusOr<Device::Buffer> load_weights(const WeightList&, const Safetensors&,
+                                            const WeightPlan&, Device&, int threads);
+
+}  // namespace sluice
