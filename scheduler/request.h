@@ -16,6 +16,7 @@ struct SamplingParams {
   float presence_penalty = 0.0f, frequency_penalty = 0.0f, repetition_penalty = 1.0f;
   uint64_t seed =
       0;  // drawn by the front end when the client gave none; sample i uses mix64(seed, i)
+  // Before min_tokens tokens the sampler bans end-of-text and stop tokens, and none ends a sample.
   int max_tokens = 256, min_tokens = 0;
   int top_logprobs = 0;      // alternatives wanted with each token
   int prompt_logprobs = -1;  // alternatives wanted with each prompt token; -1: no prompt logprobs
@@ -52,10 +53,10 @@ struct TokenEvent {
   TokenId token = -1;
   float logprob = 0.0f;
   FinishReason finish = FinishReason::none;
-  int num_cached = 0;             // prompt tokens served from the cache (first event)
+  int num_cached = 0;             // prompt tokens served from the cache (the request's first token)
   std::vector<TokenLogprob> top;  // empty unless asked for; best first
-  // First event, if asked for: for each prompt token but the first, its own logprob followed by the
-  // `prompt_logprobs` best alternatives; flat.
+  // The request's first token, if asked for: for each prompt token but the first, its own logprob
+  // followed by the `prompt_logprobs` best alternatives; flat.
   std::vector<TokenLogprob> prompt_logprobs;
 };
 

@@ -5,6 +5,7 @@
 
 #include "base/status.h"
 #include "config/config.h"
+#include "scheduler/policy.h"
 #include "scheduler/step.h"
 
 namespace sluice {
@@ -17,10 +18,12 @@ class Scheduler {
   // `depth`: plans that may be in flight at once. `prefix_caching` as in Config::Cache.
   Scheduler(const Config::Scheduler&, BlockPool& pool, bool prefix_caching, int depth,
             std::vector<TokenId> eos_tokens, int max_model_len);
+  Scheduler(const Policy&, BlockPool& pool, int depth, std::vector<TokenId> eos_tokens,
+            int max_model_len);
   ~Scheduler();
 
   // Fails with resource_exhausted (queue full) or invalid_argument (cannot ever fit). A failed
-  // request gets no event.
+  // request gets no event. The prompt moves to Sequence::tokens.
   absl::Status add(RequestId, GenerateRequest, Instant now);
   void cancel(RequestId, int sample = kAllSamples);  // unknown ids are ignored: the race is normal
 
@@ -29,7 +32,8 @@ class Scheduler {
   // over what does not fit. Preempts from the policy's tail when a sequence cannot
   // grow. Time is an argument, never read. Cancels and deadlines that fell due are reported in
   // `events` even when there is nothing to run. The plan's sequences are valid during
-  // ModelRunner::launch only. An empty plan is not launched and not committed.
+  // ModelRunner::launch only. An empty plan is not launched and not committed; with `depth` plans
+  // in flight it is always empty.
   StepPlan schedule(Instant now, std::vector<TokenEvent>& events);
 
   // Applies the results of the oldest plan in flight: appends tokens, publishes full

@@ -24,8 +24,8 @@ enum class SeqState : uint8_t { waiting, running };
 struct Sequence {
   RequestId id = 0;
   uint16_t sample = 0;
-  const GenerateRequest* request = nullptr;
-  bool ended = false;  // rows still in flight are discarded
+  const GenerateRequest* request = nullptr;  // its `prompt` is empty: moved to `tokens`
+  bool ended = false;                        // rows still in flight are discarded
 
   std::vector<TokenId> tokens;  // prompt, then output
   int num_prompt = 0;

@@ -1,0 +1,141 @@
+#include <algorithm>
+
+#include "scheduler/scheduler_impl.h"
+
+namespace sluice {
+
+void Scheduler::Impl::extend_hashes(Sequence& s, int num_blocks) const {
+  const BlockHasher& hasher = pool_.hasher();
+  for (int i = int(s.hashes.size()); i < num_blocks; ++i) {
+    const BlockHash parent = i > 0 ? s.hashes.back() : hasher.root(s.request->cache_salt);
+    s.hashes.push_back(hasher.chain(
+        parent, std::span(s.tokens).subspan(size_t(i) * block_size_, size_t(block_size_))));
+  }
+}
+
+// One more token of a decoding sequence: a block that nobody else writes.
+bool Scheduler::Impl::grow(Record& r, Sequence& s, size_t index, StepPlan& plan) {
+  const int at = s.num_scheduled / block_size_;
+  if (at == int(s.blocks.size())) return take_block(r, index, s.blocks);
+  // Samples share the prompt's last, partial block after a fork: all but the last one copy it.
+  if (r.num_samples() == 1 || at != r.shared_blocks || pool_.refs(s.blocks[at]) == 1) return true;
+  scratch_.assign(1, s.blocks[at]);
+  std::vector<BlockId> fresh;
+  if (!take_block(r, index, fresh)) return false;
+  plan.fork_copies.push_back({s.blocks[at], fresh[0]});
+  s.blocks[at] = fresh[0];
+  pool_.release(scratch_);  // a sibling holds it still, so nobody else can get it in this step
+  return true;
+}
+
+bool Scheduler::Impl::take_block(Record& r, size_t index, std::vector<BlockId>& out) {
+  if (!r.spare.empty()) {
+    out.push_back(r.spare.back());
+    r.spare.pop_back();
+    return true;
+  }
+  return !memory_closed_ && make_room(index) && pool_.allocate(1, out);
+}
+
+// Takes from the policy's tail until a block is free. A victim in flight is kept out of this step
+// and taken when it has landed; meanwhile the caller stalls, and so does whoever comes later and
+// needs memory. Each victim is asked once in a step, so the whole of it is linear.
+bool Scheduler::Impl::make_room(size_t index) {
+  while (pool_.num_available() == 0) {
+    if (num_coming_ + soon_ > 0 || victims_end_ <= index + 1) {
+      memory_closed_ = true;
+      return false;
+    }
+    Record& victim = *running_[--victims_end_];
+    if (victim.state != SeqState::running || reserved(victim)) continue;
+    if (victim.last_plan <= committed_) {
+      preempt(victim);
+      continue;
+    }
+    victim.held_back = round_;
+    for (const Sequence& s : victim.seqs) {
+      for (BlockId b : s.blocks) soon_ += pool_.refs(b) == 1;
+    }
+  }
+  return true;
+}
+
+void Scheduler::Impl::preempt(Record& r) {
+  CHECK(!reserved(r) && r.last_plan <= committed_);
+  ++r.num_preempted;
+  ++counters_.preemptions;
+  for (Sequence& s : r.seqs) {
+    pool_.release(s.blocks);
+    s.num_scheduled = s.num_computed = s.num_cached = 0;
+    s.seq_slot = -1;
+  }
+  for (Record::Sample& sample : r.samples) release_slot(sample);
+  r.state = SeqState::waiting;
+  --num_running_;
+  ++num_waiting_;
+  waiting_tokens_ += r.seqs[0].num_prompt;
+  preempted_.push_back(&r);
+}
+
+void Scheduler::Impl::requeue_preempted() {
+  if (preempted_.empty()) return;
+  std::erase_if(running_, [](const Record* r) { return r->state != SeqState::running; });
+  for (Record* r : preempted_) {
+    waiting_.insert(std::upper_bound(waiting_.begin(), waiting_.end(), r,
+                                     [&](auto* a, auto* b) { return before(*a, *b); }),
+                    r);
+  }
+  preempted_.clear();
+}
+
+// Blocks return when the last launched plan that touches any sample of their request commits: a
+// step in flight may still write them, or copy a shared one for a sibling.
+void Scheduler::Impl::release(Record& r, std::vector<BlockId>& blocks) {
+  if (r.last_plan <= committed_) {
+    pool_.release(blocks);
+    return;
+  }
+  Flight& f = flight(r.last_plan);
+  for (BlockId b : blocks) {
+    const bool coming = pool_.refs(b) == 1;
+    f.num_coming += coming;
+    num_coming_ += coming;
+  }
+  f.freed.insert(f.freed.end(), blocks.begin(), blocks.end());
+  blocks.clear();
+}
+
+void Scheduler::Impl::release_slot(Record::Sample& sample) {
+  if (sample.slot < 0) return;
+  free_slots_.push_back(sample.slot);
+  sample.slot = -1;
+}
+
+// Blocks the live samples may still have to take, at most.
+int Scheduler::Impl::remaining_need(const Record& r) const {
+  if (!r.forked) {
+    return r.final_blocks - int(r.seqs[0].blocks.size()) +
+           (r.num_live - 1) * (r.final_blocks - r.shared_blocks);
+  }
+  int need = 0, sharing = 0, refs = 0;
+  for (const Sequence& s : r.seqs) {
+    if (s.ended) continue;
+    need += r.final_blocks - int(s.blocks.size());
+    if (int(s.blocks.size()) <= r.shared_blocks || s.num_prompt % block_size_ == 0) continue;
+    if (pool_.refs(s.blocks[r.shared_blocks]) == 1) continue;
+    refs = pool_.refs(s.blocks[r.shared_blocks]);
+    ++sharing;
+  }
+  return need + sharing - (sharing > 0 && sharing == refs ? 1 : 0);
+}
+
+void Scheduler::Impl::trim_spare(Record& r) {
+  if (r.spare.empty()) return;
+  const size_t need = size_t(std::max(0, remaining_need(r)));
+  if (r.spare.size() <= need) return;
+  scratch_.assign(r.spare.begin() + ptrdiff_t(need), r.spare.end());
+  r.spare.resize(need);
+  pool_.release(scratch_);  // never written, so no step in flight knows them
+}
+
+}  // namespace sluice
