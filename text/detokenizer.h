@@ -7,7 +7,8 @@
 namespace sluice {
 
 // Tokens in, valid UTF-8 out: holds back bytes until a character is complete. Bytes that can never
-// become one are replaced by U+FFFD. One per stream, on that stream's thread.
+// become one are replaced by U+FFFD. The pieces of text, put together, are the same whatever the
+// borders of the tokens. One per stream, on that stream's thread.
 class Detokenizer {
  public:
   Detokenizer(const Tokenizer& tokenizer, bool skip_special)
@@ -19,7 +20,7 @@ class Detokenizer {
 
  private:
   const Tokenizer& tokenizer_;
-  std::string held_;
+  std::string held_;  // at most 3 bytes: the beginning of a character
   bool skip_special_;
 };
 

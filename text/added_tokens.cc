@@ -1,0 +1,114 @@
+#include "text/added_tokens.h"
+
+#include "base/check.h"
+#include "text/utf8.h"
+
+namespace sluice {
+namespace {
+
+bool is_white_space(char32_t c) {
+  return (c >= 9 && c <= 13) || c == 0x20 || c == 0x85 || c == 0xA0 || c == 0x1680 ||
+         (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F ||
+         c == 0x3000;
+}
+
+size_t previous_character(std::string_view text, size_t end) {
+  size_t at = end - 1;
+  while (at > 0 && (text[at] & 0xC0) == 0x80) --at;
+  return at;
+}
+
+size_t strip_left(std::string_view text, size_t begin, size_t floor) {
+  while (begin > floor) {
+    const size_t at = previous_character(text, begin);
+    if (!is_white_space(utf8_step(text, at).code)) break;
+    begin = at;
+  }
+  return begin;
+}
+
+size_t strip_right(std::string_view text, size_t end) {
+  while (end < text.size()) {
+    const Utf8Step step = utf8_step(text, end);
+    if (!is_white_space(step.code)) break;
+    end += step.length;
+  }
+  return end;
+}
+
+uint64_t edge(int32_t node, char byte) {
+  return static_cast<uint64_t>(node) << 8 | static_cast<uint8_t>(byte);
+}
+
+}  // namespace
+
+AddedTokenMatcher::AddedTokenMatcher() : nodes_(1) {
+  // A word character by UTS 18, which has the joiners that Oniguruma's \w does not.
+  absl::StatusOr<Regex> word = Regex::compile("\\A[\\w\\u200c\\u200d]");
+  CHECK(word.ok());
+  word_ = *std::move(word);
+}
+
+bool AddedTokenMatcher::add(std::string_view pattern, const AddedToken& token) {
+  CHECK(!pattern.empty());
+  int32_t node = 0;
+  for (const char byte : pattern) {
+    const auto [next, is_new] = edges_.emplace(edge(node, byte), nodes_.size());
+    node = next->second;
+    if (is_new) nodes_.emplace_back();
+  }
+  if (nodes_[node].token >= 0) return false;
+  nodes_[node].token = static_cast<int32_t>(tokens_.size());
+  tokens_.push_back(token);
+  begins_[static_cast<uint8_t>(pattern[0])] = true;
+  return true;
+}
+
+bool AddedTokenMatcher::find(std::string_view text, size_t from, Found& found) const {
+  for (size_t begin = from; begin < text.size(); ++begin) {
+    if (!begins_[static_cast<uint8_t>(text[begin])]) continue;
+    int32_t node = 0, token = -1;
+    for (size_t at = begin; at < text.size(); ++at) {
+      const auto next = edges_.find(edge(node, text[at]));
+      if (next == edges_.end()) break;
+      node = next->second;
+      if (nodes_[node].token < 0) continue;
+      token = nodes_[node].token;
+      found.end = at + 1;
+    }
+    if (token < 0) continue;
+    found.begin = begin;
+    found.token = &tokens_[token];
+    return true;
+  }
+  return false;
+}
+
+bool AddedTokenMatcher::stands_alone(std::string_view text, const Found& found,
+                                     Regex::Scratch& scratch) const {
+  const auto is_word = [&](size_t at) {
+    const std::string_view character = text.substr(at, utf8_step(text, at).length);
+    return Regex::Matches(word_, character, scratch).next().has_value();
+  };
+  return (found.begin == 0 || !is_word(previous_character(text, found.begin))) &&
+         (found.end == text.size() || !is_word(found.end));
+}
+
+void AddedTokenMatcher::split(std::string_view text, Regex::Scratch& scratch, EmitText emit_text,
+                              EmitToken emit_token) const {
+  size_t done = 0;
+  Found found;
+  for (size_t from = 0; !tokens_.empty() && find(text, from, found); from = found.end) {
+    const AddedToken& token = *found.token;
+    if (token.single_word && !stands_alone(text, found, scratch)) continue;
+    // White space that an earlier token took along is not there any more.
+    const size_t begin = token.lstrip ? strip_left(text, found.begin, done) : found.begin;
+    const size_t end = token.rstrip ? strip_right(text, found.end) : found.end;
+    if (done < begin) emit_text(text.substr(done, begin - done));
+    emit_token(token.id);
+    done = end;
+  }
+  if (done < text.size()) emit_text(text.substr(done));
+}
+
+}  // namespace sluice

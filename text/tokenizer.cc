@@ -1,0 +1,136 @@
+#include "text/tokenizer.h"
+
+#include <absl/container/flat_hash_map.h>
+
+#include <fstream>
+#include <sstream>
+#include <string>
+#include <utility>
+
+#include "text/tokenizer_json.h"
+#include "text/utf8.h"
+
+namespace sluice {
+namespace {
+
+constexpr uintmax_t kMaxFileBytes = 256 << 20;
+
+absl::StatusOr<std::string> read_file(const std::filesystem::path& path) {
+  std::error_code error;
+  if (!std::filesystem::is_regular_file(path, error))
+    return not_found("{}: no such file", path.string());
+  const uintmax_t size = std::filesystem::file_size(path, error);
+  if (error) return not_found("{}: {}", path.string(), error.message());
+  if (size > kMaxFileBytes)
+    return invalid_argument("{}: {} bytes, the limit is {}", path.string(), size, kMaxFileBytes);
+  std::string text(size, '\0');
+  std::ifstream in(path, std::ios::binary);
+  if (!in.read(text.data(), static_cast<std::streamsize>(size)))
+    return invalid_argument("{}: cannot be read", path.string());
+  return text;
+}
+
+class ByteLevelTokenizer final : public Tokenizer {
+ public:
+  // Fails when two added tokens look the same in text.
+  static absl::StatusOr<std::unique_ptr<Tokenizer>> make(TokenizerParts parts) {
+    std::unique_ptr<ByteLevelTokenizer> out(new ByteLevelTokenizer(std::move(parts)));
+    std::string buffer;
+    for (const AddedToken& token : out->parts_.added) {
+      std::string_view pattern = token.content;
+      if (token.normalized) pattern = out->parts_.normalizer.apply(pattern, buffer);
+      if (!(token.normalized ? out->normalized_ : out->raw_).add(pattern, token))
+        return invalid_argument("added_tokens: '{}' looks like another token", token.content);
+    }
+    return out;
+  }
+
+  std::vector<TokenId> encode(std::string_view text, bool add_special) const override {
+    std::string valid;
+    if (utf8_valid_prefix(text) != text.size()) {
+      append_valid_utf8(valid, text);
+      text = valid;
+    }
+    std::vector<TokenId> out;
+    out.reserve(text.size() / 3 + 8);
+    if (add_special) out.insert(out.end(), parts_.prefix.begin(), parts_.prefix.end());
+    encode_valid(text, out);
+    if (add_special) out.insert(out.end(), parts_.suffix.begin(), parts_.suffix.end());
+    return out;
+  }
+
+  std::string_view piece(TokenId id) const override {
+    return known(id) ? std::string_view(pieces_[id]) : std::string_view();
+  }
+  bool is_special(TokenId id) const override { return known(id) && special_[id]; }
+  std::optional<TokenId> find(std::string_view content) const override {
+    const auto added = added_ids_.find(content);
+    return added != added_ids_.end() ? added->second : parts_.bpe.find(content);
+  }
+  int vocab_size() const override { return static_cast<int>(pieces_.size()); }
+
+ private:
+  explicit ByteLevelTokenizer(TokenizerParts parts) : parts_(std::move(parts)) {
+    const auto set = [&](TokenId id, const std::string& bytes, bool special) {
+      if (!known(id)) {
+        pieces_.resize(id + 1);
+        special_.resize(id + 1);
+      }
+      pieces_[id] = bytes;
+      special_[id] = special;
+    };
+    parts_.bpe.for_each(
+        [&](const std::string&, TokenId id, const std::string& bytes) { set(id, bytes, false); });
+    // Their bytes are their content, also where that happens to be letters of the byte alphabet.
+    for (const AddedToken& token : parts_.added) {
+      set(token.id, token.content, token.special);
+      added_ids_.emplace(token.content, token.id);
+    }
+  }
+
+  bool known(TokenId id) const { return id >= 0 && static_cast<size_t>(id) < pieces_.size(); }
+
+  void encode_valid(std::string_view text, std::vector<TokenId>& out) const {
+    Regex::Scratch regex;
+    Bpe::Scratch bpe;
+    std::string normal;
+    const auto token = [&](TokenId id) { out.push_back(id); };
+    const auto word = [&](std::string_view piece) { parts_.bpe.encode(piece, bpe, out); };
+    const auto words = [&](std::string_view part) { parts_.pretokenizer.run(part, regex, word); };
+    const auto raw = [&](std::string_view part) {
+      normalized_.split(parts_.normalizer.apply(part, normal), regex, words, token);
+    };
+    raw_.split(text, regex, raw, token);
+  }
+
+  TokenizerParts parts_;
+  AddedTokenMatcher raw_, normalized_;  // looked for before and after normalisation
+  absl::flat_hash_map<std::string_view, TokenId, BytesHash> added_ids_;  // by content
+  std::vector<std::string> pieces_;                                      // [id]
+  std::vector<bool> special_;                                            // [id]
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::load(const std::filesystem::path& model_dir) {
+  const std::filesystem::path file = model_dir / "tokenizer.json";
+  const std::filesystem::path config_file = model_dir / "tokenizer_config.json";
+  absl::StatusOr<std::string> text = read_file(file);
+  if (!text.ok()) return text.status();
+  std::string config;
+  std::error_code error;
+  if (std::filesystem::exists(config_file, error)) {
+    absl::StatusOr<std::string> config_text = read_file(config_file);
+    if (!config_text.ok()) return config_text.status();
+    config = *std::move(config_text);
+  }
+  absl::StatusOr<TokenizerParts> parts =
+      parse_tokenizer(*text, file.string(), config, config_file.string());
+  if (!parts.ok()) return parts.status();
+  absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer =
+      ByteLevelTokenizer::make(*std::move(parts));
+  if (!tokenizer.ok()) return annotate(tokenizer.status(), file.string());
+  return tokenizer;
+}
+
+}  // namespace sluice

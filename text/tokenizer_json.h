@@ -1,0 +1,31 @@
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/status.h"
+#include "text/added_tokens.h"
+#include "text/bpe.h"
+#include "text/normalizer.h"
+#include "text/pretokenizer.h"
+
+namespace sluice {
+
+// What a tokenizer.json says, checked.
+struct TokenizerParts {
+  Bpe bpe;
+  Normalizer normalizer;
+  PreTokenizer pretokenizer;
+  std::vector<AddedToken> added;        // distinct ids and contents
+  std::vector<TokenId> prefix, suffix;  // of the post-processor's template
+};
+
+// `config`: the text of tokenizer_config.json, whose added_tokens_decoder adds to and overrides the
+// added tokens; empty when there is none. `file` and `config_file` are what errors call them.
+// Whatever the texts hold, the answer is parts or one line that names the file and the key.
+absl::StatusOr<TokenizerParts> parse_tokenizer(const std::string& text, std::string_view file,
+                                               const std::string& config,
+                                               std::string_view config_file);
+
+}  // namespace sluice
