@@ -1,0 +1,265 @@
+"""Start, refuse, drain, stop: what an operator sees."""
+
+import json
+import shutil
+import signal
+import struct
+import threading
+import time
+
+import grpc
+import pytest
+
+from conftest import DEMO, pb, run_cli
+
+SLOW = {"prompt": "The fox", "ignore_eos": True, "temperature": 0}
+
+
+def test_help_names_every_subcommand():
+    out = run_cli("--help").stdout
+    for name in ["serve", "bench", "plan", "make-model", "chat", "version"]:
+        assert name in out
+    assert "--port" in run_cli("serve", "--help").stdout
+
+
+def test_wrong_command_lines():
+    for arguments in [(), ("nope",), ("serve", DEMO, "--no-such-flag"), ("serve", DEMO, "extra")]:
+        result = run_cli(*arguments)
+        assert result.returncode == 2 and result.stderr + result.stdout
+    for arguments, word in [(("serve",), "directory"),
+                            (("serve", DEMO, "--port", "70000"), "65535"),
+                            (("serve", DEMO, "--device", "tpu"), "device.kind"),
+                            (("serve", DEMO, "--device", "cuda"), "cuda"),
+                            (("serve", "/nonexistent"), "/nonexistent"),
+                            (("serve", DEMO, "--config", "/nonexistent.toml"), "nonexistent.toml")]:
+        result = run_cli(*arguments)
+        assert result.returncode == 1 and word in result.stderr
+        assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+
+
+def test_print_config_reads_back(tmp_path):
+    first = run_cli("serve", DEMO, "--port=1234", "--print-config",
+                    env={"SLUICE_LOG_LEVEL": "debug"}).stdout
+    assert "http_port = 1234" in first and 'level = "debug"' in first
+    (tmp_path / "c.toml").write_text(first)
+    assert run_cli("serve", "--config", tmp_path / "c.toml", "--print-config").stdout == first
+    assert run_cli("serve", "--print-config",
+                   env={"SLUICE_CONFIG": str(tmp_path / "c.toml")}).stdout == first
+
+
+def test_plan_names_the_numbers():
+    result = run_cli("plan", DEMO, "--cache.bytes=64MiB")
+    assert result.returncode == 0, result.stderr
+    assert "weights" in result.stdout and "tokens" in result.stdout
+    small = run_cli("plan", DEMO, "--cache.bytes=1KiB")
+    assert small.returncode == 1 and "cache.bytes" in small.stderr
+
+
+def test_json_logs(start):
+    daemon = start(DEMO, "--log-format=json")
+    lines = daemon.log().splitlines()
+    assert lines and all("message" in json.loads(line) for line in lines)
+
+
+def test_port_taken(demo):
+    for flag, port in [("--port", demo.http_port), ("--grpc-port", demo.grpc_port)]:
+        other = "--grpc-port" if flag == "--port" else "--port"
+        result = run_cli("serve", DEMO, flag, port, other, 0, "--log-level=error")
+        assert result.returncode == 1 and str(port) in result.stderr
+
+
+def copy_of_demo(tmp_path):
+    out = tmp_path / "model"
+    shutil.copytree(DEMO, out, ignore=shutil.ignore_patterns("*.py", "*.png", "*.md"))
+    return out
+
+
+def edit_json(path, change):
+    data = json.loads(path.read_text())
+    change(data)
+    path.write_text(json.dumps(data))
+
+
+def edit_safetensors(path, change):
+    data = path.read_bytes()
+    size = struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8:8 + size])
+    change(header)
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + size:])
+
+
+def first_tensor(header):
+    return next(v for k, v in header.items() if k != "__metadata__")
+
+
+BREAK = {
+    "no config": (lambda m: (m / "config.json").unlink(), "config.json"),
+    "config not JSON": (lambda m: (m / "config.json").write_text("{"), "config.json"),
+    "architecture": (lambda m: edit_json(m / "config.json", lambda c: c.update(
+        architectures=["BertModel"])), "BertModel"),
+    "hidden size": (lambda m: edit_json(m / "config.json", lambda c: c.update(
+        hidden_size=c["hidden_size"] * 2)), "expected"),
+    "negative layers": (lambda m: edit_json(m / "config.json", lambda c: c.update(
+        num_hidden_layers=-1)), "num_hidden_layers"),
+    "quantised": (lambda m: edit_json(m / "config.json", lambda c: c.update(
+        quantization_config={"quant_method": "gptq"})), "quantization_config"),
+    "no weights": (lambda m: (m / "model.safetensors").unlink(), "safetensors"),
+    "truncated weights": (lambda m: (m / "model.safetensors").write_bytes(
+        (m / "model.safetensors").read_bytes()[:5000]), "model.safetensors"),
+    "empty weights": (lambda m: (m / "model.safetensors").write_bytes(b""), "model.safetensors"),
+    "header length lies": (lambda m: (m / "model.safetensors").write_bytes(
+        b"\xff" * 8 + (m / "model.safetensors").read_bytes()[8:]), "model.safetensors"),
+    "out of bounds": (lambda m: edit_safetensors(m / "model.safetensors", lambda h: first_tensor(
+        h).update(data_offsets=[0, 10**15])), "model.safetensors"),
+    "wrong dtype": (lambda m: edit_safetensors(m / "model.safetensors", lambda h: first_tensor(
+        h).update(dtype="F32")), "model.safetensors"),
+    "missing tensor": (lambda m: edit_safetensors(m / "model.safetensors", lambda h: h.pop(
+        "model.norm.weight")), "model"),
+    "no tokenizer": (lambda m: (m / "tokenizer.json").unlink(), "tokenizer.json"),
+    "broken tokenizer": (lambda m: (m / "tokenizer.json").write_text('{"model": 3}'),
+                         "tokenizer.json"),
+    "hostile template": (lambda m: edit_json(m / "tokenizer_config.json", lambda c: c.update(
+        chat_template="{% for x in %}")), "template"),
+}
+
+
+@pytest.mark.parametrize("name", BREAK)
+def test_a_broken_model_is_refused_in_one_line(tmp_path, name):
+    model = copy_of_demo(tmp_path)
+    change, word = BREAK[name]
+    change(model)
+    result = run_cli("serve", model, "--port=0", "--grpc-port=0", "--log-level=error")
+    assert result.returncode == 1, (result.returncode, result.stderr)
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1 and word in lines[0], result.stderr
+
+
+def test_an_endless_template_is_an_error_of_the_request(tmp_path, start):
+    model = copy_of_demo(tmp_path)
+    edit_json(model / "tokenizer_config.json", lambda c: c.update(
+        chat_template="{% for i in range(100000) %}{% for j in range(100000) %}x{% endfor %}"
+                      "{% endfor %}"))
+    daemon = start(model)
+    body = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 1}
+    assert daemon.post("/v1/chat/completions", body).status_code == 400
+    assert daemon.post("/v1/completions", {"prompt": "x", "max_tokens": 1}).status_code == 200
+
+
+def in_thread(function):
+    result = []
+    thread = threading.Thread(target=lambda: result.append(function()))
+    thread.start()
+    return thread, result
+
+
+def test_sigterm_finishes_what_runs(start):
+    daemon = start(DEMO)
+    body = {**SLOW, "max_tokens": 400}
+    http_thread, http_result = in_thread(lambda: daemon.chunks("/v1/completions", body))
+    request = pb.GenerateRequest(prompt="The fox", sampling=pb.SamplingParams(
+        max_tokens=400, ignore_eos=True, temperature=0))
+    rpc_thread, rpc_result = in_thread(lambda: list(daemon.grpc.generate(request, timeout=60)))
+    daemon.wait_for(lambda: daemon.metric("sluice_requests_running") >= 2)
+    daemon.process.send_signal(signal.SIGTERM)
+    http_thread.join(60)
+    rpc_thread.join(60)
+    assert daemon.process.wait(30) == 0
+    assert http_result[0][-1]["choices"][0]["finish_reason"] == "length"
+    assert rpc_result[0][-1].usage.completion_tokens == 400
+
+
+def test_drain_refuses_new_work_and_says_so(start, nano_model):
+    daemon = start(nano_model, "--server.drain_seconds=20", "--model.max_model_len=8192")
+    thread, _ = in_thread(lambda: daemon.chunks("/v1/completions", {**SLOW, "max_tokens": 8000}))
+    daemon.wait_for(lambda: daemon.metric("sluice_requests_running") >= 1)
+    daemon.process.send_signal(signal.SIGTERM)
+    daemon.wait_for(lambda: daemon.http.get("/health/ready").status_code == 503)
+    refused = daemon.post("/v1/completions", {"prompt": "x", "max_tokens": 1})
+    assert refused.status_code == 503 and refused.json()["error"]["code"] == "draining"
+    assert int(refused.headers["retry-after"]) >= 1
+    assert daemon.http.get("/health/live").status_code == 200
+    daemon.wait_for(lambda: daemon.grpc.health() == 2)  # NOT_SERVING
+    thread.join(60)
+    assert daemon.process.wait(30) == 0
+
+
+def test_drain_is_bounded(start, nano_model):
+    daemon = start(nano_model, "--server.drain_seconds=1", "--model.max_model_len=8192")
+
+    def stream():
+        return list(daemon.stream("/v1/completions", {**SLOW, "max_tokens": 8000, "n": 16}))
+
+    thread, result = in_thread(stream)
+    daemon.wait_for(lambda: daemon.metric("sluice_requests_running") >= 1)
+    began = time.monotonic()
+    daemon.process.send_signal(signal.SIGTERM)
+    assert daemon.process.wait(20) == 0 and time.monotonic() - began < 15
+    thread.join(10)
+    assert "error" in json.loads(result[0][-1])  # told, not cut off
+
+
+def test_overload_is_a_503(start, nano_model):
+    daemon = start(nano_model, "--scheduler.max_seqs=1", "--scheduler.max_queue=2",
+                   "--model.max_model_len=8192")
+    body = {**SLOW, "max_tokens": 7000}
+    threads = [in_thread(lambda: daemon.post("/v1/completions", body)) for _ in range(3)]
+    daemon.wait_for(lambda: daemon.metric("sluice_requests_waiting") >= 2)
+    refused = daemon.post("/v1/completions", {"prompt": "x", "max_tokens": 1, "stream": True})
+    assert refused.status_code == 503 and refused.json()["error"]["code"] == "overloaded"
+    assert "retry-after" in refused.headers
+    with pytest.raises(grpc.RpcError) as raised:
+        list(daemon.grpc.generate(pb.GenerateRequest(prompt="x"), timeout=10))
+    assert raised.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    for thread, result in threads:
+        thread.join(120)
+        assert result[0].status_code == 200
+
+
+def test_grpc_deadline_and_cancel_free_the_request(start, nano_model):
+    daemon = start(nano_model, "--model.max_model_len=8192")
+    request = pb.GenerateRequest(prompt="x", sampling=pb.SamplingParams(
+        max_tokens=8000, ignore_eos=True))
+    with pytest.raises(grpc.RpcError) as raised:
+        list(daemon.grpc.generate(request, timeout=0.3))
+    assert raised.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    daemon.wait_for(daemon.idle, timeout=5)
+    call = daemon.grpc.generate(request, timeout=60)
+    next(call)
+    call.cancel()
+    daemon.wait_for(daemon.idle, timeout=5)
+
+
+def test_grpc_reflection_lists_the_service(demo):
+    """One ServerReflectionRequest with list_services, by hand."""
+    call = demo.grpc.channel.stream_stream(
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+        request_serializer=lambda m: m, response_deserializer=lambda m: m)
+    reply = next(iter(call(iter([b"\x3a\x00"]), timeout=10)))
+    assert b"sluice.v1.Inference" in reply and b"grpc.health.v1.Health" in reply
+
+
+def test_idle_daemon_uses_no_cpu(demo):
+    def ticks():
+        fields = open(f"/proc/{demo.process.pid}/stat").read().rsplit(")", 1)[1].split()
+        return int(fields[11]) + int(fields[12])
+
+    demo.wait_for(demo.idle)
+    time.sleep(0.5)
+    before = ticks()
+    time.sleep(2)
+    assert ticks() - before <= 4  # of 200
+
+
+def test_prefix_cache_hits_are_reported(start):
+    daemon = start(DEMO)
+    body = {"prompt": "The fox and the bear went to the river to look for a boat. " * 6,
+            "max_tokens": 2, "temperature": 0}
+    first = daemon.post("/v1/completions", body).json()
+    second = daemon.post("/v1/completions", body).json()
+    assert first["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
+    assert second["usage"]["prompt_tokens_details"]["cached_tokens"] > 32
+    assert first["choices"][0]["text"] == second["choices"][0]["text"]
+    assert daemon.metric("sluice_prefix_cache_hits_total") > 32
+    salted = daemon.post("/v1/completions", {**body, "cache_salt": "other"}).json()
+    assert salted["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
