@@ -1,2 +1,5 @@
-# The loop, and the runner that drives a model.
-sluice_library(engine DEPS base metrics config kernels kv_store scheduler models)
+# The loop: threads and queues, no tensors.
+sluice_library(engine_loop SRCS engine.cc DEPS base metrics scheduler absl::flat_hash_map)
+# Steps of a model, on arrays: no model files.
+sluice_library(runner SRCS rank_runner.cc sampler.cc step_inputs.cc
+               DEPS base kernels kv_store scheduler)

@@ -1,0 +1,369 @@
+#include "engine/engine.h"
+
+#include <absl/container/flat_hash_map.h>
+#include <pthread.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "base/check.h"
+#include "base/log.h"
+#include "base/queue.h"
+
+namespace sluice {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// While idle the loop sleeps in the inbox; it looks up this often only to say that it is alive.
+constexpr std::chrono::seconds kHeartbeat{5};
+// The scheduler promises that a live request always gets a row once nothing is in flight. Should it
+// not, the loop must neither spin nor hang.
+constexpr std::chrono::milliseconds kStallPoll{2};
+
+Instant now() { return Clock::now(); }
+
+double unix_seconds() {
+  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
+
+struct Command {
+  enum class Kind : uint8_t { submit, cancel, drain, stop };
+  Kind kind = Kind::stop;
+  int sample = kAllSamples;  // cancel
+  RequestId id = 0;
+  Instant when{};  // submit: when it came; drain: its deadline
+  GenerateRequest request;
+};
+
+// What the loop remembers of a request that still owes final events.
+struct Live {
+  Instant submitted;
+  int samples_left = 0;
+  int prompt_seen = 0;  // prompt tokens counted so far: computed or from the cache, once each
+  bool scheduled = false;
+};
+
+// A Scheduler::Stats that any thread may read. Fields are each current, not one instant's.
+class Snapshot {
+ public:
+  void store(const Scheduler::Stats& s) {
+    const std::array<int64_t, kFields> values = {
+        s.waiting,     s.running,       s.waiting_tokens, s.used_blocks,     s.total_blocks,
+        s.preemptions, s.prompt_tokens, s.cached_tokens,  s.generated_tokens};
+    for (int i = 0; i < kFields; ++i) values_[i].store(values[i], std::memory_order_relaxed);
+  }
+  Scheduler::Stats load() const {
+    const auto at = [&](int i) { return values_[i].load(std::memory_order_relaxed); };
+    Scheduler::Stats s;
+    s.waiting = int(at(0));
+    s.running = int(at(1));
+    s.waiting_tokens = at(2);
+    s.used_blocks = int(at(3));
+    s.total_blocks = int(at(4));
+    s.preemptions = at(5);
+    s.prompt_tokens = at(6);
+    s.cached_tokens = at(7);
+    s.generated_tokens = at(8);
+    return s;
+  }
+
+ private:
+  static constexpr int kFields = 9;
+  std::array<std::atomic<int64_t>, kFields> values_{};
+};
+
+}  // namespace
+
+struct Engine::Impl {
+  Impl(std::unique_ptr<Scheduler> s, std::unique_ptr<ModelRunner> r, OutputSink& o, Metrics& m,
+       int max_queue)
+      : scheduler(std::move(s)),
+        runner(std::move(r)),
+        sink(o),
+        metrics(m),
+        max_queue(max_queue),
+        inbox(size_t(max_queue)) {
+    events.reserve(1024);
+    progress = now().time_since_epoch().count();
+    counted = scheduler->stats();
+    snapshot.store(counted);
+  }
+
+  void run();
+  bool turn();
+  void take_inbox();
+  void apply(Command& c);
+  void admit(Command& c);
+  void cancel_everything();
+  void refuse(RequestId id, int samples, FinishReason why);
+  void deliver();
+  void note_launch(const StepPlan& plan);
+  void note_progress();
+  void publish();
+  void rest();
+
+  // --- engine thread, and before start() and after the join its owner ---
+  const std::unique_ptr<Scheduler> scheduler;
+  const std::unique_ptr<ModelRunner> runner;
+  OutputSink& sink;
+  Metrics& metrics;
+  std::vector<Command> commands;
+  std::vector<TokenEvent> events;
+  absl::flat_hash_map<RequestId, Live> live;
+  Scheduler::Stats counted;  // what the counters have been told
+  int in_flight = 0;
+  Instant drain_deadline = kNever;
+  bool drain_asked = false;
+  bool closing = false;  // everything is being cancelled: what still comes in is too
+  bool stopping = false;
+
+  // --- any thread ---
+  const int max_queue;
+  Queue<Command> inbox;
+  std::atomic<bool> draining{false};
+  std::atomic<bool> at_rest{false};
+  std::atomic<int64_t> progress{0};  // steady clock
+  Snapshot snapshot;
+  std::mutex drained_mutex;
+  std::condition_variable drained_cv;
+  bool drained = false;
+  std::thread thread;
+};
+
+// One final event per sample for a request that the scheduler never had.
+void Engine::Impl::refuse(RequestId id, int samples, FinishReason why) {
+  for (int i = 0; i < samples; ++i) {
+    TokenEvent e;
+    e.request = id;
+    e.sample = uint16_t(i);
+    e.finish = why;
+    events.push_back(std::move(e));
+  }
+}
+
+void Engine::Impl::admit(Command& c) {
+  const int samples = c.request.num_samples;
+  if (closing) return refuse(c.id, samples, FinishReason::cancelled);
+  const absl::Status added = scheduler->add(c.id, std::move(c.request), now());
+  if (added.ok()) {
+    const bool fresh = live.try_emplace(c.id, Live{c.when, samples}).second;
+    CHECK(fresh);  // the caller promised an id of its own
+    return;
+  }
+  log_debug("request {} refused: {}", c.id, message_of(added));
+  const bool full = added.code() == absl::StatusCode::kResourceExhausted;
+  refuse(c.id, samples, full ? FinishReason::overloaded : FinishReason::error);
+}
+
+void Engine::Impl::cancel_everything() {
+  closing = true;
+  for (const auto& [id, _] : live) scheduler->cancel(id);
+}
+
+void Engine::Impl::apply(Command& c) {
+  switch (c.kind) {
+    case Command::Kind::submit:
+      return admit(c);
+    case Command::Kind::cancel:
+      return scheduler->cancel(c.id, c.sample);
+    case Command::Kind::drain:
+      drain_asked = true;
+      drain_deadline = std::min(drain_deadline, c.when);
+      return;
+    case Command::Kind::stop:
+      stopping = true;
+      return cancel_everything();
+  }
+}
+
+void Engine::Impl::take_inbox() {
+  inbox.take(commands);
+  for (Command& c : commands) apply(c);
+  commands.clear();
+  if (drain_asked && !closing && now() >= drain_deadline) cancel_everything();
+}
+
+void Engine::Impl::deliver() {
+  if (events.empty()) return;
+  for (const TokenEvent& e : events) {
+    if (e.finish == FinishReason::none) continue;
+    const auto it = live.find(e.request);
+    if (it != live.end() && --it->second.samples_left == 0) live.erase(it);
+  }
+  sink.deliver(events);
+  events.clear();
+}
+
+// Only rows inside a prompt are looked up: a decode row has nothing new to tell.
+void Engine::Impl::note_launch(const StepPlan& plan) {
+  int64_t prompt_tokens = 0;
+  for (const StepRow& row : plan.rows) {
+    if (row.begin >= row.seq->num_prompt) continue;
+    const auto it = live.find(row.seq->id);
+    if (it == live.end()) continue;
+    Live& l = it->second;
+    if (!l.scheduled) metrics.queue_seconds.Observe(to_seconds(now() - l.submitted));
+    l.scheduled = true;
+    const int end = std::min(row.begin + row.count, row.seq->num_prompt);
+    if (end > l.prompt_seen) prompt_tokens += end - std::exchange(l.prompt_seen, end);
+  }
+  if (prompt_tokens > 0) metrics.prompt_tokens.Increment(double(prompt_tokens));
+  metrics.step_tokens.Observe(plan.num_tokens);
+}
+
+void Engine::Impl::note_progress() {
+  progress.store(now().time_since_epoch().count(), std::memory_order_relaxed);
+  metrics.last_step_time.Set(unix_seconds());
+}
+
+void Engine::Impl::publish() {
+  const Scheduler::Stats s = scheduler->stats();
+  const auto raise = [](prometheus::Counter& counter, int64_t by) {
+    if (by > 0) counter.Increment(double(by));
+  };
+  raise(metrics.generation_tokens, s.generated_tokens - counted.generated_tokens);
+  raise(metrics.prefix_queries, s.prompt_tokens - counted.prompt_tokens);
+  raise(metrics.prefix_hits, s.cached_tokens - counted.cached_tokens);
+  raise(metrics.preemptions, s.preemptions - counted.preemptions);
+  metrics.running.Set(s.running);
+  metrics.waiting.Set(s.waiting);
+  metrics.kv_usage.Set(s.total_blocks > 0 ? double(s.used_blocks) / s.total_blocks : 0);
+  counted = s;
+  snapshot.store(s);
+}
+
+// Fills the pipeline, hands out what is known, and finishes the oldest step. False when there was
+// nothing to do.
+//
+// Launch first, talk later: with a runner that works beside this thread (depth > 1), step N's
+// events go out after N+1 was launched, so that sockets are fed while the device computes. With
+// depth 1 launch() *is* the step, and the same order would hold every token back by a whole step:
+// there the events go out just before. Either way once a step, with what schedule() reported.
+bool Engine::Impl::turn() {
+  const bool launch_first = runner->depth() > 1;
+  bool worked = false;
+  while (in_flight < runner->depth()) {
+    const StepPlan plan = scheduler->schedule(now(), events);
+    if (plan.empty()) break;
+    note_launch(plan);
+    if (!launch_first) deliver();
+    runner->launch(plan);
+    ++in_flight;
+    worked = true;
+  }
+  worked |= !events.empty();
+  deliver();
+  if (in_flight > 0) {
+    StepResult result = runner->collect();
+    --in_flight;
+    scheduler->commit(result, now(), events);
+    metrics.step_seconds.Observe(to_seconds(result.device_time));
+    runner->reuse(std::move(result));
+    worked = true;
+  }
+  return worked;
+}
+
+// Nothing to compute: sleep in the inbox. No deadline can fall due here, for a deadline belongs to
+// a live request, and with one the scheduler is not idle.
+void Engine::Impl::rest() {
+  if (!scheduler->idle()) return inbox.wait_until(now() + kStallPoll);
+  if (drain_asked) {
+    std::lock_guard lock(drained_mutex);
+    drained = true;
+    drained_cv.notify_all();
+  }
+  at_rest = true;
+  inbox.wait_until(now() + kHeartbeat);
+  at_rest = false;
+}
+
+void Engine::Impl::run() {
+  for (;;) {
+    take_inbox();
+    const bool worked = turn();
+    note_progress();
+    publish();
+    if (worked) continue;
+    if (stopping && scheduler->idle()) return;
+    rest();
+  }
+}
+
+Engine::Engine(std::unique_ptr<Scheduler> scheduler, std::unique_ptr<ModelRunner> runner,
+               OutputSink& sink, Metrics& metrics, int max_queue)
+    : impl_(std::make_unique<Impl>(std::move(scheduler), std::move(runner), sink, metrics,
+                                   max_queue)) {}
+
+Engine::~Engine() {
+  Impl& e = *impl_;
+  e.draining = true;
+  Command stop;
+  stop.kind = Command::Kind::stop;
+  e.inbox.push(std::move(stop));
+  if (e.thread.joinable()) {
+    e.thread.join();
+  } else {
+    e.run();  // never started: what was submitted is still owed its end
+  }
+}
+
+void Engine::start() {
+  CHECK(!impl_->thread.joinable());
+  impl_->thread = std::thread([this] {
+    pthread_setname_np(pthread_self(), "engine");
+    impl_->run();
+  });
+}
+
+absl::Status Engine::submit(RequestId id, GenerateRequest request) {
+  Impl& e = *impl_;
+  CHECK(request.num_samples > 0);
+  if (e.draining.load(std::memory_order_acquire))
+    return unavailable("the server is shutting down and takes no new requests");
+  Command c;
+  c.kind = Command::Kind::submit;
+  c.id = id;
+  c.when = now();
+  c.request = std::move(request);
+  if (!e.inbox.try_push(std::move(c)))
+    return resource_exhausted("the engine's inbox is full ({} requests)", e.max_queue);
+  return absl::OkStatus();
+}
+
+void Engine::cancel(RequestId id, int sample) {
+  Command c;
+  c.kind = Command::Kind::cancel;
+  c.id = id;
+  c.sample = sample;
+  impl_->inbox.push(std::move(c));
+}
+
+void Engine::drain(Instant deadline) {
+  Impl& e = *impl_;
+  CHECK(e.thread.joinable());
+  e.draining.store(true, std::memory_order_release);
+  Command c;
+  c.kind = Command::Kind::drain;
+  c.when = deadline;
+  e.inbox.push(std::move(c));
+  std::unique_lock lock(e.drained_mutex);
+  e.drained_cv.wait(lock, [&] { return e.drained; });
+}
+
+Scheduler::Stats Engine::stats() const { return impl_->snapshot.load(); }
+
+Nanos Engine::since_progress() const {
+  const Impl& e = *impl_;
+  if (e.at_rest) return Nanos{0};
+  return now().time_since_epoch() - Nanos(e.progress.load(std::memory_order_relaxed));
+}
+
+}  // namespace sluice

@@ -1,0 +1,70 @@
+#pragma once
+
+#include <vector>
+
+#include "engine/arena.h"
+#include "engine/model.h"
+#include "engine/model_runner.h"
+#include "engine/step_inputs.h"
+#include "kernels/comm.h"
+#include "kvcache/kv_store.h"
+
+namespace sluice {
+
+// What a runner is sized for.
+struct RunnerOptions {
+  int max_seqs = 0;
+  int max_step_tokens = 0;
+  int max_model_len = 0;
+  int num_blocks = 0;
+  int block_size = 16;
+  DType kv_dtype = DType::bf16;
+};
+
+// Drives one model on one device, on the calling thread, one step at a time: launch() computes the
+// step, collect() hands its outcome over. The device and the model must outlive it.
+//
+// After warm_up() a step allocates nothing, unless some row asked for alternatives to its tokens:
+// those travel in vectors of their own.
+class RankRunner final : public ModelRunner {
+ public:
+  RankRunner(Device&, Model&, const RunnerOptions&);
+
+  int depth() const override { return 1; }
+  void launch(const StepPlan&) override;
+  StepResult collect() override;
+  void reuse(StepResult&& result) override { spare_ = std::move(result); }
+
+  // Runs the largest prefill step and the widest decode step on made-up sequences, so that memory
+  // is really there and every scratch has its size. Leaves nothing behind that a scheduler could
+  // find. Before the first launch().
+  void warm_up();
+
+  const KvStore& kv() const { return kv_; }
+  // Memory that steps use beside the weights and the cache.
+  size_t scratch_bytes() const {
+    return scratch_.capacity() + inputs_.capacity_bytes() + outputs_.capacity();
+  }
+  // The same, before anything exists.
+  static size_t scratch_bytes(const Model&, const RunnerOptions&);
+
+ private:
+  void sample(const ForwardContext&, Tensor hidden);
+  void score_prompts(const ForwardContext&, Tensor hidden);
+  void fill_result(StepResult& result) const;
+
+  Device& device_;
+  Model& model_;
+  const RunnerOptions options_;
+  SingleRank comm_;
+  KvStore kv_;
+  Arena scratch_;
+  StepInputs inputs_;
+  PackedBuffer outputs_;
+  SampleOut drawn_;   // [draws of the step]
+  SampleOut scored_;  // [prompt targets of the step]; no tokens
+  StepResult result_, spare_;
+  bool pending_ = false;
+};
+
+}  // namespace sluice

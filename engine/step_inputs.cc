@@ -1,0 +1,164 @@
+#include "engine/step_inputs.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+namespace sluice {
+namespace {
+
+// Positions of a row whose next prompt token's logprob is wanted: [first, first + count).
+struct Targets {
+  int first = 0, count = 0;
+};
+Targets targets_of(const StepRow& row) {
+  if (row.seq->request->sampling.prompt_logprobs < 0) return {};
+  const int end = row.begin + row.count;
+  const int first = end - row.num_logits;
+  return {first, std::max(0, std::min(end, row.seq->num_prompt - 1) - first)};
+}
+
+int blocks_for(int tokens, int block_size) { return (tokens + block_size - 1) / block_size; }
+
+}  // namespace
+
+size_t StepInputs::Need::bytes() const {
+  const auto i32 = [](int64_t n) { return PackedBuffer::bytes_of(DType::i32, n); };
+  return 3 * i32(tokens) + i32(rows + 1) + i32(rows) + i32(rows * blocks) + i32(sample_rows) +
+         2 * i32(targets);
+}
+
+StepInputs::StepInputs(Device& device, const StepLimits& limits, std::vector<TokenId> eos_ids)
+    : limits_(limits),
+      sampler_(limits.vocab_size, std::move(eos_ids)),
+      buffer_(device, reserve_bytes(limits)) {
+  CHECK(limits.max_seqs > 0 && limits.max_step_tokens > 0 && limits.max_logit_rows > 0);
+  CHECK(limits.block_size > 0 && limits.vocab_size > 0 && limits.max_model_len > 0);
+  const auto chunks = [&](int n) { return size_t(n / limits.max_logit_rows + 1); };
+  draws_.reserve(limits.max_seqs);
+  sample_tokens_.reserve(limits.max_seqs);
+  rows_.reserve(limits.max_seqs);
+  samples_.reserve(chunks(limits.max_seqs));
+  target_chunks_.reserve(chunks(limits.max_step_tokens));
+}
+
+size_t StepInputs::reserve_bytes(const StepLimits& l) {
+  const Need need{l.max_step_tokens, l.max_seqs, blocks_for(l.max_model_len, l.block_size),
+                  l.max_seqs, l.max_step_tokens};
+  return need.bytes() + Sampler::reserve_bytes(l.max_seqs, l.max_model_len, l.vocab_size);
+}
+
+// Counts, and collects the draws: their number decides how much room the rest needs.
+StepInputs::Need StepInputs::survey(const StepPlan& plan) {
+  Need need;
+  draws_.clear();
+  sample_tokens_.clear();
+  rows_.clear();
+  prompt_logprobs_ = 0;
+  need.rows = int64_t(plan.rows.size());
+  for (const StepRow& row : plan.rows) {
+    const Sequence& seq = *row.seq;
+    const SamplingParams& sampling = seq.request->sampling;
+    const int end = row.begin + row.count;
+    CHECK(row.count > 0 && row.begin >= 0 && end <= seq.num_tokens());
+    CHECK(row.num_logits <= row.count && (row.num_samples == 0 || row.num_logits > 0));
+    const int blocks = blocks_for(end, limits_.block_size);
+    CHECK(blocks <= int(seq.blocks.size()));
+    need.tokens += row.count;
+    need.blocks = std::max(need.blocks, int64_t(blocks));
+    const int targets = targets_of(row).count;
+    need.targets += targets;
+    if (targets > 0) prompt_logprobs_ = std::max(prompt_logprobs_, sampling.prompt_logprobs);
+    rows_.push_back({row.num_samples, sampling.top_logprobs, targets, sampling.prompt_logprobs});
+    if (row.num_samples == 0) continue;
+    const int logits_row = int(sample_tokens_.size());
+    sample_tokens_.push_back(int32_t(need.tokens - 1));
+    for (int i = 0; i < row.num_samples; ++i)
+      draws_.push_back({row.seq, end, row.num_samples > 1 ? i : seq.sample,
+                        logits_row % limits_.max_logit_rows});
+  }
+  need.sample_rows = int64_t(sample_tokens_.size());
+  return need;
+}
+
+void StepInputs::write_row(const StepRow& row, int index, int first_token, int first_target) {
+  const Sequence& seq = *row.seq;
+  const int bs = limits_.block_size;
+  const int end = row.begin + row.count;
+  auto* ids = ids_.as<int32_t>() + first_token;
+  auto* positions = positions_.as<int32_t>() + first_token;
+  auto* slots = attn_.slot_mapping.as<int32_t>() + first_token;
+  for (int i = 0; i < row.count; ++i) {
+    const int position = row.begin + i;
+    const TokenId id = seq.tokens[position];
+    CHECK(id >= 0 && id < limits_.vocab_size);
+    ids[i] = id;
+    positions[i] = position;
+    slots[i] = seq.blocks[position / bs] * bs + position % bs;
+  }
+  attn_.cu_q.as<int32_t>()[index + 1] = first_token + row.count;
+  attn_.seq_lens.as<int32_t>()[index] = end;
+  const int blocks = blocks_for(end, bs);
+  auto* table = attn_.block_tables.row<int32_t>(index);
+  std::copy_n(seq.blocks.begin(), blocks, table);
+  std::fill(table + blocks, table + attn_.block_tables.shape[1], 0);  // never read, never wild
+  attn_.max_q = std::max(attn_.max_q, row.count);
+  attn_.max_seq_len = std::max(attn_.max_seq_len, end);
+
+  const Targets t = targets_of(row);
+  for (int i = 0; i < t.count; ++i) {
+    target_rows_.as<int32_t>()[first_target + i] = first_token + t.first + i - row.begin;
+    targets_.as<int32_t>()[first_target + i] = seq.tokens[t.first + i + 1];
+  }
+}
+
+void StepInputs::cut_chunks(const Need& need) {
+  samples_.clear();
+  target_chunks_.clear();
+  const int64_t size = limits_.max_logit_rows;
+  size_t draw = 0, row = 0;
+  for (int64_t begin = 0; begin < need.sample_rows; begin += size) {
+    const int64_t count = std::min(size, need.sample_rows - begin);
+    const size_t first_draw = draw;
+    for (int64_t left = count; left > 0; ++row) {
+      draw += size_t(rows_[row].num_draws);
+      if (rows_[row].num_draws > 0) --left;
+    }
+    samples_.push_back({sample_rows_.rows(begin, count), int(first_draw),
+                        slice(batch_, int(first_draw), int(draw - first_draw))});
+  }
+  for (int64_t begin = 0; begin < need.targets; begin += size) {
+    const int64_t count = std::min(size, need.targets - begin);
+    target_chunks_.push_back(
+        {target_rows_.rows(begin, count), targets_.rows(begin, count), int(begin)});
+  }
+}
+
+void StepInputs::build(const StepPlan& plan) {
+  const Need need = survey(plan);
+  buffer_.reset(need.bytes() + sampler_.bytes(draws_));
+  ids_ = buffer_.take(DType::i32, {need.tokens});
+  positions_ = buffer_.take(DType::i32, {need.tokens});
+  attn_ = {};
+  attn_.num_seqs = int(need.rows);
+  attn_.slot_mapping = buffer_.take(DType::i32, {need.tokens});
+  attn_.cu_q = buffer_.take(DType::i32, {need.rows + 1});
+  attn_.seq_lens = buffer_.take(DType::i32, {need.rows});
+  attn_.block_tables = buffer_.take(DType::i32, {need.rows, need.blocks});
+  sample_rows_ = buffer_.take(DType::i32, {need.sample_rows});
+  target_rows_ = buffer_.take(DType::i32, {need.targets});
+  targets_ = buffer_.take(DType::i32, {need.targets});
+
+  attn_.cu_q.as<int32_t>()[0] = 0;
+  int first_token = 0, first_target = 0;
+  for (size_t i = 0; i < plan.rows.size(); ++i) {
+    write_row(plan.rows[i], int(i), first_token, first_target);
+    first_token += plan.rows[i].count;
+    first_target += rows_[i].num_targets;
+  }
+  std::copy(sample_tokens_.begin(), sample_tokens_.end(), sample_rows_.as<int32_t>());
+  batch_ = sampler_.write(draws_, buffer_);
+  cut_chunks(need);
+}
+
+}  // namespace sluice

@@ -1,0 +1,99 @@
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "engine/packed_buffer.h"
+#include "engine/sampler.h"
+#include "kernels/ops.h"
+#include "scheduler/step.h"
+
+namespace sluice {
+
+// What a step may come to; memory is reserved for it.
+struct StepLimits {
+  int max_seqs = 0;         // rows, and draws
+  int max_step_tokens = 0;  // tokens
+  int max_model_len = 0;    // tokens of context
+  int block_size = 0;
+  int vocab_size = 0;
+  int max_logit_rows = 0;  // rows of logits computed together
+};
+
+// Rows of logits that are computed together, and what is drawn from them.
+struct SampleChunk {
+  Tensor rows;         // i32 [at most max_logit_rows]  into the hidden states
+  int first_draw = 0;  // of the step's draws
+  SampleBatch batch;   // `row` counts within the chunk
+};
+// Likewise for prompt logprobs.
+struct TargetChunk {
+  Tensor rows;           // i32 [at most max_logit_rows]
+  Tensor targets;        // i32 [same]  the prompt token that follows
+  int first_target = 0;  // of the step's targets
+};
+
+// What a row has in the outputs: its draws and targets follow those of the rows before it.
+struct RowOutputs {
+  int num_draws = 0;
+  int top_logprobs = 0;
+  int num_targets = 0;
+  int prompt_logprobs = 0;
+};
+
+// From the scheduler's words (sequences and counts) to the kernels' (arrays). The only place that
+// knows both. Owned by a runner; engine thread only. Everything it hands out lives until the next
+// build(), and needs the plan's sequences no more.
+class StepInputs {
+ public:
+  StepInputs(Device&, const StepLimits&, std::vector<TokenId> eos_ids);
+
+  // No allocation within the limits.
+  void build(const StepPlan& plan);
+
+  Tensor ids() const { return ids_; }              // i32 [num_tokens]
+  Tensor positions() const { return positions_; }  // i32 [num_tokens]
+  const AttnBatch& attn() const { return attn_; }
+  std::span<const RowOutputs> rows() const { return rows_; }
+
+  int num_draws() const { return int(draws_.size()); }
+  int top_logprobs() const { return batch_.top_logprobs; }  // most that any draw wants
+  std::span<const SampleChunk> samples() const { return samples_; }
+
+  int num_targets() const { return int(target_rows_.shape[0]); }
+  int prompt_logprobs() const { return prompt_logprobs_; }  // most that any target wants
+  Tensor targets() const { return targets_; }               // i32 [num_targets]
+  std::span<const TargetChunk> target_chunks() const { return target_chunks_; }
+
+  size_t capacity_bytes() const { return buffer_.capacity(); }
+  // What one for these limits takes.
+  static size_t reserve_bytes(const StepLimits&);
+
+ private:
+  struct Need {
+    int64_t tokens = 0, rows = 0, blocks = 0, sample_rows = 0, targets = 0;
+    size_t bytes() const;
+  };
+  Need survey(const StepPlan& plan);
+  void write_row(const StepRow& row, int index, int first_token, int first_target);
+  void cut_chunks(const Need& need);
+
+  const StepLimits limits_;
+  Sampler sampler_;
+  PackedBuffer buffer_;
+  std::vector<Draw> draws_;
+  std::vector<int32_t> sample_tokens_;  // per logits row to sample from: its token in the step
+
+  Tensor ids_, positions_;
+  AttnBatch attn_;
+  SampleBatch batch_;   // over all draws
+  Tensor sample_rows_;  // i32 [logits rows to sample from]
+  Tensor target_rows_;  // i32 [num_targets]
+  Tensor targets_;      // i32 [num_targets]
+  int prompt_logprobs_ = 0;
+  std::vector<RowOutputs> rows_;
+  std::vector<SampleChunk> samples_;
+  std::vector<TargetChunk> target_chunks_;
+};
+
+}  // namespace sluice

@@ -1,0 +1,56 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+
+#include "base/status.h"
+#include "config/config.h"
+
+namespace sluice {
+
+// How much memory this process may come to, and who says so.
+struct MemoryLimit {
+  int64_t bytes = 0;
+  std::string source;  // "cgroup limit", "available memory"
+};
+// The smallest of the memory limits of this process's cgroups (v1 and v2, up to their root) and of
+// what the kernel calls available. `root` is "/" but in tests.
+MemoryLimit read_memory_limit(const std::filesystem::path& root = "/");
+
+// What is known before the cache is sized.
+struct MemoryNeeds {
+  int64_t weight_bytes = 0;
+  int64_t scratch_bytes = 0;
+  int64_t block_bytes = 0;  // KvStore::bytes_per_block
+  int block_size = 0;       // tokens
+  int max_seqs = 0;
+  int max_model_len = 0;
+};
+
+// Who gets how much: what `sluice plan` prints and a start-up logs.
+struct MemoryPlan {
+  MemoryLimit limit;
+  MemoryNeeds needs;
+  int num_blocks = 0;
+
+  int64_t kv_bytes() const { return num_blocks * needs.block_bytes; }
+  int64_t num_tokens() const { return int64_t(num_blocks) * needs.block_size; }
+  int64_t total_bytes() const { return needs.weight_bytes + needs.scratch_bytes + kv_bytes(); }
+  std::string to_text() const;
+};
+
+// Sizes the cache: `cache.bytes`, or `cache.memory_fraction` of what the weights and the scratch
+// leave of the limit, but then no more than max_seqs sequences of full length could ever use.
+// Refused, with the numbers and the knobs that help: what does not fit into the limit, and a cache
+// that could not hold even one sequence of max_model_len tokens, for such a request would be
+// accepted and could never end.
+absl::StatusOr<MemoryPlan> plan_memory(const Config::Cache&, const MemoryNeeds&,
+                                       const MemoryLimit&);
+
+// "1.25 GiB", "640 KiB"
+std::string bytes_text(int64_t bytes);
+// "131,072"
+std::string count_text(int64_t n);
+
+}  // namespace sluice

@@ -1,0 +1,97 @@
+#include "kvcache/kv_store.h"
+
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include "tests/unit/engine/host_device.h"
+
+namespace sluice {
+namespace {
+
+KvShape pruned_shape(DType dtype, int block_size) {
+  return {{{2, 8, 8}, {1, 8, 4}, {3, 16, 8}}, block_size, dtype};
+}
+
+// Visits every element of every view: address and (layer, k|v, block, head, slot, dim).
+template <class F>
+void for_each_element(const KvStore& kv, F f) {
+  for (int layer = 0; layer < int(kv.shape().layers.size()); ++layer) {
+    const KvView view = kv.layer(layer);
+    for (const Tensor* t : {&view.k, &view.v})
+      for (int64_t b = 0; b < t->shape[0]; ++b)
+        for (int64_t h = 0; h < t->shape[1]; ++h)
+          for (int64_t s = 0; s < t->shape[2]; ++s)
+            for (int64_t d = 0; d < t->shape[3]; ++d) {
+              const int64_t at =
+                  b * t->stride[0] + h * t->stride[1] + s * t->stride[2] + d * t->stride[3];
+              f(static_cast<char*>(t->data) + at * bits_of(t->dtype) / 8, b);
+            }
+  }
+}
+
+class KvStoreTest : public testing::TestWithParam<std::pair<DType, int>> {};
+
+TEST_P(KvStoreTest, NoTwoElementsShareAnAddressAndABlockIsOnePiece) {
+  const auto [dtype, block_size] = GetParam();
+  HostDevice device;
+  const KvShape shape = pruned_shape(dtype, block_size);
+  const KvStore kv(device, shape, 5);
+  const size_t block_bytes = KvStore::bytes_per_block(shape);
+  const char* base = static_cast<char*>(kv.layer(0).k.data);
+  std::set<char*> seen;
+  size_t elements = 0;
+  for_each_element(kv, [&](char* at, int64_t block) {
+    ++elements;
+    EXPECT_TRUE(seen.insert(at).second);
+    EXPECT_EQ((at - base) / int64_t(block_bytes), block);
+  });
+  EXPECT_EQ(elements, size_t(5 * block_size * (2 * 16 + 12 + 3 * 24)));
+  EXPECT_GE(block_bytes * 5, elements * bits_of(dtype) / 8);
+  EXPECT_EQ(block_bytes % 64, 0u);
+  for (int layer = 0; layer < 3; ++layer) {
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(kv.layer(layer).k.data) % 64, 0u);
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(kv.layer(layer).v.data) % 64, 0u);
+    EXPECT_EQ(kv.layer(layer).k.shape[3], shape.layers[layer].k_dim);
+    EXPECT_EQ(kv.layer(layer).v.shape[3], shape.layers[layer].v_dim);
+  }
+}
+
+TEST_P(KvStoreTest, ForkCopiesOneBlockOfEveryLayerAndNothingElse) {
+  const auto [dtype, block_size] = GetParam();
+  HostDevice device;
+  KvStore kv(device, pruned_shape(dtype, block_size), 4);
+  const auto paint = [](char* at, int64_t block) { *at = char(10 + block); };
+  for_each_element(kv, paint);
+  device.num_copies = 0;
+  const BlockCopy copies[] = {{0, 2}, {3, 1}};
+  kv.fork(copies);
+  EXPECT_EQ(device.num_copies, 2);
+  const char expected[] = {10, 13, 10, 13};
+  for_each_element(kv, [&](char* at, int64_t block) { ASSERT_EQ(*at, expected[block]); });
+}
+
+TEST_P(KvStoreTest, TouchZeroesEverything) {
+  const auto [dtype, block_size] = GetParam();
+  HostDevice device;
+  KvStore kv(device, pruned_shape(dtype, block_size), 300);  // more than one piece of the copy
+  for_each_element(kv, [](char* at, int64_t) { *at = 1; });
+  kv.touch();
+  for_each_element(kv, [&](char* at, int64_t) { ASSERT_EQ(*at, 0); });
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, KvStoreTest,
+                         testing::Values(std::pair{DType::bf16, 16}, std::pair{DType::f32, 16},
+                                         std::pair{DType::bf16, 1}, std::pair{DType::f32, 3}));
+
+TEST(KvStoreDeathTest, RefusesBlocksThatDoNotExist) {
+  HostDevice device;
+  KvStore kv(device, pruned_shape(DType::f32, 2), 4);
+  const BlockCopy past[] = {{0, 4}};
+  const BlockCopy negative[] = {{-1, 0}};
+  EXPECT_DEATH(kv.fork(past), "num_blocks");
+  EXPECT_DEATH(kv.fork(negative), "num_blocks");
+}
+
+}  // namespace
+}  // namespace sluice
