@@ -101,6 +101,18 @@ Metrics::Metrics(const std::string& model_name)
                          .Help("HTTP responses, by route and status")
                          .Register(*registry_)) {}
 
+void Metrics::set_cache_config(int block_size, int num_blocks) {
+  prometheus::Labels labels = labels_;
+  labels["block_size"] = std::to_string(block_size);
+  labels["num_gpu_blocks"] = std::to_string(num_blocks);  // the name routers look for
+  prometheus::BuildGauge()
+      .Name("sluice_cache_config_info")
+      .Help("Layout of the KV cache, in the labels")
+      .Register(*registry_)
+      .Add(labels)
+      .Set(1);
+}
+
 prometheus::Counter& Metrics::finished(const std::string& reason) {
   prometheus::Labels labels = labels_;
   labels["finished_reason"] = reason;

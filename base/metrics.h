@@ -55,6 +55,9 @@ class Metrics {
   prometheus::Histogram& request_generation_tokens;
   prometheus::Gauge& open_streams;
 
+  // A constant 1 whose labels say how the KV cache is laid out; once, at start.
+  void set_cache_config(int block_size, int num_blocks);
+
   // reason: stop, length, cancelled, deadline, error
   prometheus::Counter& finished(const std::string& reason);
   // reason: queue_full, too_long, draining, invalid

@@ -100,11 +100,13 @@ TEST(Metrics, ExposesOwnNamesAndAliasesWithTheSameValue) {
   metrics.finished("stop").Increment();
   metrics.rejected("queue_full").Increment(2);
   metrics.http_requests("/v1/models", 200).Increment();
+  metrics.set_cache_config(16, 99);
   const std::string text = metrics.expose();
   EXPECT_THAT(text, HasSubstr("sluice_requests_running{model_name=\"m\"} 3"));
   EXPECT_THAT(text, HasSubstr("vllm:num_requests_running{model_name=\"m\"} 3"));
   EXPECT_THAT(text, HasSubstr("reason=\"queue_full\"} 2"));
   EXPECT_THAT(text, HasSubstr("# TYPE vllm:kv_cache_usage_perc gauge"));
+  EXPECT_THAT(text, HasSubstr("vllm:cache_config_info{block_size=\"16\""));
   EXPECT_THAT(text, Not(HasSubstr("vllm:nothing")));
 }
 
