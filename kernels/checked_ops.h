@@ -1,0 +1,40 @@
+#pragma once
+
+#include "kernels/ops.h"
+
+namespace sluice {
+
+// An Ops that CHECKs what every op's contract says (shapes, dtypes, strides, and every index that
+// a kernel would follow: ids, rows, slots, block ids, offsets) and then calls the real one. For
+// tests and debugging on host memory: it reads index arrays, so not for a device's own memory.
+class CheckedOps final : public Ops {
+ public:
+  explicit CheckedOps(Ops& ops) : ops_(ops) {}
+
+  DType act_dtype() const override { return ops_.act_dtype(); }
+  size_t weight_bytes(DType, int64_t out_features, int64_t in_features) const override;
+  Weight make_weight(void* memory, DType, int64_t out_features, int64_t in_features) override;
+  void pack_rows(const Weight& dst, int64_t first_row, const Tensor& src) override;
+
+  void embed(Tensor out, const Weight& table, Tensor ids) override;
+  void matmul(Tensor out, Tensor x, const Weight& w) override;
+  void rms_norm(Tensor out, Tensor x, Tensor weight, float eps) override;
+  void add(Tensor out, Tensor a, Tensor b) override;
+  void silu_mul(Tensor out, Tensor gate_up) override;
+  void rope(Tensor qk, Tensor positions, Tensor cos_sin) override;
+  void write_kv(KvView cache, Tensor k, Tensor v, Tensor slot_mapping) override;
+  void attention(Tensor out, Tensor q, KvView cache, const AttnBatch&, const AttnParams&) override;
+  void gather_rows(Tensor out, Tensor x, Tensor rows) override;
+  void sample(const SampleOut&, Tensor logits, const SampleBatch&) override;
+  void token_logprobs(const SampleOut& out, Tensor logits, Tensor targets, int top) override;
+
+  void add_rms_norm(Tensor out, Tensor residual, Tensor x, Tensor weight, float eps) override;
+  void qkv_rope_write(Tensor qkv, const QkvParams& p, Tensor positions, KvView cache,
+                      Tensor slot_mapping) override;
+  void matmul_silu_mul(Tensor out, Tensor x, const Weight& w, Tensor scratch) override;
+
+ private:
+  Ops& ops_;
+};
+
+}  // namespace sluice

@@ -1,0 +1,387 @@
+#include "kernels/cpu/kernels.h"
+#include "kernels/cpu/simd.h"
+
+// y = x * w^T over packed weights, one piece at a time.
+//
+// A register tile of up to kMaxRows rows by a few tiles of 16 outputs keeps its sums while it runs
+// over the inputs. Each sum is one chain of fused multiply-adds over ascending k (of k pairs with
+// vdpbf16ps); where k is cut into blocks the sums go through memory in f32 and come back unchanged.
+// So an output's bits depend neither on the number of rows nor on how the work was cut.
+//
+// Few rows (one register tile): weights are read once, straight from memory, and widened in
+// registers. More rows: a block of weights is widened once into a panel that stays in L1 and every
+// row tile runs over it, while the next block is prefetched.
+namespace sluice::cpu::SLUICE_ISA {
+namespace {
+
+constexpr int kTileVectors = kTileCols / kLanes;
+#if defined(SLUICE_ISA_AVX512)
+constexpr int kMaxRows = 8, kMaxVectors = 24, kMaxTiles = 4;
+constexpr int64_t kBlock = 128;
+#elif defined(SLUICE_ISA_AVX2)
+constexpr int kMaxRows = 6, kMaxVectors = 12, kMaxTiles = 4;
+constexpr int64_t kBlock = 256;
+#else
+constexpr int kMaxRows = 3, kMaxVectors = 12, kMaxTiles = 1;
+constexpr int64_t kBlock = 256;
+#endif
+constexpr int64_t kPrefetchBytes = 2048;
+
+constexpr int tiles_for(int rows) {
+  const int fit = kMaxVectors / kTileVectors / rows;
+  return fit < 1 ? 1 : fit > kMaxTiles ? kMaxTiles : fit;
+}
+constexpr int kPanelTiles = tiles_for(kMaxRows);
+
+[[gnu::always_inline]] inline float bf16_value(uint16_t x) {
+  const uint32_t u = uint32_t(x) << 16;
+  float f;
+  __builtin_memcpy(&f, &u, 4);
+  return f;
+}
+
+// How a weight tile's pair of inputs (k, k + 1) becomes vectors. even() and odd() give vector v of
+// the tile's kTileVectors.
+struct FromF32 {
+  static constexpr int kPairBytes = 2 * kTileCols * 4;
+  [[gnu::always_inline]] static V even(const char* b, int v) {
+    return load((const float*)b + v * kLanes);
+  }
+  [[gnu::always_inline]] static V odd(const char* b, int v) {
+    return load((const float*)b + kTileCols + v * kLanes);
+  }
+};
+struct FromF16 {
+  static constexpr int kPairBytes = 2 * kTileCols * 2;
+  [[gnu::always_inline]] static V even(const char* b, int v) {
+    return load_f16((const uint16_t*)b + v * kLanes);
+  }
+  [[gnu::always_inline]] static V odd(const char* b, int v) {
+    return load_f16((const uint16_t*)b + kTileCols + v * kLanes);
+  }
+};
+struct FromBf16 {
+  static constexpr int kPairBytes = 2 * kTileCols * 2;
+  [[gnu::always_inline]] static V even(const char* b, int v) {
+    return low_halves(load((const float*)b + v * kLanes));
+  }
+  [[gnu::always_inline]] static V odd(const char* b, int v) {
+    return high_halves(load((const float*)b + v * kLanes));
+  }
+};
+// bf16 by bf16, two products a lane and instruction.
+struct Dot {
+  static constexpr int kPairBytes = 2 * kTileCols * 2;
+};
+
+struct Prefetch {
+  const char* at = nullptr;  // of the first tile
+  int64_t tile = 0;          // bytes from tile to tile
+  int64_t pair = 0;          // bytes per pair of inputs
+};
+
+// c[Rows][Tiles * 16] = (or +=, with `resume`) a[Rows][k] * b. b: tiles `b_tile` bytes apart.
+template <int Rows, int Tiles, class From, bool kPrefetch>
+void micro(const float* a, int64_t a_stride, const char* b, int64_t b_tile, int64_t k, float* c,
+           int64_t c_stride, bool resume, Prefetch ahead) {
+  constexpr int kVectors = Tiles * kTileVectors;
+  V acc[Rows][kVectors];
+#pragma GCC unroll 16
+  for (int i = 0; i < Rows; ++i) {
+#pragma GCC unroll 16
+    for (int j = 0; j < kVectors; ++j) {
+      acc[i][j] = resume ? load(c + i * c_stride + j * kLanes) : zero();
+    }
+  }
+  for (int64_t p = k >> 1; p > 0; --p) {
+    V w[kVectors];
+#pragma GCC unroll 16
+    for (int j = 0; j < kVectors; ++j) {
+      w[j] = From::even(b + (j / kTileVectors) * b_tile, j % kTileVectors);
+    }
+    if constexpr (kPrefetch) {
+#pragma GCC unroll 16
+      for (int j = 0; j < Tiles; ++j) prefetch(ahead.at + j * ahead.tile);
+      ahead.at += ahead.pair;
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < Rows; ++i) {
+      const V x = set1(a[i * a_stride]);
+#pragma GCC unroll 16
+      for (int j = 0; j < kVectors; ++j) acc[i][j] = fma(x, w[j], acc[i][j]);
+    }
+#pragma GCC unroll 16
+    for (int j = 0; j < kVectors; ++j) {
+      w[j] = From::odd(b + (j / kTileVectors) * b_tile, j % kTileVectors);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < Rows; ++i) {
+      const V x = set1(a[i * a_stride + 1]);
+#pragma GCC unroll 16
+      for (int j = 0; j < kVectors; ++j) acc[i][j] = fma(x, w[j], acc[i][j]);
+    }
+    a += 2;
+    b += From::kPairBytes;
+  }
+  if (k & 1) {
+    for (int j = 0; j < kVectors; ++j) {
+      const V w = From::even(b + (j / kTileVectors) * b_tile, j % kTileVectors);
+      for (int i = 0; i < Rows; ++i) acc[i][j] = fma(set1(a[i * a_stride]), w, acc[i][j]);
+    }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < Rows; ++i) {
+#pragma GCC unroll 16
+    for (int j = 0; j < kVectors; ++j) store(c + i * c_stride + j * kLanes, acc[i][j]);
+  }
+}
+
+#if defined(SLUICE_BF16_DOT)
+// The same with x in bf16, zero-padded to an even length.
+template <int Rows, int Tiles>
+void micro_dot(const uint16_t* a, int64_t a_stride, const char* b, int64_t b_tile, int64_t k,
+               float* c, int64_t c_stride, bool resume, Prefetch ahead) {
+  __m512 acc[Rows][Tiles];
+#pragma GCC unroll 16
+  for (int i = 0; i < Rows; ++i) {
+#pragma GCC unroll 16
+    for (int j = 0; j < Tiles; ++j) {
+      acc[i][j] = resume ? load(c + i * c_stride + j * kLanes) : zero();
+    }
+  }
+  for (int64_t p = (k + 1) >> 1; p > 0; --p) {
+    __m512bh w[Tiles];
+#pragma GCC unroll 16
+    for (int j = 0; j < Tiles; ++j) {
+      w[j] = (__m512bh)_mm512_loadu_si512(b + j * b_tile);
+      prefetch(ahead.at + j * ahead.tile);
+    }
+    ahead.at += ahead.pair;
+#pragma GCC unroll 16
+    for (int i = 0; i < Rows; ++i) {
+      int32_t pair;
+      __builtin_memcpy(&pair, a + i * a_stride, 4);
+      const __m512bh x = (__m512bh)_mm512_set1_epi32(pair);
+#pragma GCC unroll 16
+      for (int j = 0; j < Tiles; ++j) acc[i][j] = _mm512_dpbf16_ps(acc[i][j], x, w[j]);
+    }
+    a += 2;
+    b += Dot::kPairBytes;
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < Rows; ++i) {
+#pragma GCC unroll 16
+    for (int j = 0; j < Tiles; ++j) store(c + i * c_stride + j * kLanes, acc[i][j]);
+  }
+}
+#endif
+
+// Picks the register tile at run time.
+template <class From, bool kPrefetch, int Rows = kMaxRows, int Tiles = tiles_for(Rows)>
+[[gnu::always_inline]] inline void run_micro(int rows, int tiles, const void* a, int64_t a_stride,
+                                             const char* b, int64_t b_tile, int64_t k, float* c,
+                                             int64_t c_stride, bool resume, Prefetch ahead) {
+  if (rows == Rows && tiles == Tiles) {
+#if defined(SLUICE_BF16_DOT)
+    if constexpr (__is_same(From, Dot)) {
+      micro_dot<Rows, Tiles>((const uint16_t*)a, a_stride, b, b_tile, k, c, c_stride, resume,
+                             ahead);
+      return;
+    } else
+#endif
+      micro<Rows, Tiles, From, kPrefetch>((const float*)a, a_stride, b, b_tile, k, c, c_stride,
+                                          resume, ahead);
+    return;
+  }
+  if constexpr (Tiles > 1) {
+    if (rows == Rows) {
+      run_micro<From, kPrefetch, Rows, Tiles - 1>(rows, tiles, a, a_stride, b, b_tile, k, c,
+                                                  c_stride, resume, ahead);
+      return;
+    }
+  }
+  if constexpr (Rows > 1) {
+    run_micro<From, kPrefetch, Rows - 1>(rows, tiles, a, a_stride, b, b_tile, k, c, c_stride,
+                                         resume, ahead);
+  }
+}
+
+// panel[tile][k][16] = weights [k, k + count) of `tiles` tiles, widened. count may be odd.
+template <class From>
+void widen(float* panel, const char* b, int64_t b_tile, int tiles, int64_t count) {
+  for (int t = 0; t < tiles; ++t, b += b_tile, panel += kBlock * kTileCols) {
+    const char* from = b;
+    float* to = panel;
+    for (int64_t p = (count + 1) >> 1; p > 0; --p) {
+#pragma GCC unroll 8
+      for (int v = 0; v < kTileVectors; ++v) {
+        store(to + v * kLanes, From::even(from, v));
+        store(to + kTileCols + v * kLanes, From::odd(from, v));
+      }
+      from += From::kPairBytes;
+      to += 2 * kTileCols;
+    }
+  }
+}
+
+constexpr int element_bytes(WeightType t) { return t == WeightType::f32 ? 4 : 2; }
+
+// Sums of `tiles` tiles for all rows of the piece into c[rows][tiles * 16]. One register tile.
+template <class From>
+void few_rows(const GemmArgs& g, const char* x, int rows, int tiles, const char* b, float* c) {
+  const int64_t b_tile = tile_bytes(g.type, g.in);
+  const Prefetch ahead{b + kPrefetchBytes, b_tile, From::kPairBytes};
+  run_micro<From, true>(rows, tiles, x, g.x_stride, b, b_tile, g.in, c, tiles * kTileCols, false,
+                        ahead);
+}
+
+// The same for many rows, over blocks of k. Rows are shared out evenly over the register tiles:
+// a tile of one row would wait for its own sums.
+template <class From>
+void many_rows(const GemmArgs& g, const char* x, int64_t rows, int tiles, const char* b, float* c,
+               float* panel) {
+  constexpr bool kIsDot = __is_same(From, Dot);
+  const int64_t x_bytes = kIsDot ? 2 : 4;
+  const int64_t b_tile = tile_bytes(g.type, g.in);
+  const int64_t block = kIsDot ? 4 * kBlock : kBlock;
+  const int64_t row_tiles = (rows + kMaxRows - 1) / kMaxRows;
+  const int64_t c_stride = tiles * kTileCols;
+  for (int64_t k = 0; k < g.in; k += block) {
+    const int64_t count = g.in - k < block ? g.in - k : block;
+    const char* from = b + k * kTileCols * element_bytes(g.type);
+    // What is needed next: the next block of these tiles, or the first of the next panel.
+    const char* next =
+        k + block < g.in ? from + block * kTileCols * element_bytes(g.type) : b + tiles * b_tile;
+    const Prefetch ahead{next, b_tile, From::kPairBytes};
+    if constexpr (!kIsDot) widen<From>(panel, from, b_tile, tiles, count);
+    int64_t row = 0;
+    for (int64_t t = 0; t < row_tiles; ++t) {
+      const int n = int((rows - row + row_tiles - t - 1) / (row_tiles - t));
+      const char* a = x + (row * g.x_stride + k) * x_bytes;
+      float* to = c + row * c_stride;
+      if constexpr (kIsDot) {
+        run_micro<Dot, true>(n, tiles, a, g.x_stride, from, b_tile, count, to, c_stride, k > 0,
+                             ahead);
+      } else if (t == 0) {
+        run_micro<FromF32, true>(n, tiles, a, g.x_stride, (const char*)panel,
+                                 kBlock * kTileCols * 4, count, to, c_stride, k > 0, ahead);
+      } else {
+        run_micro<FromF32, false>(n, tiles, a, g.x_stride, (const char*)panel,
+                                  kBlock * kTileCols * 4, count, to, c_stride, k > 0, ahead);
+      }
+      row += n;
+    }
+  }
+}
+
+void sums(const GemmArgs& g, const GemmPiece& p, int64_t tile, int tiles, float* c, float* panel) {
+  const int64_t rows = p.row_end - p.row_begin;
+  const char* b = g.w + tile * tile_bytes(g.type, g.in);
+  int64_t x_bytes = 4;
+#if defined(SLUICE_BF16_DOT)
+  if (g.type == WeightType::bf16) x_bytes = 2;
+#endif
+  const char* x = (const char*)g.x + p.row_begin * g.x_stride * x_bytes;
+  const bool few = rows <= kMaxRows;
+  switch (g.type) {
+    case WeightType::f32:
+      if (few) return few_rows<FromF32>(g, x, int(rows), tiles, b, c);
+      return many_rows<FromF32>(g, x, rows, tiles, b, c, panel);
+    case WeightType::f16:
+      if (few) return few_rows<FromF16>(g, x, int(rows), tiles, b, c);
+      return many_rows<FromF16>(g, x, rows, tiles, b, c, panel);
+    case WeightType::bf16:
+#if defined(SLUICE_BF16_DOT)
+      if (few) return few_rows<Dot>(g, x, int(rows), tiles, b, c);
+      return many_rows<Dot>(g, x, rows, tiles, b, c, panel);
+#else
+      if (few) return few_rows<FromBf16>(g, x, int(rows), tiles, b, c);
+      return many_rows<FromBf16>(g, x, rows, tiles, b, c, panel);
+#endif
+  }
+}
+
+// y[col, col + cols) = c (+ bias), any number of columns.
+void write_row(float* y, const float* c, const float* bias, int64_t cols) {
+  int64_t i = 0;
+  for (; i + kLanes <= cols; i += kLanes) {
+    const V v = load(c + i);
+    store(y + i, bias ? add(v, load(bias + i)) : v);
+  }
+  if (i < cols) {
+    const int n = int(cols - i);
+    const V v = load_n(c + i, n);
+    store_n(y + i, bias ? add(v, load_n(bias + i, n)) : v, n);
+  }
+}
+
+void write_silu_row(float* y, const float* gate, const float* up, const float* gate_bias,
+                    const float* up_bias, int64_t cols) {
+  for (int64_t i = 0; i < cols; i += kLanes) {  // whole tiles: see GemmArgs
+    V a = load(gate + i), b = load(up + i);
+    if (gate_bias) {
+      a = add(a, load(gate_bias + i));
+      b = add(b, load(up_bias + i));
+    }
+    store(y + i, mul(silu(a), b));
+  }
+}
+
+int panel_tiles(int64_t rows, WeightType) {
+  return rows >= kMaxRows ? kPanelTiles : tiles_for(int(rows));
+}
+
+// Rows whose inputs fill about half of L2.
+int64_t row_block(int64_t in) {
+  const int64_t rows = (int64_t{384} << 10) / (in * 4) / kMaxRows * kMaxRows;
+  return rows < 8 * kMaxRows ? 8 * kMaxRows : rows;
+}
+
+size_t gemm_scratch(int64_t rows, bool silu_mul) {
+  const int tiles = kMaxTiles > kPanelTiles ? kMaxTiles : kPanelTiles;
+  return size_t(kBlock * kPanelTiles * kTileCols + rows * tiles * kTileCols * (silu_mul ? 2 : 1));
+}
+
+void gemm(const GemmArgs& g, const GemmPiece& p, float* scratch) {
+  const int64_t rows = p.row_end - p.row_begin;
+  const int step = panel_tiles(rows, g.type);
+  float* panel = scratch;
+  float* c = scratch + kBlock * kPanelTiles * kTileCols;
+  const int64_t half = g.out / 2;
+  for (int64_t tile = p.tile_begin; tile < p.tile_end; tile += step) {
+    const int tiles = p.tile_end - tile < step ? int(p.tile_end - tile) : step;
+    const int64_t col = tile * kTileCols, stride = tiles * kTileCols;
+    sums(g, p, tile, tiles, c, panel);
+    if (g.silu_mul) {
+      float* up = c + rows * stride;
+      sums(g, p, half / kTileCols + tile, tiles, up, panel);
+      for (int64_t r = 0; r < rows; ++r) {
+        write_silu_row(g.y + (p.row_begin + r) * g.y_stride + col, c + r * stride, up + r * stride,
+                       g.bias ? g.bias + col : nullptr, g.bias ? g.bias + half + col : nullptr,
+                       stride);
+      }
+    } else {
+      const int64_t cols = g.out - col < stride ? g.out - col : stride;
+      for (int64_t r = 0; r < rows; ++r) {
+        write_row(g.y + (p.row_begin + r) * g.y_stride + col, c + r * stride,
+                  g.bias ? g.bias + col : nullptr, cols);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void fill_gemm(Kernels* k) {
+#if defined(SLUICE_BF16_DOT)
+  k->stage_bf16 = true;
+#else
+  k->stage_bf16 = false;
+#endif
+  k->panel_tiles = panel_tiles;
+  k->row_block = row_block;
+  k->gemm_scratch = gemm_scratch;
+  k->gemm = gemm;
+}
+
+}  // namespace sluice::cpu::SLUICE_ISA

@@ -1,0 +1,96 @@
+#include "kernels/cpu/isa.h"
+
+#include "base/check.h"
+#include "base/status.h"
+
+namespace sluice::cpu {
+namespace {
+
+constexpr Isa kAll[] = {Isa::portable, Isa::avx2, Isa::avx512, Isa::avx512bf16};
+
+// The compiler's run-time library checks cpuid and that the system saves the registers (xgetbv).
+bool supported(Isa isa) {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  switch (isa) {
+    case Isa::portable:
+      return true;
+    case Isa::avx2:
+      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+             __builtin_cpu_supports("f16c");
+    case Isa::avx512:
+      return supported(Isa::avx2) && __builtin_cpu_supports("avx512f") &&
+             __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+             __builtin_cpu_supports("avx512dq");
+    case Isa::avx512bf16:
+      return supported(Isa::avx512) && __builtin_cpu_supports("avx512bf16");
+  }
+#endif
+  return isa == Isa::portable;
+}
+
+}  // namespace
+
+std::string_view name_of(Isa isa) {
+  switch (isa) {
+    case Isa::portable:
+      return "portable";
+    case Isa::avx2:
+      return "avx2";
+    case Isa::avx512:
+      return "avx512";
+    case Isa::avx512bf16:
+      return "avx512bf16";
+  }
+  return "";
+}
+
+std::vector<Isa> supported_isas() {
+  std::vector<Isa> result;
+  for (const Isa isa : kAll) {
+    if (supported(isa)) result.push_back(isa);
+  }
+  return result;
+}
+
+absl::StatusOr<Isa> choose_isa(std::string_view name) {
+  if (name == "auto") return supported_isas().back();
+  for (const Isa isa : kAll) {
+    if (name != name_of(isa)) continue;
+    if (!supported(isa)) {
+      return invalid_argument("this processor or its system does not support {} (best here: {})",
+                              name, name_of(supported_isas().back()));
+    }
+    return isa;
+  }
+  return invalid_argument(
+      "unknown instruction set '{}' (auto, avx512bf16, avx512, avx2 or portable)", name);
+}
+
+Kernels kernels_for(Isa isa) {
+  CHECK(supported(isa));
+  Kernels k{};
+#if defined(__x86_64__)
+  if (isa == Isa::avx2) {
+    avx2::fill_gemm(&k);
+    avx2::fill_rows(&k);
+    avx2::fill_attention(&k);
+    avx2::fill_vocabulary(&k);
+    return k;
+  }
+  if (isa != Isa::portable) {
+    isa == Isa::avx512 ? avx512::fill_gemm(&k) : avx512bf16::fill_gemm(&k);
+    avx512::fill_rows(&k);
+    avx512::fill_attention(&k);
+    avx512::fill_vocabulary(&k);
+    return k;
+  }
+#endif
+  portable::fill_gemm(&k);
+  portable::fill_rows(&k);
+  portable::fill_attention(&k);
+  portable::fill_vocabulary(&k);
+  return k;
+}
+
+}  // namespace sluice::cpu

@@ -1,0 +1,26 @@
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/cpu/kernels.h"
+#include "kernels/tensor.h"
+
+// The packed layout of linear layers (kernels.h says what it is): in and out.
+namespace sluice::cpu {
+
+// CHECKs that `t` is a type a linear layer can have here.
+WeightType weight_type(DType t);
+
+// Rounds to nearest even; NaN stays NaN.
+uint16_t to_bf16(float x);
+uint16_t to_f16(float x);
+float from_bf16(uint16_t x);
+float from_f16(uint16_t x);
+
+// See Ops::pack_rows. Safe from several threads for different rows.
+void pack_rows(const Tensor& dst, int64_t first_row, const Tensor& src);
+
+// out[in_features] = row `row`, as f32.
+void unpack_row(float* out, const Tensor& packed, int64_t row);
+
+}  // namespace sluice::cpu
