@@ -3,3 +3,6 @@ sluice_library(engine_loop SRCS engine.cc DEPS base metrics scheduler absl::flat
 # Steps of a model, on arrays: no model files.
 sluice_library(runner SRCS rank_runner.cc sampler.cc step_inputs.cc
                DEPS base kernels kv_store scheduler)
+# From a Config to an Engine.
+sluice_library(engine SRCS build.cc make_device.cc
+               DEPS base config budget block_pool engine_loop runner models cpu_device)

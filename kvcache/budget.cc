@@ -130,6 +130,15 @@ std::string MemoryPlan::to_text() const {
       count_text(num_tokens()), sequences, count_text(needs.max_model_len));
 }
 
+std::string MemoryPlan::to_line() const {
+  return fmt::format(
+      "memory: weights {}, scratch {}, KV cache {} ({} blocks of {} tokens, {} concurrent tokens) "
+      "of {} {}",
+      bytes_text(needs.weight_bytes), bytes_text(needs.scratch_bytes), bytes_text(kv_bytes()),
+      count_text(num_blocks), needs.block_size, count_text(num_tokens()), bytes_text(limit.bytes),
+      limit.source);
+}
+
 std::string bytes_text(int64_t bytes) {
   constexpr const char* kUnits[] = {"B", "KiB", "MiB", "GiB", "TiB"};
   double value = double(bytes);

@@ -37,7 +37,8 @@ struct MemoryPlan {
   int64_t kv_bytes() const { return num_blocks * needs.block_bytes; }
   int64_t num_tokens() const { return int64_t(num_blocks) * needs.block_size; }
   int64_t total_bytes() const { return needs.weight_bytes + needs.scratch_bytes + kv_bytes(); }
-  std::string to_text() const;
+  std::string to_text() const;  // a table for people
+  std::string to_line() const;  // the same in a line, for the log
 };
 
 // Sizes the cache: `cache.bytes`, or `cache.memory_fraction` of what the weights and the scratch

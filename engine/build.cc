@@ -1,0 +1,117 @@
+#include "engine/build.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <thread>
+#include <utility>
+
+#include "base/check.h"
+#include "base/log.h"
+#include "engine/make_device.h"
+#include "engine/models/registry.h"
+
+namespace sluice {
+namespace {
+
+absl::StatusOr<DType> kv_dtype(const std::string& name, DType weights) {
+  if (name == "auto") return weights == DType::f32 ? DType::f32 : DType::bf16;
+  if (name == "f32") return DType::f32;
+  if (name == "bf16") return DType::bf16;
+  return invalid_argument("cache.dtype: '{}' is not one of auto, f32, bf16", name);
+}
+
+absl::StatusOr<MemoryPlan> plan_for(const Config& config, const Model& model,
+                                    const RunnerOptions& options) {
+  KvShape shape = model.kv_shape();
+  shape.block_size = options.block_size;
+  shape.dtype = options.kv_dtype;
+  MemoryNeeds needs;
+  needs.weight_bytes = int64_t(model.weight_bytes());
+  needs.scratch_bytes = int64_t(RankRunner::scratch_bytes(model, options));
+  needs.block_bytes = int64_t(KvStore::bytes_per_block(shape));
+  needs.block_size = options.block_size;
+  needs.max_seqs = options.max_seqs;
+  needs.max_model_len = options.max_model_len;
+  return plan_memory(config.cache, needs, read_memory_limit());
+}
+
+// The plan, made before a tensor is read: a model that does not fit is refused at once.
+absl::Status plan_ahead(const Config& config, Device& device, RunnerOptions& options,
+                        MemoryPlan& plan) {
+  const auto model = plan_model(config.model, device);
+  if (!model.ok()) return model.status();
+  auto wanted = runner_options(config, **model);
+  if (!wanted.ok()) return wanted.status();
+  auto planned = plan_for(config, **model, *wanted);
+  if (!planned.ok()) return planned.status();
+  options = *wanted;
+  options.num_blocks = planned->num_blocks;
+  plan = *std::move(planned);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+std::string served_name(const Config::Model& model) {
+  if (!model.served_name.empty()) return model.served_name;
+  // "dir/" and "." have no last component of their own.
+  std::error_code error;
+  const auto full = std::filesystem::canonical(model.path, error);
+  return error ? model.path : full.filename().string();
+}
+
+absl::StatusOr<RunnerOptions> runner_options(const Config& config, const Model& model) {
+  const auto dtype = kv_dtype(config.cache.dtype, model.weight_dtype());
+  if (!dtype.ok()) return dtype.status();
+  RunnerOptions o;
+  o.max_seqs = config.scheduler.max_seqs;
+  o.max_step_tokens = config.scheduler.max_step_tokens;
+  o.max_model_len = model.max_len();
+  o.block_size = config.cache.block_size;
+  o.kv_dtype = *dtype;
+  return o;
+}
+
+absl::StatusOr<MemoryPlan> plan_memory(const Config& config) {
+  auto device = make_device(config.device);
+  if (!device.ok()) return device.status();
+  RunnerOptions options;
+  MemoryPlan plan;
+  if (const auto status = plan_ahead(config, **device, options, plan); !status.ok()) return status;
+  return plan;
+}
+
+absl::StatusOr<std::unique_ptr<ServedModel>> ServedModel::load(const Config& config) {
+  std::unique_ptr<ServedModel> served(new ServedModel);
+  served->options_ = config;
+  served->name_ = served_name(config.model);
+  auto device = make_device(config.device);
+  if (!device.ok()) return device.status();
+  served->device_ = *std::move(device);
+  RunnerOptions options;
+  if (const auto status = plan_ahead(config, *served->device_, options, served->plan_);
+      !status.ok())
+    return status;
+  // Packing is a short burst before anything is served: every core may help.
+  const int threads = config.device.threads > 0
+                          ? config.device.threads
+                          : std::max(1, int(std::thread::hardware_concurrency()));
+  auto model = load_model(config.model, *served->device_, threads);
+  if (!model.ok()) return model.status();
+  served->model_ = *std::move(model);
+  served->pool_ = std::make_unique<BlockPool>(options.num_blocks, options.block_size);
+  served->runner_ = std::make_unique<RankRunner>(*served->device_, *served->model_, options);
+  log_info("{}", served->plan_.to_line());
+  return served;
+}
+
+std::unique_ptr<Engine> ServedModel::make_engine(OutputSink& sink, Metrics& metrics) {
+  CHECK(runner_ != nullptr);
+  auto scheduler =
+      std::make_unique<Scheduler>(Policy::from(options_.scheduler, options_.cache.prefix_caching),
+                                  *pool_, runner_->depth(), config().eos_ids, max_model_len());
+  return std::make_unique<Engine>(std::move(scheduler), std::move(runner_), sink, metrics,
+                                  options_.scheduler.max_queue);
+}
+
+}  // namespace sluice
