@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <bit>
 #include <chrono>
 #include <cmath>
 #include <cstring>
@@ -12,6 +11,7 @@
 #include <thread>
 
 #include "base/log.h"
+#include "engine/float16.h"
 
 namespace sluice {
 namespace {
@@ -39,18 +39,6 @@ absl::StatusOr<const StoredTensor*> expect(const Safetensors& stored, const std:
   return tensor;
 }
 
-float from_f16(uint16_t h) {
-  const uint32_t sign = uint32_t(h & 0x8000) << 16;
-  const uint32_t exponent = (h >> 10) & 31, mantissa = h & 0x3ff;
-  if (exponent == 0) {
-    const float magnitude = std::ldexp(static_cast<float>(mantissa), -24);
-    return sign ? -magnitude : magnitude;
-  }
-  const uint32_t bits =
-      exponent == 31 ? 0x7f800000u | mantissa << 13 : (exponent + 112) << 23 | mantissa << 13;
-  return std::bit_cast<float>(sign | bits);
-}
-
 float element(const std::byte* data, DType dtype, int64_t i) {
   if (dtype == DType::f32) {
     float x;
@@ -59,7 +47,7 @@ float element(const std::byte* data, DType dtype, int64_t i) {
   }
   uint16_t h;
   std::memcpy(&h, data + 2 * i, 2);
-  return dtype == DType::bf16 ? std::bit_cast<float>(uint32_t(h) << 16) : from_f16(h);
+  return dtype == DType::bf16 ? from_bf16(h) : from_f16(h);
 }
 
 // Some rows of one part, small enough that threads finish together.

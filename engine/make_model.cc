@@ -1,0 +1,312 @@
+#include "engine/make_model.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+#include <fstream>
+#include <thread>
+
+#include "base/log.h"
+#include "engine/float16.h"
+#include "engine/json_util.h"
+#include "engine/model_config.h"
+#include "engine/random_weights.h"
+#include "engine/synthetic_tokenizer.h"
+#include "engine/weights.h"
+
+namespace sluice {
+namespace {
+
+namespace fs = std::filesystem;
+using OrderedJson = nlohmann::ordered_json;
+
+struct Preset {
+  const char* name;
+  bool qwen3;
+  int hidden, layers, heads, kv_heads, head_dim, ffn, vocab;
+  bool tied;
+  int max_len;
+  double theta, llama3_factor;  // factor 0: no scaling
+};
+constexpr Preset kPresets[] = {
+    {"llama-3.2-1b", false, 2048, 16, 32, 8, 64, 8192, 128256, true, 131072, 5e5, 32},
+    {"llama-3.1-8b", false, 4096, 32, 32, 8, 128, 14336, 128256, false, 131072, 5e5, 8},
+    {"qwen3-0.6b", true, 1024, 28, 16, 8, 128, 3072, 151936, true, 40960, 1e6, 0},
+    {"llama-110m", false, 768, 12, 12, 12, 64, 2048, 32000, false, 4096, 1e4, 0},
+    {"nano", false, 64, 1, 1, 1, 64, 256, 4096, true, 4096, 1e4, 0},
+};
+
+// How a directory of ours is known again.
+constexpr std::string_view kMark = "sluice make-model ";
+
+OrderedJson config_json(const Preset& p, uint64_t seed, std::string_view dtype) {
+  const SyntheticSpecials specials(p.vocab);
+  OrderedJson json = {{"_name_or_path", fmt::format("{}{} --seed {}", kMark, p.name, seed)},
+                      {"architectures", {p.qwen3 ? "Qwen3ForCausalLM" : "LlamaForCausalLM"}},
+                      {"model_type", p.qwen3 ? "qwen3" : "llama"},
+                      {"attention_bias", false},
+                      {"bos_token_id", specials.bos()},
+                      {"eos_token_id", {specials.end_of_text(), specials.end_of_turn()}},
+                      {"head_dim", p.head_dim},
+                      {"hidden_act", "silu"},
+                      {"hidden_size", p.hidden},
+                      {"initializer_range", 0.02},
+                      {"intermediate_size", p.ffn},
+                      {"max_position_embeddings", p.max_len},
+                      {"num_attention_heads", p.heads},
+                      {"num_hidden_layers", p.layers},
+                      {"num_key_value_heads", p.kv_heads},
+                      {"rms_norm_eps", p.qwen3 ? 1e-6 : 1e-5},
+                      {"rope_theta", p.theta},
+                      {"rope_scaling", nullptr},
+                      {"tie_word_embeddings", p.tied},
+                      {"torch_dtype", dtype},
+                      {"vocab_size", p.vocab}};
+  if (p.llama3_factor > 0) {
+    json["rope_scaling"] = {{"rope_type", "llama3"},
+                            {"factor", p.llama3_factor},
+                            {"low_freq_factor", 1.0},
+                            {"high_freq_factor", 4.0},
+                            {"original_max_position_embeddings", 8192}};
+  }
+  return json;
+}
+
+struct TensorToMake {
+  std::string name;
+  std::vector<int64_t> shape;
+  int64_t size = 1;
+  size_t offset = 0;  // in the data section
+  bool is_norm() const { return shape.size() == 1; }
+};
+
+std::vector<TensorToMake> tensors_of(const Preset& p, size_t element_bytes) {
+  std::vector<TensorToMake> tensors;
+  size_t offset = 0;
+  const auto add = [&](std::string name, std::vector<int64_t> shape) {
+    TensorToMake t{std::move(name), std::move(shape)};
+    for (const int64_t d : t.shape) t.size *= d;
+    t.offset = offset;
+    offset += static_cast<size_t>(t.size) * element_bytes;
+    tensors.push_back(std::move(t));
+  };
+  const int q = p.heads * p.head_dim, kv = p.kv_heads * p.head_dim;
+  add("model.embed_tokens.weight", {p.vocab, p.hidden});
+  for (int i = 0; i < p.layers; ++i) {
+    const std::string at = fmt::format("model.layers.{}.", i);
+    add(at + "input_layernorm.weight", {p.hidden});
+    add(at + "self_attn.q_proj.weight", {q, p.hidden});
+    add(at + "self_attn.k_proj.weight", {kv, p.hidden});
+    add(at + "self_attn.v_proj.weight", {kv, p.hidden});
+    add(at + "self_attn.o_proj.weight", {p.hidden, q});
+    if (p.qwen3) {
+      add(at + "self_attn.q_norm.weight", {p.head_dim});
+      add(at + "self_attn.k_norm.weight", {p.head_dim});
+    }
+    add(at + "post_attention_layernorm.weight", {p.hidden});
+    add(at + "mlp.gate_proj.weight", {p.ffn, p.hidden});
+    add(at + "mlp.up_proj.weight", {p.ffn, p.hidden});
+    add(at + "mlp.down_proj.weight", {p.hidden, p.ffn});
+  }
+  add("model.norm.weight", {p.hidden});
+  if (!p.tied) add("lm_head.weight", {p.vocab, p.hidden});
+  return tensors;
+}
+
+std::string header_of(const std::vector<TensorToMake>& tensors, DType dtype) {
+  const char* name = dtype == DType::f32 ? "F32" : dtype == DType::f16 ? "F16" : "BF16";
+  const size_t element_bytes = bits_of(dtype) / 8;
+  OrderedJson json = {{"__metadata__", {{"format", "pt"}}}};
+  for (const TensorToMake& t : tensors)
+    json[t.name] = {{"dtype", name},
+                    {"shape", t.shape},
+                    {"data_offsets", {t.offset, t.offset + t.size * element_bytes}}};
+  std::string text = json.dump();
+  text.append((8 - text.size() % 8) % 8, ' ');
+  const uint64_t size = text.size();
+  return std::string(reinterpret_cast<const char*>(&size), 8) + text;
+}
+
+template <class T>
+void store(std::vector<char>& out, int64_t i, T value) {
+  std::memcpy(out.data() + i * sizeof(T), &value, sizeof(T));
+}
+
+void make_elements(const TensorToMake& t, uint64_t seed, DType dtype, int64_t begin, int64_t count,
+                   std::vector<char>& out) {
+  const uint64_t stream = weight_stream(seed, t.name);
+  const auto fill = [&](auto convert) {
+    for (int64_t i = 0; i < count; ++i)
+      store(out, i, convert(t.is_norm() ? 1.0f : random_weight(stream, begin + i, 0.02)));
+  };
+  out.resize(count * bits_of(dtype) / 8);
+  if (dtype == DType::f32) fill([](float x) { return x; });
+  if (dtype == DType::f16) fill(to_f16);
+  if (dtype == DType::bf16) fill(to_bf16);
+}
+
+bool write_all(int fd, const char* data, size_t bytes, size_t offset) {
+  while (bytes > 0) {
+    const ssize_t n = ::pwrite(fd, data, bytes, static_cast<off_t>(offset));
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return false;
+    data += n;
+    offset += static_cast<size_t>(n);
+    bytes -= static_cast<size_t>(n);
+  }
+  return true;
+}
+
+// Every piece is a pure function of its place, so threads only share a counter and the file.
+absl::Status write_tensors(const fs::path& path, const Preset& p, uint64_t seed, DType dtype) {
+  const size_t element_bytes = bits_of(dtype) / 8;
+  const std::vector<TensorToMake> tensors = tensors_of(p, element_bytes);
+  const std::string header = header_of(tensors, dtype);
+  constexpr int64_t kPiece = 1 << 20;  // elements
+  struct Piece {
+    const TensorToMake* tensor;
+    int64_t begin, count;
+  };
+  std::vector<Piece> pieces;
+  size_t total = header.size();
+  for (const TensorToMake& t : tensors) {
+    total += t.size * element_bytes;
+    for (int64_t i = 0; i < t.size; i += kPiece)
+      pieces.push_back({&t, i, std::min(kPiece, t.size - i)});
+  }
+  std::error_code error;
+  const fs::space_info space = fs::space(path.parent_path(), error);
+  if (!error && space.available < total)
+    return resource_exhausted("make-model: {} needs {:.1f} GB, {:.1f} GB are free",
+                              path.parent_path().string(), total / 1e9, space.available / 1e9);
+  const int fd = ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  if (fd < 0) return invalid_argument("make-model: {}: {}", path.string(), std::strerror(errno));
+  std::atomic<bool> failed = !write_all(fd, header.data(), header.size(), 0);
+  std::atomic<size_t> next = 0, done = 0;
+  std::atomic<int> write_error = failed ? errno : 0;
+  const auto work = [&](bool reports) {
+    std::vector<char> buffer;
+    auto last = std::chrono::steady_clock::now();
+    for (size_t i = next++; i < pieces.size() && !failed; i = next++) {
+      const Piece& piece = pieces[i];
+      make_elements(*piece.tensor, seed, dtype, piece.begin, piece.count, buffer);
+      const size_t at = header.size() + piece.tensor->offset + piece.begin * element_bytes;
+      if (!write_all(fd, buffer.data(), buffer.size(), at)) {
+        write_error = errno;
+        failed = true;
+      }
+      done += buffer.size();
+      const auto now = std::chrono::steady_clock::now();
+      if (reports && now - last > std::chrono::seconds(2)) {
+        last = now;
+        log_info("make-model: {:.1f} of {:.1f} GB written", done / 1e9, total / 1e9);
+      }
+    }
+  };
+  std::vector<std::thread> helpers;
+  const unsigned threads = std::clamp(std::thread::hardware_concurrency(), 1u, 16u);
+  for (unsigned t = 1; t < threads; ++t) helpers.emplace_back(work, false);
+  work(true);
+  for (std::thread& t : helpers) t.join();
+  if (::close(fd) != 0 && !failed) {
+    write_error = errno;
+    failed = true;
+  }
+  if (failed)
+    return resource_exhausted("make-model: {}: {}", path.string(), std::strerror(write_error));
+  return absl::OkStatus();
+}
+
+absl::Status write_text(const fs::path& path, const std::string& text) {
+  std::ofstream file(path, std::ios::binary | std::ios::trunc);
+  file << text;
+  file.close();
+  if (!file) return invalid_argument("make-model: {} cannot be written", path.string());
+  return absl::OkStatus();
+}
+
+// New, empty, or ours.
+absl::Status prepare_directory(const fs::path& out) {
+  std::error_code error;
+  if (out.empty()) return invalid_argument("make-model: --out is empty");
+  if (fs::exists(out, error) && !fs::is_directory(out, error))
+    return invalid_argument("make-model: {} is not a directory", out.string());
+  fs::create_directories(out, error);
+  if (error) return invalid_argument("make-model: {}: {}", out.string(), error.message());
+  const bool empty = fs::is_empty(out, error);
+  if (error) return invalid_argument("make-model: {}: {}", out.string(), error.message());
+  if (empty) return absl::OkStatus();
+  if (const auto text = read_text_file(out / "config.json", 1 << 20); text.ok()) {
+    if (const auto json = parse_json_object(*text, "config.json"); json.ok()) {
+      const auto name = json->find("_name_or_path");
+      if (name != json->end() && name->is_string() &&
+          name->get_ref<const std::string&>().starts_with(kMark))
+        return absl::OkStatus();
+    }
+  }
+  return invalid_argument("make-model: {} is not empty and was not written by make-model",
+                          out.string());
+}
+
+}  // namespace
+
+std::vector<std::string> preset_names() {
+  std::vector<std::string> names;
+  for (const Preset& p : kPresets) names.emplace_back(p.name);
+  return names;
+}
+
+absl::Status make_model(std::string_view preset, uint64_t seed, std::string_view dtype_name,
+                        const fs::path& out) {
+  const auto p = std::find_if(std::begin(kPresets), std::end(kPresets),
+                              [&](const Preset& x) { return preset == x.name; });
+  if (p == std::end(kPresets))
+    return invalid_argument("make-model: preset \"{}\", expected one of {}", preset,
+                            fmt::join(preset_names(), ", "));
+  DType dtype = DType::bf16;
+  const char* config_dtype = "bfloat16";
+  if (dtype_name == "f32") {
+    dtype = DType::f32;
+    config_dtype = "float32";
+  } else if (dtype_name == "f16") {
+    dtype = DType::f16;
+    config_dtype = "float16";
+  } else if (dtype_name != "bf16") {
+    return invalid_argument("make-model: dtype \"{}\", expected f32, f16 or bf16", dtype_name);
+  }
+  if (absl::Status s = prepare_directory(out); !s.ok()) return s;
+
+  const SyntheticSpecials specials(p->vocab);
+  const OrderedJson generation = {
+      {"bos_token_id", specials.bos()},
+      {"eos_token_id", {specials.end_of_text(), specials.end_of_turn()}},
+      {"do_sample", true},
+      {"temperature", 0.7},
+      {"top_p", 0.9}};
+  const std::pair<const char*, std::string> files[] = {
+      {"config.json", config_json(*p, seed, config_dtype).dump(2) + "\n"},
+      {"generation_config.json", generation.dump(2) + "\n"},
+      {"tokenizer.json", synthetic_tokenizer_json(p->vocab)},
+      {"tokenizer_config.json", synthetic_tokenizer_config_json(p->vocab, p->max_len)}};
+  for (const auto& [name, text] : files)
+    if (absl::Status s = write_text(out / name, text); !s.ok()) return s;
+  // Under its real name only when whole: a run that was cut short must not look like a model.
+  const fs::path partial = out / "model.safetensors.partial";
+  std::error_code error;
+  fs::remove(out / "model.safetensors", error);
+  if (absl::Status s = write_tensors(partial, *p, seed, dtype); !s.ok()) {
+    fs::remove(partial, error);
+    return s;
+  }
+  fs::rename(partial, out / "model.safetensors", error);
+  if (error) return invalid_argument("make-model: {}: {}", partial.string(), error.message());
+  log_info("make-model: wrote {} ({}, seed {}) to {}", p->name, dtype_name, seed, out.string());
+  return absl::OkStatus();
+}
+
+}  // namespace sluice

@@ -1,0 +1,25 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/status.h"
+
+namespace sluice {
+
+// Writes a model directory with random weights and a working tokenizer, for benchmarks and tests:
+// the shapes are those of well-known models, the text is noise. The same preset, seed and dtype
+// give the same bytes on every machine. Weights are streamed, so memory use does not depend on the
+// model's size.
+//
+// `dtype`: f32, f16 or bf16. `out` may be new, empty, or a directory that this wrote before;
+// anything else is refused.
+absl::Status make_model(std::string_view preset, uint64_t seed, std::string_view dtype,
+                        const std::filesystem::path& out);
+
+std::vector<std::string> preset_names();
+
+}  // namespace sluice

@@ -1,0 +1,30 @@
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+
+#include "base/hash.h"
+
+namespace sluice {
+
+// Weights that are a function of (seed, tensor name, index) alone: any thread can make any part of
+// any tensor, and tests/golden/models/make_fixtures.py makes the same bits with numpy.
+
+inline uint64_t weight_stream(uint64_t seed, std::string_view tensor) {
+  uint64_t hash = 0xcbf29ce484222325;  // FNV-1a
+  for (const char c : tensor) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3;
+  return mix64(seed, hash);
+}
+
+// Near-normal, mean 0: the sum of four uniform 16-bit numbers, so exact until the one
+// multiplication. Tails end at 3.46 deviations, which suits weights.
+inline float random_weight(uint64_t stream, uint64_t index, double deviation) {
+  const uint64_t bits = mix64(stream + index);
+  const auto sum = static_cast<int32_t>((bits & 0xffff) + (bits >> 16 & 0xffff) +
+                                        (bits >> 32 & 0xffff) + (bits >> 48)) -
+                   131070;
+  constexpr double kUnit = 1.0 / 37837.22;  // deviation of the sum: sqrt((2^32 - 1) / 3)
+  return static_cast<float>(sum * (deviation * kUnit));
+}
+
+}  // namespace sluice
