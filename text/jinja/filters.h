@@ -1,0 +1,21 @@
+#pragma once
+
+#include <string_view>
+
+#include "text/jinja/runtime.h"
+
+namespace sluice::jinja {
+
+// Null when there is none of that name.
+FilterFn find_filter(std::string_view name);
+TestFn find_test(std::string_view name);
+
+// One table per file of filters; each ends with an entry without a name.
+struct FilterEntry {
+  std::string_view name;
+  FilterFn fn;
+};
+const FilterEntry* string_filters();
+const FilterEntry* sequence_filters();
+
+}  // namespace sluice::jinja
