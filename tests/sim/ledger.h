@@ -81,7 +81,9 @@ class LedgerRunner final : public ModelRunner {
       : o_(std::move(options)),
         rng_(o_.seed),
         cache_(size_t(o_.num_blocks) * size_t(o_.block_size), kPoison),
-        drawn_(size_t(o_.num_slots)) {}
+        drawn_(size_t(o_.num_slots) * kMemory) {
+    CHECK(o_.depth < kMemory);
+  }
 
   int depth() const override { return o_.depth; }
 
@@ -130,12 +132,17 @@ class LedgerRunner final : public ModelRunner {
     std::vector<Row> rows;
     StepResult result;
   };
-  struct Drawn {  // what a slot of the device remembers: the last token drawn, and after what
-    int length = 0;
+  // What a slot of the device remembers: the last tokens drawn there, and after what.
+  static constexpr int kMemory = 8;  // more than any depth
+  struct Drawn {
+    int position = -1;
     uint64_t context = 0;
     TokenId token = -1;
   };
 
+  Drawn& drawn(int slot, int position) {
+    return drawn_[size_t(slot) * kMemory + size_t(position % kMemory)];
+  }
   uint64_t& at(const Row& r, int pos) {
     const BlockId block = r.blocks[size_t(pos / o_.block_size)];
     CHECK(block >= 0 && block < o_.num_blocks);
@@ -179,9 +186,9 @@ class LedgerRunner final : public ModelRunner {
     for (int p = r.begin; p < capacity; ++p) at(r, p) = kPoison;
     uint64_t h = 0;
     for (int p = 0; p < r.end(); ++p) {
-      if (p == int(r.tokens.size())) {  // not yet known to the scheduler: the last one drawn here
-        const Drawn& d = drawn_[size_t(r.slot)];
-        CHECK(r.count == 1 && d.length == p && d.context == h);
+      if (p == int(r.tokens.size())) {  // not yet known to the scheduler: drawn in this slot
+        const Drawn& d = drawn(r.slot, p);
+        CHECK(r.count == 1 && d.position == p && d.context == h);
         r.tokens.push_back(d.token);
       }
       r.truth.push_back(h = ledger_extend(h, r.tokens[size_t(p)]));
@@ -215,7 +222,7 @@ class LedgerRunner final : public ModelRunner {
         }
       }
       // Samples that fork start from tokens that the scheduler knows.
-      if (r.num_samples == 1) drawn_[size_t(r.slot)] = {r.end(), context, t};
+      if (r.num_samples == 1) drawn(r.slot, r.end()) = {r.end(), context, t};
     }
     result.first.push_back(int(result.tokens.size()));
   }
@@ -223,7 +230,7 @@ class LedgerRunner final : public ModelRunner {
   const LedgerOptions o_;
   std::mt19937_64 rng_;
   std::vector<uint64_t> cache_;  // [num_blocks, block_size]
-  std::vector<Drawn> drawn_;     // [num_slots]
+  std::vector<Drawn> drawn_;     // [num_slots, kMemory]
   std::deque<Step> launched_;    // the first num_run_ have run
   int num_run_ = 0;
   uint64_t last_id_ = 0;

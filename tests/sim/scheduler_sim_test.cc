@@ -1,0 +1,390 @@
+// Random worlds against the ledger. A world draws a policy, a pool, a runner and traffic from its
+// seed; every finished output must equal the request run alone, whatever the schedule was.
+#include <gtest/gtest.h>
+
+#include <csignal>
+#include <cstdio>
+#include <map>
+#include <set>
+
+#include "scheduler/scheduler.h"
+#include "tests/sim/ledger.h"
+
+namespace sluice {
+namespace {
+
+constexpr int kVocab = 40;
+constexpr TokenId kEos = 3;
+constexpr int kWorldsPerDepth = 1500;
+
+// A CHECK aborts: say which world it was.
+uint64_t current_seed = 0;
+int current_depth = 0;
+void say_world(int) {
+  std::fprintf(stderr, "in the world of seed %llu, depth %d\n", (unsigned long long)current_seed,
+               current_depth);
+}
+
+// What the worlds of one depth went through: a property that never came up was not tested.
+struct Coverage {
+  int64_t requests = 0, refused = 0, overloaded = 0, steps = 0, tokens = 0, preemptions = 0;
+  int64_t cached_tokens = 0, forks = 0, copies = 0, mid_prefill_cancels = 0, sample_cancels = 0;
+  int64_t deadlines = 0, overtakes = 0, restarts_at_bound = 0, prompt_logprobs = 0, discarded = 0;
+};
+
+struct Sent {
+  GenerateRequest r;
+  std::vector<std::vector<TokenId>> out;
+  std::vector<FinishReason> finish;
+  std::vector<int> computed, restarts;  // by sample: end of its last row, times it began anew
+  bool first_event = false, entered = false, cancelled = false;
+  int overtaken = 0;
+};
+
+class World {
+ public:
+  World(uint64_t seed, int depth, Coverage& coverage)
+      : rng_(seed * 31 + uint64_t(depth)), depth_(depth), c_(coverage) {
+    draw_policy();
+    pool_.emplace(draw_blocks(), block_size_);
+    scheduler_.emplace(policy_, *pool_, depth, std::vector<TokenId>{kEos}, max_len_);
+    LedgerOptions o;
+    o.block_size = block_size_;
+    o.num_blocks = pool_->num_blocks();
+    o.num_slots = policy_.max_seqs;
+    o.depth = depth;
+    o.vocab = kVocab;
+    o.eos_tokens = {kEos};
+    o.seed = seed;
+    runner_.emplace(o);
+    for (auto& prefix : prefixes_) {
+      for (int k = rnd(1, std::max(1, max_prompt_ - 2)); k-- > 0;) {
+        prefix.push_back(rnd(0, kVocab - 1));
+      }
+    }
+  }
+
+  void run() {
+    int left = 40, stuck = 0;
+    const int rate = rnd(0, 6);
+    cancels_ = rnd(0, 2) ? rnd(5, 60) : 0;
+    while (left > 0 || !scheduler_->idle()) {
+      while (left > 0 && rnd(0, rate) == 0) {
+        --left;
+        submit();
+      }
+      while (runner_->in_flight() < depth_) {
+        if (cancels_ && last_id_ && rnd(0, cancels_) == 0) cancel();
+        StepPlan plan = scheduler_->schedule(now_, events_);
+        scheduler_->check_invariants();
+        take_events();
+        if (plan.empty()) break;
+        check_plan(plan);
+        runner_->launch(plan);
+        ++c_.steps;
+        stuck = 0;
+        if (rnd(0, 3) == 0) break;
+      }
+      ASSERT_LT(++stuck, 200) << "no rows, and not idle";
+      now_ += std::chrono::microseconds(rnd(1, 2000));
+      if (runner_->in_flight() == 0) continue;
+      scheduler_->commit(runner_->collect(), now_, events_);
+      scheduler_->check_invariants();
+      take_events();
+      if (::testing::Test::HasFailure()) return;
+    }
+    finish();
+  }
+
+ private:
+  int rnd(int a, int b) { return a + int(rng_() % uint64_t(b - a + 1)); }
+
+  void draw_policy() {
+    block_size_ = rnd(1, 16);
+    max_prompt_ = rnd(4, 60);
+    max_out_ = rnd(1, 30);
+    most_samples_ = rnd(0, 1) ? 1 : 4;
+    max_len_ = max_prompt_ + max_out_;
+    policy_.max_seqs = rnd(most_samples_, 14);
+    policy_.max_step_tokens = rnd(0, 3) ? rnd(1, 64) : rnd(1, 6);
+    policy_.max_preemptions = rnd(0, 2) ? rnd(0, 4) : 1000;
+    policy_.max_overtakes = rnd(1, 6);
+    policy_.max_passed = rnd(1, 8);
+    policy_.watermark = rnd(0, 1) ? 0.0 : 0.01 * rnd(1, 10);
+    policy_.prefix_caching = rnd(0, 3) > 0;
+    policy_.max_queue = rnd(0, 4) ? 1000 : rnd(1, 8);
+    policy_.max_queued_tokens = rnd(0, 4) ? 0 : rnd(1, 4 * max_prompt_);
+  }
+  // From exactly the worst request's need to roomy.
+  int draw_blocks() {
+    const int worst = most_samples_ * ((max_len_ + block_size_ - 1) / block_size_);
+    return rnd(0, 2) ? worst + rnd(0, 1) : rnd(worst, 6 * worst);
+  }
+
+  GenerateRequest draw_request() {
+    GenerateRequest q;
+    q.prompt = prefixes_[size_t(rnd(0, 2))];
+    for (int k = rnd(0, 12); k-- > 0;) q.prompt.push_back(rnd(0, kVocab - 1));
+    if (int(q.prompt.size()) > max_prompt_) q.prompt.resize(size_t(max_prompt_));
+    q.sampling.max_tokens = rnd(0, 9) ? rnd(1, max_out_) : 1;
+    q.sampling.min_tokens = rnd(0, 3) ? 0 : rnd(0, q.sampling.max_tokens);
+    q.sampling.seed = rng_() % 5;
+    q.sampling.ignore_eos = rnd(0, 1);
+    if (rnd(0, 3) == 0) q.sampling.stop_tokens = {TokenId(rnd(0, kVocab - 1))};
+    if (rnd(0, 7) == 0) q.sampling.prompt_logprobs = rnd(0, 2);
+    if (rnd(0, 7) == 0) q.sampling.top_logprobs = rnd(1, 3);
+    q.cache_salt = rnd(0, 5) == 0;
+    q.num_samples = rnd(1, most_samples_);
+    if (rnd(0, 12) == 0) q.deadline = now_ + std::chrono::milliseconds(rnd(0, 300));
+    return q;
+  }
+
+  void submit() {
+    GenerateRequest q = draw_request();
+    const RequestId id = ++last_id_;
+    const int flaw = rnd(0, 40);
+    if (flaw == 0) q.sampling.max_tokens = max_len_ - int(q.prompt.size()) + 1;
+    if (flaw == 1) q.num_samples = policy_.max_seqs + 1;
+    if (flaw == 2) q.prompt.clear();
+    const auto before = scheduler_->stats();
+    const absl::Status status = scheduler_->add(id, q, now_);
+    scheduler_->check_invariants();
+    if (flaw <= 2) {
+      ASSERT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+      ++c_.refused;
+      return;
+    }
+    const bool full =
+        before.waiting >= policy_.max_queue ||
+        (policy_.max_queued_tokens && before.waiting &&
+         before.waiting_tokens + int64_t(q.prompt.size()) > policy_.max_queued_tokens);
+    ASSERT_EQ(status.code(), full ? absl::StatusCode::kResourceExhausted : absl::StatusCode::kOk);
+    if (full) {
+      ++c_.overloaded;
+      return;
+    }
+    ++c_.requests;
+    Sent& x = sent_[id];
+    const size_t n = size_t(q.num_samples);
+    x.out.resize(n), x.finish.resize(n, FinishReason::none), x.computed.resize(n);
+    x.restarts.resize(n);
+    x.r = std::move(q);
+    live_.insert(id);
+  }
+
+  void cancel() {
+    const RequestId id = RequestId(rnd(1, int(last_id_)));
+    const int sample = rnd(0, 1) ? kAllSamples : rnd(0, 3);
+    if (live_.count(id) > 0) {
+      const Sent& x = sent_[id];
+      const bool begun = x.computed[0] > 0, drawn = x.first_event;
+      c_.mid_prefill_cancels += sample == kAllSamples && begun && !drawn;
+      c_.sample_cancels += sample != kAllSamples && x.out.size() > 1;
+    }
+    scheduler_->cancel(id, sample);
+    scheduler_->check_invariants();
+  }
+
+  void take_events() {
+    for (const TokenEvent& e : events_) {
+      Sent& x = sent_.at(e.request);
+      ASSERT_LT(e.sample, x.out.size());
+      ASSERT_EQ(x.finish[e.sample], FinishReason::none) << "after the final event";
+      x.finish[e.sample] = e.finish;
+      ASSERT_TRUE(e.token >= 0 || e.finish == FinishReason::cancelled ||
+                  e.finish == FinishReason::deadline);
+      c_.deadlines += e.finish == FinishReason::deadline;
+      ASSERT_TRUE(e.finish != FinishReason::deadline || x.r.deadline <= now_);
+      if (e.token >= 0) {
+        take_token(x, e);
+      } else {
+        x.cancelled = true;
+      }
+      if (std::count(x.finish.begin(), x.finish.end(), FinishReason::none) == 0) {
+        live_.erase(e.request);
+      }
+    }
+    events_.clear();
+  }
+
+  void take_token(Sent& x, const TokenEvent& e) {
+    x.out[e.sample].push_back(e.token);
+    ++c_.tokens;
+    ASSERT_EQ(int(e.top.size()), x.r.sampling.top_logprobs);
+    const bool caches = policy_.prefix_caching && x.r.sampling.prompt_logprobs < 0;
+    ASSERT_LT(e.num_cached, int(x.r.prompt.size()));
+    ASSERT_EQ(e.num_cached % block_size_, 0);
+    ASSERT_TRUE(e.num_cached == 0 || (caches && !x.first_event));
+    c_.cached_tokens += e.num_cached;
+    if (x.r.sampling.prompt_logprobs < 0 || x.first_event) {
+      ASSERT_TRUE(e.prompt_logprobs.empty());
+    } else {
+      check_prompt_logprobs(x, e);
+    }
+    x.first_event = true;
+  }
+
+  void check_prompt_logprobs(const Sent& x, const TokenEvent& e) {
+    const int k = x.r.sampling.prompt_logprobs;
+    ASSERT_EQ(e.prompt_logprobs.size(), (x.r.prompt.size() - 1) * size_t(1 + k));
+    uint64_t h = 0;
+    for (size_t i = 0; i + 1 < x.r.prompt.size(); ++i) {
+      h = ledger_extend(h, x.r.prompt[i]);
+      const TokenLogprob& own = e.prompt_logprobs[i * size_t(1 + k)];
+      ASSERT_EQ(own.token, x.r.prompt[i + 1]);
+      ASSERT_EQ(own.logprob, ledger_logprob(h, own.token));
+    }
+    ++c_.prompt_logprobs;
+  }
+
+  void check_plan(const StepPlan& plan) {
+    int tokens = 0;
+    bool chunk_seen = false;
+    std::set<const Sequence*> once;
+    std::set<RequestId> in;
+    for (const StepRow& row : plan.rows) {
+      const Sequence& s = *row.seq;
+      Sent& x = sent_.at(s.id);
+      tokens += row.count;
+      const bool goes_on = row.begin >= s.num_prompt && row.begin + 1 >= s.num_tokens() &&
+                           row.begin == x.computed[s.sample];
+      ASSERT_FALSE(goes_on && chunk_seen) << "a decode after a chunk";
+      chunk_seen |= row.begin < s.num_prompt;
+      ASSERT_TRUE(once.insert(&s).second);
+      ASSERT_EQ(live_.count(s.id), 1u) << "launched for what has ended";
+      if (x.computed.size() == 1 || row.num_samples <= 1) {
+        ASSERT_TRUE(x.first_event == false || x.finish[s.sample] == FinishReason::none);
+      }
+      c_.forks += row.num_samples > 1;
+      note_restart(x, row);
+      in.insert(s.id);
+    }
+    c_.copies += int64_t(plan.fork_copies.size());
+    ASSERT_EQ(tokens, plan.num_tokens);
+    ASSERT_LE(tokens, policy_.max_step_tokens);
+    ASSERT_LE(int(plan.rows.size()), policy_.max_seqs);
+    check_waiting(in);
+    check_oldest(in);
+  }
+
+  void note_restart(Sent& x, const StepRow& row) {
+    int& computed = x.computed[row.seq->sample];
+    if (row.begin < computed) {
+      const int restarts = ++x.restarts[row.seq->sample];
+      ASSERT_LE(restarts, policy_.max_preemptions);
+      c_.restarts_at_bound += restarts == policy_.max_preemptions;
+    }
+    computed = row.begin + row.count;
+  }
+
+  // Nobody is overtaken more than max_overtakes times before it first comes in.
+  void check_waiting(const std::set<RequestId>& in) {
+    for (RequestId id : in) {
+      Sent& x = sent_.at(id);
+      if (x.entered) continue;
+      x.entered = true;
+      for (RequestId o : live_) {
+        if (o >= id) break;
+        if (sent_[o].entered || in.count(o) > 0) continue;
+        ++c_.overtakes;
+        ASSERT_LE(++sent_[o].overtaken, policy_.max_overtakes);
+      }
+    }
+  }
+
+  // Who is first in order advances in every step: nobody may take its memory or its budget. (With
+  // steps in flight it may have to wait for them, and behind a reservation for that request.)
+  void check_oldest(const std::set<RequestId>& in) {
+    if (depth_ > 1 || policy_.max_preemptions < 1000 || live_.empty()) return;
+    const RequestId oldest = *live_.begin();
+    ASSERT_TRUE(oldest != advancing_ || in.count(oldest) > 0) << "request " << oldest;
+    advancing_ = in.count(oldest) > 0 ? oldest : 0;
+  }
+
+  static bool stops(const SamplingParams& p, const std::vector<TokenId>& out) {
+    return int(out.size()) > p.min_tokens &&
+           ((out.back() == kEos && !p.ignore_eos) ||
+            std::count(p.stop_tokens.begin(), p.stop_tokens.end(), out.back()) > 0);
+  }
+
+  void finish() {
+    take_events();
+    ASSERT_TRUE(live_.empty());
+    for (const auto& [id, x] : sent_) {
+      for (size_t i = 0; i < x.out.size(); ++i) {
+        const auto want =
+            ledger_alone(x.r.prompt, x.r.sampling, int(i), std::vector<TokenId>{kEos}, kVocab);
+        const auto& got = x.out[i];
+        ASSERT_NE(x.finish[i], FinishReason::none) << "no final event";
+        ASSERT_LE(got.size(), want.size());
+        ASSERT_TRUE(std::equal(got.begin(), got.end(), want.begin())) << "request " << id;
+        if (x.finish[i] == FinishReason::cancelled || x.finish[i] == FinishReason::deadline) {
+          continue;
+        }
+        ASSERT_EQ(got, want) << "request " << id;
+        ASSERT_EQ(x.finish[i] == FinishReason::stop,
+                  int(got.size()) < x.r.sampling.max_tokens || stops(x.r.sampling, got));
+      }
+    }
+    const auto stats = scheduler_->stats();
+    ASSERT_EQ(pool_->num_available(), pool_->num_blocks()) << "blocks leaked";
+    ASSERT_EQ(stats.waiting + stats.running + stats.used_blocks, 0);
+    ASSERT_EQ(stats.waiting_tokens, 0);
+    c_.preemptions += stats.preemptions;
+  }
+
+  std::mt19937_64 rng_;
+  const int depth_;
+  Coverage& c_;
+  Policy policy_;
+  int block_size_ = 1, max_prompt_ = 1, max_out_ = 1, most_samples_ = 1, max_len_ = 1;
+  std::optional<BlockPool> pool_;
+  std::optional<Scheduler> scheduler_;
+  std::optional<LedgerRunner> runner_;
+  std::vector<TokenId> prefixes_[3];
+  std::map<RequestId, Sent> sent_;
+  std::set<RequestId> live_;
+  std::vector<TokenEvent> events_;
+  Instant now_{};
+  RequestId last_id_ = 0, advancing_ = 0;
+  int cancels_ = 0;
+};
+
+class Worlds : public ::testing::TestWithParam<int> {};
+
+TEST_P(Worlds, EveryOutputEqualsTheRequestRunAlone) {
+  std::signal(SIGABRT, say_world);
+  std::signal(SIGSEGV, say_world);
+  Coverage c;
+  current_depth = GetParam();
+  for (current_seed = 0; current_seed < kWorldsPerDepth; ++current_seed) {
+    World world(current_seed, current_depth, c);
+    world.run();
+    ASSERT_FALSE(HasFailure()) << "seed " << current_seed << ", depth " << current_depth;
+  }
+  std::printf(
+      "requests %ld (refused %ld, overloaded %ld) steps %ld tokens %ld preemptions %ld (at the "
+      "bound %ld) cached %ld forks %ld copies %ld cancels in prefill %ld of samples %ld deadlines "
+      "%ld overtakes %ld prompt logprobs %ld\n",
+      long(c.requests), long(c.refused), long(c.overloaded), long(c.steps), long(c.tokens),
+      long(c.preemptions), long(c.restarts_at_bound), long(c.cached_tokens), long(c.forks),
+      long(c.copies), long(c.mid_prefill_cancels), long(c.sample_cancels), long(c.deadlines),
+      long(c.overtakes), long(c.prompt_logprobs));
+  EXPECT_GT(c.refused, 0);
+  EXPECT_GT(c.overloaded, 0);
+  EXPECT_GT(c.preemptions, 0);
+  EXPECT_GT(c.restarts_at_bound, 0);
+  EXPECT_GT(c.cached_tokens, 0);
+  EXPECT_GT(c.forks, 0);
+  EXPECT_GT(c.copies, 0);
+  EXPECT_GT(c.mid_prefill_cancels, 0);
+  EXPECT_GT(c.sample_cancels, 0);
+  EXPECT_GT(c.deadlines, 0);
+  EXPECT_GT(c.overtakes, 0);
+  EXPECT_GT(c.prompt_logprobs, 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(Depth, Worlds, ::testing::Range(1, 5));
+
+}  // namespace
+}  // namespace sluice
