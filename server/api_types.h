@@ -51,6 +51,7 @@ struct ApiRequest {
   std::optional<int64_t> top_k;  // -1, 0: off
   std::optional<double> presence_penalty, frequency_penalty, repetition_penalty;
   std::optional<int64_t> seed, max_tokens, min_tokens, n;
+  const char* max_tokens_field = "max_tokens";         // what the client called it
   std::vector<std::pair<int64_t, double>> logit_bias;  // token id, bias
   std::vector<int64_t> allowed_token_ids;
   bool has_allowed_token_ids = false;  // an empty list is an error, not "all"

@@ -70,6 +70,11 @@ class Frontend {
   MaybeError tokenize(const ApiRequest&, std::vector<TokenId>* ids) const;
   MaybeError detokenize(const std::vector<TokenId>& ids, std::string* text) const;
 
+  // Whether start() would take a request now; cheap, so it can be asked before parsing one.
+  MaybeError accepting() const;
+  // For sluice_requests_rejected_total: call once with whatever error refused a request.
+  void count_rejected(const ApiError&) const;
+
   void set_ready();    // after warm-up
   void begin_drain();  // from now on start() refuses
   bool draining() const { return draining_; }
@@ -79,9 +84,10 @@ class Frontend {
   Metrics& metrics() const { return metrics_; }
 
  private:
-  MaybeError tokenize_prompt(const ApiRequest&, const PromptInput&, int index,
+  MaybeError tokenize_prompt(const ApiRequest&, const PromptInput&,
                              std::vector<TokenId>* ids) const;
-  MaybeError fill_prompts(const ApiRequest&, Job*) const;
+  MaybeError fit_prompt(const ApiRequest&, std::vector<TokenId>* ids, SamplingParams*) const;
+  MaybeError add_prompt(const ApiRequest&, const PromptInput&, const SamplingParams&, Job*) const;
 
   const ModelInfo model_;
   const Config::Server config_;

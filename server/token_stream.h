@@ -16,22 +16,24 @@ namespace sluice {
 struct StreamOptions {
   int num_samples = 1;  // per prompt
   std::vector<std::string> stop;
-  bool include_stop = false;  // stop strings and stop tokens appear in the text
-  bool skip_special = true;   // special tokens have no text
-  int min_tokens = 0;         // no stop string ends a sample before this
-  bool want_tokens = false;   // Delta::tokens is filled in
-  bool want_prompt = false;   // ChunkWriter::prompt is called
-  bool echo = false;          // each choice begins with its prompt
-  bool drop_output = false;   // max_tokens 0: the engine sampled one token that nobody asked for
-  int prompt_width = 0;       // 1 + alternatives of each prompt token; 0: no prompt logprobs
+  bool include_stop = false;         // stop strings and stop tokens appear in the text
+  bool skip_special = true;          // special tokens have no text
+  int min_tokens = 0;                // no stop string ends a sample before this
+  bool want_tokens = false;          // Delta::tokens is filled in
+  bool want_prompt = false;          // ChunkWriter::prompt is called
+  bool echo = false;                 // each choice begins with its prompt
+  bool drop_output = false;          // max_tokens 0: the engine samples one token nobody asked for
+  int prompt_width = 0;              // 1 + alternatives of a prompt token; 0: no prompt logprobs
   std::vector<TokenId> stop_tokens;  // the client's own, for the stop reason
   Instant received{};                // for the latency metrics
-  Instant deadline = kNever;
 };
 
 // A response on its way back to its client: one or several prompts (each one engine request), each
 // with one or several samples. Born, fed and destroyed on one I/O thread, so it needs no lock.
 // Detokenising and stop strings happen here, off the engine.
+//
+// A token counts as emitted (usage, logprobs, token ids) up to the one that ended its sample, that
+// one included; what the engine computed after a stop string was found does not.
 class TokenStream {
  public:
   struct Prompt {
@@ -40,8 +42,8 @@ class TokenStream {
     int num_tokens = 0;
   };
 
-  TokenStream(const Tokenizer&, StreamOptions, std::vector<Prompt>, std::unique_ptr<ChunkWriter>,
-              Metrics&);
+  TokenStream(std::shared_ptr<const Tokenizer>, StreamOptions, std::vector<Prompt>,
+              std::unique_ptr<ChunkWriter>, Metrics&);
   ~TokenStream();
 
   // cancel_sample: a stop string ended this sample, the engine need not go on with it.
@@ -49,31 +51,33 @@ class TokenStream {
   enum class Next { more, cancel_sample, failed };
   Next push(int prompt, TokenEvent&, Instant now);
   // After the events of one wake-up. False: the client is gone.
-  bool flush();
-  bool done() const { return num_open_ == 0; }  // and end() has been written by flush()
-  // Ends the response with an error, if it has not ended.
-  void fail(const ApiError&);
+  bool flush(Instant now);
+  bool done() const { return num_open_ == 0; }
+  // Ends the response with an error, if it has not ended. `reason` is for the metrics.
+  void fail(const ApiError&, const char* reason);
+  void abandon() { over_ = true; }  // nothing began: the caller reports the error itself
 
  private:
   struct Choice;
   struct PromptState;
 
-  void open_prompt(int prompt, TokenEvent&);
-  void add_token(Choice&, const PromptState&, TokenEvent&, bool hidden);
-  void begin_echo(Choice&, const PromptState&);
+  std::string take_text(Choice&, const TokenEvent&, bool hidden);
   std::string through_stops(Choice&, std::string text, bool last, int* stopped);
-  void record(Choice&, Instant now);
-  Usage usage_of(const Choice&) const;
+  void keep_token(Choice&, TokenEvent&, bool hidden);
+  void begin(Choice&, const PromptState&);
+  void emit(Choice&, bool force);
+  void echo_tokens(Choice&, const PromptState&);
+  void record_gap(Choice&, Instant now);
 
-  const Tokenizer& tokenizer_;
+  const std::shared_ptr<const Tokenizer> tokenizer_;
   const StreamOptions options_;
-  std::unique_ptr<ChunkWriter> writer_;
+  const std::unique_ptr<ChunkWriter> writer_;
   Metrics& metrics_;
   std::vector<PromptState> prompts_;
   std::vector<Choice> choices_;
   int num_open_ = 0;   // choices that have not finished
   bool over_ = false;  // end() or fail() was called
-  bool first_seen_ = false;
+  bool any_token_ = false;
 };
 
 }  // namespace sluice

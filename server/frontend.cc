@@ -1,0 +1,290 @@
+#include "server/frontend.h"
+
+#include <algorithm>
+#include <random>
+#include <utility>
+
+#include "base/hash.h"
+#include "server/request_check.h"
+#include "text/detokenizer.h"
+
+namespace sluice {
+namespace {
+
+constexpr int kDefaultCompletionTokens = 16;
+// No step of a healthy engine takes this long, on the slowest machine that is worth serving from.
+constexpr Nanos kStallLimit = std::chrono::seconds(60);
+
+std::string draw_id() {
+  thread_local std::mt19937_64 generator{(static_cast<uint64_t>(std::random_device{}()) << 32) ^
+                                         std::random_device{}()};
+  return fmt::format("{:016x}{:08x}", generator(), generator() >> 32);
+}
+
+std::string decode(const Tokenizer& tokenizer, const std::vector<TokenId>& ids, bool skip_special) {
+  Detokenizer detokenizer(tokenizer, skip_special);
+  std::string text;
+  for (const TokenId id : ids) text += detokenizer.push(id);
+  text += detokenizer.flush();
+  return text;
+}
+
+uint64_t hash_salt(std::string_view text) {
+  uint64_t hash = mix64(text.size());
+  for (const char c : text) hash = mix64(hash, static_cast<unsigned char>(c));
+  return hash | 1;  // 0 means: none
+}
+
+std::string_view trim(std::string_view text) {
+  constexpr std::string_view kSpace = " \t\r\n";
+  const size_t begin = text.find_first_not_of(kSpace);
+  if (begin == text.npos) return {};
+  return text.substr(begin, text.find_last_not_of(kSpace) - begin + 1);
+}
+
+}  // namespace
+
+Usage Job::usage() const {
+  Usage usage;
+  for (const auto& prompt : prompts) usage.prompt += prompt.num_tokens;
+  return usage;
+}
+
+Frontend::Frontend(ModelInfo model, const Config::Server& config, Engine& engine, StreamHub& hub,
+                   Metrics& metrics)
+    : model_(std::move(model)), config_(config), engine_(engine), hub_(hub), metrics_(metrics) {
+  for (TokenId id = 0; id < model_.tokenizer->vocab_size(); ++id)
+    longest_piece_ = std::max(longest_piece_, static_cast<int>(model_.tokenizer->piece(id).size()));
+}
+
+MaybeError Frontend::check_model(std::string_view model) const {
+  if (model.empty() || model == model_.name) return std::nullopt;
+  return api_error(ErrorKind::model_not_found, "model",
+                   "the model '{}' does not exist; this server has '{}'", model, model_.name);
+}
+
+MaybeError Frontend::render_chat(const ApiRequest& request, std::string* text) const {
+  if (!model_.chat_template)
+    return api_error(ErrorKind::invalid, "messages",
+                     "the model '{}' has no chat template; use /v1/completions", model_.name);
+  ChatInput input;
+  input.messages = request.messages;
+  input.kwargs = request.template_kwargs;
+  input.add_generation_prompt = request.add_generation_prompt;
+  absl::StatusOr<std::string> rendered = model_.chat_template->render(input);
+  if (!rendered.ok()) return api_error_from(annotate(rendered.status(), "messages"), "messages");
+  *text = *std::move(rendered);
+  if (!request.continue_final_message) return std::nullopt;
+  // The prompt ends where the last message's text does: what closes the turn is cut away.
+  const std::string_view last = trim(request.final_message);
+  const size_t at = text->rfind(last);
+  if (last.empty() || at == text->npos)
+    return api_error(ErrorKind::invalid, "continue_final_message",
+                     "continue_final_message needs a last message whose text the chat template "
+                     "writes out");
+  text->resize(at + last.size());
+  return std::nullopt;
+}
+
+MaybeError Frontend::tokenize_prompt(const ApiRequest& request, const PromptInput& prompt,
+                                     std::vector<TokenId>* ids) const {
+  const bool chat = request.kind == ApiKind::chat;
+  const char* field = chat ? "messages" : "prompt";
+  if (prompt.is_ids) {
+    for (const TokenId id : prompt.ids) {
+      if (id < 0 || id >= model_.vocab_size)
+        return api_error(ErrorKind::invalid, field,
+                         "{}: token id {} is not in the vocabulary of {} tokens", field, id,
+                         model_.vocab_size);
+    }
+    *ids = prompt.ids;
+    return std::nullopt;
+  }
+  // Text that cannot fit is refused without the work of tokenising it; normalisation may shrink
+  // text, but not fourfold.
+  const size_t fewest = prompt.text.size() / (4 * static_cast<size_t>(longest_piece_));
+  if (fewest > static_cast<size_t>(model_.max_model_len) && !request.truncate_prompt_tokens)
+    return api_error(ErrorKind::context_length, field,
+                     "{} has more than {} tokens, but this model's context is {} tokens", field,
+                     fewest, model_.max_model_len);
+  *ids = model_.tokenizer->encode(prompt.text, request.add_special_tokens.value_or(!chat));
+  return std::nullopt;
+}
+
+MaybeError Frontend::tokenize(const ApiRequest& request, std::vector<TokenId>* ids) const {
+  if (auto error = check_model(request.model)) return error;
+  PromptInput prompt;
+  if (request.kind == ApiKind::completion)
+    return tokenize_prompt(request, request.prompts.at(0), ids);
+  if (auto error = render_chat(request, &prompt.text)) return error;
+  return tokenize_prompt(request, prompt, ids);
+}
+
+MaybeError Frontend::detokenize(const std::vector<TokenId>& ids, std::string* text) const {
+  for (const TokenId id : ids) {
+    if (id < 0 || id >= model_.vocab_size)
+      return api_error(ErrorKind::invalid, "tokens",
+                       "tokens: token id {} is not in the vocabulary of {} tokens", id,
+                       model_.vocab_size);
+  }
+  *text = decode(*model_.tokenizer, ids, false);
+  return std::nullopt;
+}
+
+// Cuts the prompt if asked to, and checks that it and what is to come fit the context.
+MaybeError Frontend::fit_prompt(const ApiRequest& request, std::vector<TokenId>* ids,
+                                SamplingParams* sampling) const {
+  const char* field = request.kind == ApiKind::chat ? "messages" : "prompt";
+  if (const auto keep = request.truncate_prompt_tokens;
+      keep && static_cast<int64_t>(ids->size()) > *keep) {
+    const auto extra = static_cast<std::ptrdiff_t>(ids->size()) - *keep;
+    if (request.truncate_right) {
+      ids->resize(*keep);
+    } else {
+      ids->erase(ids->begin(), ids->begin() + extra);
+    }
+  }
+  if (ids->empty())
+    return api_error(ErrorKind::invalid, field, "{} must have at least one token", field);
+  const int64_t room = model_.max_model_len - static_cast<int64_t>(ids->size());
+  const int64_t asked = sampling->max_tokens;
+  if (room < std::max<int64_t>(asked, 1)) {
+    if (asked <= 0)
+      return api_error(ErrorKind::context_length, field,
+                       "{} has {} tokens and leaves no room for output: this model's context is {} "
+                       "tokens",
+                       field, ids->size(), model_.max_model_len);
+    return api_error(ErrorKind::context_length, request.max_tokens_field,
+                     "{} has {} tokens and {} is {}: together {}, but this model's context is {} "
+                     "tokens",
+                     field, ids->size(), request.max_tokens_field, asked, ids->size() + asked,
+                     model_.max_model_len);
+  }
+  if (asked < 0)
+    sampling->max_tokens = static_cast<int>(
+        request.kind == ApiKind::chat ? room : std::min<int64_t>(room, kDefaultCompletionTokens));
+  sampling->max_tokens = std::max(sampling->max_tokens, 1);
+  if (sampling->min_tokens > sampling->max_tokens && asked != 0)
+    return api_error(ErrorKind::invalid, "min_tokens",
+                     "min_tokens must be at most max_tokens ({}), not {}", sampling->max_tokens,
+                     sampling->min_tokens);
+  return std::nullopt;
+}
+
+MaybeError Frontend::add_prompt(const ApiRequest& request, const PromptInput& prompt,
+                                const SamplingParams& sampling, Job* job) const {
+  GenerateRequest generate;
+  generate.sampling = sampling;
+  if (auto error = tokenize_prompt(request, prompt, &generate.prompt)) return error;
+  const size_t whole = generate.prompt.size();
+  if (auto error = fit_prompt(request, &generate.prompt, &generate.sampling)) return error;
+  generate.num_samples = job->stream.num_samples;
+  generate.deadline = request.deadline;
+  if (!request.cache_salt.empty()) generate.cache_salt = hash_salt(request.cache_salt);
+  generate.tag = request.user_tag.empty() ? job->id : job->id + "/" + request.user_tag;
+
+  TokenStream::Prompt shown;
+  shown.num_tokens = static_cast<int>(generate.prompt.size());
+  if (request.echo || job->stream.want_prompt) shown.ids = generate.prompt;
+  if (request.echo) {
+    const bool verbatim = !prompt.is_ids && whole == generate.prompt.size();
+    shown.text = verbatim ? prompt.text
+                          : decode(*model_.tokenizer, generate.prompt, request.skip_special_tokens);
+  }
+  job->requests.push_back(std::move(generate));
+  job->prompts.push_back(std::move(shown));
+  return std::nullopt;
+}
+
+MaybeError Frontend::prepare(const ApiRequest& request, Job* job) const {
+  if (auto error = check_model(request.model)) return error;
+  SamplingParams sampling;
+  int num_samples = 1;
+  if (auto error = check_sampling(request, model_, config_, &sampling, &num_samples)) return error;
+  if (request.truncate_prompt_tokens && (*request.truncate_prompt_tokens < 1 ||
+                                         *request.truncate_prompt_tokens > model_.max_model_len))
+    return api_error(ErrorKind::invalid, "truncate_prompt_tokens",
+                     "truncate_prompt_tokens must be between 1 and {}, not {}",
+                     model_.max_model_len, *request.truncate_prompt_tokens);
+  job->id = request.request_id.empty() ? draw_id() : request.request_id;
+  job->stream = stream_options(request, sampling, num_samples);
+  if (request.kind == ApiKind::chat) {
+    PromptInput prompt;
+    if (auto error = render_chat(request, &prompt.text)) return error;
+    return add_prompt(request, prompt, sampling, job);
+  }
+  if (request.prompts.empty()) return api_error(ErrorKind::invalid, "prompt", "prompt is required");
+  if (request.prompts.size() > kMaxPrompts)
+    return api_error(ErrorKind::invalid, "prompt", "prompt may have at most {} entries, not {}",
+                     kMaxPrompts, request.prompts.size());
+  for (const PromptInput& prompt : request.prompts)
+    if (auto error = add_prompt(request, prompt, sampling, job)) return error;
+  return std::nullopt;
+}
+
+MaybeError Frontend::start(int shard, Job job, std::unique_ptr<ChunkWriter> writer,
+                           RequestId* stream) {
+  if (auto error = accepting()) return error;
+  const int num_prompts = static_cast<int>(job.requests.size());
+  const int num_samples = job.stream.num_samples;
+  auto opened = std::make_unique<TokenStream>(model_.tokenizer, std::move(job.stream),
+                                              std::move(job.prompts), std::move(writer), metrics_);
+  TokenStream& handle = *opened;
+  const std::vector<RequestId> ids = hub_.open(shard, std::move(opened), num_prompts, num_samples);
+  for (int i = 0; i < num_prompts; ++i) {
+    const absl::Status status = engine_.submit(ids[i], std::move(job.requests[i]));
+    if (status.ok()) continue;
+    ApiError error = api_error_from(status);
+    handle.abandon();
+    hub_.close(shard, ids.front(), engine_, i);
+    return error;
+  }
+  *stream = ids.front();
+  return std::nullopt;
+}
+
+void Frontend::cancel(int shard, RequestId stream) { hub_.close(shard, stream, engine_); }
+
+void Frontend::pump(int shard) { hub_.pump(shard, engine_); }
+
+void Frontend::count_rejected(const ApiError& error) const {
+  switch (error.kind) {
+    case ErrorKind::overloaded:
+      metrics_.rejected("queue_full").Increment();
+      break;
+    case ErrorKind::draining:
+    case ErrorKind::loading:
+      metrics_.rejected("draining").Increment();
+      break;
+    case ErrorKind::context_length:
+      metrics_.rejected("too_long").Increment();
+      break;
+    case ErrorKind::invalid:
+    case ErrorKind::unsupported:
+    case ErrorKind::model_not_found:
+      metrics_.rejected("invalid").Increment();
+      break;
+    default:
+      break;
+  }
+}
+
+MaybeError Frontend::accepting() const {
+  if (draining_) return api_error(ErrorKind::draining, "", "the server is shutting down");
+  if (!ready_) return api_error(ErrorKind::loading, "", "the model is not ready yet");
+  return std::nullopt;
+}
+
+void Frontend::set_ready() { ready_ = true; }
+void Frontend::begin_drain() { draining_ = true; }
+
+Readiness Frontend::readiness() const {
+  if (draining_) return {false, "draining"};
+  if (!ready_) return {false, "starting"};
+  const Scheduler::Stats stats = engine_.stats();
+  if (stats.running + stats.waiting > 0 && engine_.since_progress() > kStallLimit)
+    return {false, "stalled"};
+  return {true, ""};
+}
+
+}  // namespace sluice
