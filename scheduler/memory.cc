@@ -121,9 +121,11 @@ int Scheduler::Impl::remaining_need(const Record& r) const {
   for (const Sequence& s : r.seqs) {
     if (s.ended) continue;
     need += r.final_blocks - int(s.blocks.size());
-    if (int(s.blocks.size()) <= r.shared_blocks || s.num_prompt % block_size_ == 0) continue;
-    if (pool_.refs(s.blocks[r.shared_blocks]) == 1) continue;
-    refs = pool_.refs(s.blocks[r.shared_blocks]);
+    // Fresh from the fork: the next token goes to the partial block that samples share.
+    if (s.num_scheduled != s.num_prompt || s.num_prompt % block_size_ == 0) continue;
+    const int holders = pool_.refs(s.blocks[r.shared_blocks]);
+    if (holders == 1) continue;
+    refs = holders;
     ++sharing;
   }
   return need + sharing - (sharing > 0 && sharing == refs ? 1 : 0);
