@@ -110,15 +110,15 @@ bool Sampler::adjust(const float* row, int64_t vocab, const SampleBatch& b, int6
 // candidates_[0, n) = the tokens that top-k, min-p and top-p leave, by falling weight or not at
 // all ordered; the same for the same row.
 size_t Sampler::collect(int64_t vocab, float total, int64_t top_k, float min_p, float top_p) {
-  // A bound on the weight (the best token's is 1) under which no survivor can be: whatever one
-  // filter alone would keep is enough.
+  // A bound on the weight (the best token's is 1) under which no survivor can be. Top-p alone
+  // knows its target from the whole row's weight; behind another filter, from what that one keeps.
+  const bool only_top_p = top_k == 0 && !(min_p > 0);
   float bound = 0;
   for (const float step : {0x1p-3f, 0x1p-6f, 0x1p-10f, 0x1p-16f, 0x1p-32f}) {
     float sum = 0;
     const int64_t count = kernels_->mass_at_least(weights_.data(), vocab, step, &sum);
-    const bool enough = (top_k > 0 && count >= top_k) || step <= min_p ||
-                        (top_p < 1 && sum >= top_p * total * 1.0001f);
-    if (enough) {
+    if (only_top_p ? sum >= top_p * total * 1.0001f
+                   : step <= min_p || (top_k > 0 && count >= top_k)) {
       bound = step;
       break;
     }
@@ -137,18 +137,21 @@ size_t Sampler::collect(int64_t vocab, float total, int64_t top_k, float min_p, 
                      before);
     n = size_t(top_k);
   }
-  return top_p < 1 ? nucleus(n, top_p) : n;
+  if (!(top_p < 1)) return n;
+  double kept = total;
+  if (!only_top_p) {
+    kept = 0;
+    for (size_t c = 0; c < n; ++c) kept += candidates_[c].weight;
+  }
+  return nucleus(n, std::max(0.0, double(top_p) * kept));
 }
 
-// The smallest set of the heaviest candidates that holds `top_p` of their weight: a quickselect on
-// the running sum.
-size_t Sampler::nucleus(size_t count, float top_p) {
+// The fewest of the heaviest candidates that weigh `target` together: a quickselect on the running
+// sum.
+size_t Sampler::nucleus(size_t count, double target) {
   const auto before = [](const Candidate& a, const Candidate& b) {
     return a.weight != b.weight ? a.weight > b.weight : a.id < b.id;
   };
-  double total = 0;
-  for (size_t i = 0; i < count; ++i) total += candidates_[i].weight;
-  const double target = std::max(0.0, double(top_p)) * total;
   size_t low = 0, high = count;  // the answer is in (low, high]
   double held = 0;               // weight of [0, low)
   while (high - low > 1) {
@@ -173,10 +176,11 @@ int32_t Sampler::choose(const float* row, int64_t vocab, const SampleBatch& b, i
   // The factor is bounded so that 0 * factor stays 0: such a draw is the argmax anyway.
   const float factor = std::min(1.0f / temperature, 1e30f);
   const float total = kernels_->sum_exp(weights_.data(), row, vocab, max, factor);
-  const int64_t top_k = at<int32_t>(b.top_k, i, 0);
-  const float min_p = at(b.min_p, i, 0.0f), top_p = at(b.top_p, i, 1.0f);
+  int64_t top_k = at<int32_t>(b.top_k, i, 0);
+  if (top_k < 0 || top_k >= vocab) top_k = 0;
+  const float min_p = std::min(at(b.min_p, i, 0.0f), 1.0f), top_p = at(b.top_p, i, 1.0f);
   const double u = uniform(at<uint64_t>(b.seed, i, 0), at<int32_t>(b.position, i, 0));
-  if ((top_k > 0 && top_k < vocab) || min_p > 0 || top_p < 1) {
+  if (top_k > 0 || min_p > 0 || top_p < 1) {
     const size_t n = collect(vocab, total, top_k, min_p, top_p);
     double sum = 0;
     for (size_t c = 0; c < n; ++c) sum += candidates_[c].weight;

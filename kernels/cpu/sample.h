@@ -33,7 +33,7 @@ class Sampler {
   int32_t choose(const float* row, int64_t vocab, const SampleBatch& batch, int64_t index,
                  float max);
   size_t collect(int64_t vocab, float total, int64_t top_k, float min_p, float top_p);
-  size_t nucleus(size_t count, float top_p);
+  size_t nucleus(size_t count, double target);
 
   const Kernels* kernels_;
   std::vector<float> adjusted_;  // logits after penalties, biases and mask

@@ -1,0 +1,105 @@
+#include <gtest/gtest.h>
+
+#include <thread>
+
+#include "kernel_test_util.h"
+
+namespace sluice {
+namespace {
+
+TEST(Convert, Bf16RoundsToNearestEven) {
+  std::mt19937 rng(1);
+  for (uint32_t h = 0; h < 0x10000; ++h) {
+    const float f = cpu::from_bf16(uint16_t(h));
+    if (std::isnan(f)) {
+      EXPECT_TRUE(std::isnan(cpu::from_bf16(cpu::to_bf16(f))));
+    } else {
+      ASSERT_EQ(cpu::to_bf16(f), h);
+    }
+  }
+  EXPECT_EQ(cpu::to_bf16(1.00390625f), 0x3f80);    // half way: down to even
+  EXPECT_EQ(cpu::to_bf16(1.01171875f), 0x3f82);    // half way: up to even
+  EXPECT_EQ(cpu::to_bf16(1.00390637f), 0x3f81);    // just past half
+  EXPECT_EQ(cpu::to_bf16(3.4028235e38f), 0x7f80);  // rounds to infinity
+}
+
+TEST(Convert, F16MatchesTheCompiler) {
+  for (uint32_t h = 0; h < 0x10000; ++h) {
+    const float f = cpu::from_f16(uint16_t(h));
+    if (std::isnan(f)) {
+      EXPECT_TRUE(std::isnan(cpu::from_f16(cpu::to_f16(f))));
+    } else {
+      ASSERT_EQ(cpu::to_f16(f), h) << f;
+    }
+  }
+  EXPECT_EQ(cpu::from_f16(0x3c00), 1.0f);
+  EXPECT_EQ(cpu::from_f16(0x0001), 0x1p-24f);
+  EXPECT_EQ(cpu::to_f16(65519.0f), 0x7bff);
+  EXPECT_EQ(cpu::to_f16(65520.0f), 0x7c00);
+  EXPECT_EQ(cpu::to_f16(1.00048828125f), 0x3c00);  // half way: down to even
+  EXPECT_EQ(cpu::to_f16(1.00146484375f), 0x3c02);  // half way: up to even
+  EXPECT_EQ(cpu::to_f16(0x1p-25f), 0);             // half way: down to even
+  EXPECT_EQ(cpu::to_f16(0x1.8p-24f), 2);           // half way: up to even
+}
+
+class Pack : public EachIsa {};
+SLUICE_EACH_ISA(Pack);
+
+// embed gives back what was packed, for every pair of types.
+TEST_P(Pack, EmbedGivesBackTheRows) {
+  std::mt19937 rng(2);
+  for (const DType type : {DType::f32, DType::bf16, DType::f16}) {
+    for (const int64_t width : {1, 2, 31, 64, 1025}) {
+      const int64_t vocab = 53;
+      Layer table(ops(), device(), type, vocab, width, rng);
+      std::vector<int32_t> ids = {0, 52, 16, 15, 16, 3, 47, 48};
+      Matrix out(8, width, width + 2);
+      ops().embed(out.tensor(), table.weight, i32(ids));
+      for (int64_t r = 0; r < 8; ++r) {
+        for (int64_t c = 0; c < width; ++c) {
+          ASSERT_EQ(out.at(r, c), table.values.at(ids[r], c)) << name_of(type) << " " << width;
+        }
+      }
+      EXPECT_TRUE(out.canaries_live());
+    }
+  }
+}
+
+TEST_P(Pack, SourcesOfEveryTypeAreConverted) {
+  std::mt19937 rng(3);
+  const int64_t rows = 37, width = 66;
+  Matrix values(rows, width);
+  values.randomize(rng);
+  for (const DType from : {DType::f32, DType::bf16, DType::f16}) {
+    for (const DType to : {DType::f32, DType::bf16, DType::f16}) {
+      std::vector<uint16_t> halves(rows * width);
+      for (int64_t i = 0; i < rows * width; ++i) {
+        const float v = values.at(i / width, i % width);
+        halves[i] = from == DType::bf16 ? cpu::to_bf16(v) : cpu::to_f16(v);
+      }
+      const Tensor source =
+          from == DType::f32 ? values.tensor() : Tensor::of(halves.data(), from, {rows, width});
+      auto memory = device().allocate(ops().weight_bytes(to, rows, width), Memory::device);
+      const Weight w = ops().make_weight(memory.get(), to, rows, width);
+      std::vector<std::thread> packers;  // rows of one tile from two threads
+      for (const auto& [first, count] : {std::pair{0, 21}, std::pair{21, 16}}) {
+        packers.emplace_back([&, first = first, count = count] {
+          ops().pack_rows(w, first, source.rows(first, count));
+        });
+      }
+      for (std::thread& t : packers) t.join();
+      std::vector<int32_t> ids(rows);
+      for (int64_t r = 0; r < rows; ++r) ids[r] = int32_t(r);
+      Matrix out(rows, width);
+      ops().embed(out.tensor(), w, i32(ids));
+      for (int64_t r = 0; r < rows; ++r) {
+        for (int64_t c = 0; c < width; ++c) {
+          ASSERT_EQ(out.at(r, c), Layer::stored(Layer::stored(values.at(r, c), from), to));
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace sluice
