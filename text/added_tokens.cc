@@ -1,5 +1,7 @@
 #include "text/added_tokens.h"
 
+#include <utility>
+
 #include "base/check.h"
 #include "text/utf8.h"
 
@@ -42,13 +44,6 @@ uint64_t edge(int32_t node, char byte) {
 
 }  // namespace
 
-AddedTokenMatcher::AddedTokenMatcher() : nodes_(1) {
-  // A word character by UTS 18, which has the joiners that Oniguruma's \w does not.
-  absl::StatusOr<Regex> word = Regex::compile("\\A[\\w\\u200c\\u200d]");
-  CHECK(word.ok());
-  word_ = *std::move(word);
-}
-
 bool AddedTokenMatcher::add(std::string_view pattern, const AddedToken& token) {
   CHECK(!pattern.empty());
   int32_t node = 0;
@@ -61,6 +56,12 @@ bool AddedTokenMatcher::add(std::string_view pattern, const AddedToken& token) {
   nodes_[node].token = static_cast<int32_t>(tokens_.size());
   tokens_.push_back(token);
   begins_[static_cast<uint8_t>(pattern[0])] = true;
+  if (token.single_word && !word_) {
+    // A word character by UTS 18, which has the joiners that Oniguruma's \w does not.
+    absl::StatusOr<Regex> word = Regex::compile("\\A[\\w\\u200c\\u200d]");
+    CHECK(word.ok());
+    word_ = *std::move(word);
+  }
   return true;
 }
 
@@ -88,7 +89,7 @@ bool AddedTokenMatcher::stands_alone(std::string_view text, const Found& found,
                                      Regex::Scratch& scratch) const {
   const auto is_word = [&](size_t at) {
     const std::string_view character = text.substr(at, utf8_step(text, at).length);
-    return Regex::Matches(word_, character, scratch).next().has_value();
+    return Regex::Matches(*word_, character, scratch).next().has_value();
   };
   return (found.begin == 0 || !is_word(previous_character(text, found.begin))) &&
          (found.end == text.size() || !is_word(found.end));

@@ -4,6 +4,7 @@
 #include <absl/functional/function_ref.h>
 
 #include <array>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -28,7 +29,6 @@ struct AddedToken {
 // Finds added tokens in a text: the leftmost, of those the longest. Immutable, thread-safe.
 class AddedTokenMatcher {
  public:
-  AddedTokenMatcher();
   // `pattern`: the content as it is looked for (maybe normalised), not empty. False when another
   // token has the same.
   bool add(std::string_view pattern, const AddedToken& token);
@@ -54,10 +54,10 @@ class AddedTokenMatcher {
   bool stands_alone(std::string_view text, const Found& found, Regex::Scratch& scratch) const;
 
   std::vector<AddedToken> tokens_;
-  std::vector<Node> nodes_;                                 // a trie; 0 is the root
+  std::vector<Node> nodes_ = std::vector<Node>(1);          // a trie; 0 is the root
   absl::flat_hash_map<uint64_t, int32_t, EdgeHash> edges_;  // node << 8 | byte -> node
   std::array<bool, 256> begins_{};                          // bytes that a pattern begins with
-  Regex word_;
+  std::optional<Regex> word_;                               // when a token asks for it
 };
 
 }  // namespace sluice

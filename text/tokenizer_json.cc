@@ -273,9 +273,10 @@ absl::Status read_template(const At& at, TokenizerParts& parts) {
     }
   }
   if (sequences != 1) return wrong(single, "must hold sequence A once");
-  // Of several templates, the later ones go around the earlier ones.
-  parts.prefix.insert(parts.prefix.begin(), before.begin(), before.end());
-  parts.suffix.insert(parts.suffix.end(), behind.begin(), behind.end());
+  if (!parts.prefix.empty() || !parts.suffix.empty())
+    return wrong(at["type"], "there may be one template only");
+  parts.prefix = std::move(before);
+  parts.suffix = std::move(behind);
   return absl::OkStatus();
 }
 
@@ -342,6 +343,10 @@ class AddedTokenReader {
       : parts_(parts), next_(static_cast<TokenId>(parts.bpe.size())) {
     parts.bpe.for_each(
         [&](const std::string&, TokenId id, const std::string&) { taken_.insert(id); });
+    for (const AddedToken& token : parts.added) {
+      taken_.insert(token.id);
+      next_ = std::max(next_, token.id + 1);
+    }
   }
 
   absl::Status add(const At& at, const At& id_at, TokenId id, bool may_override) {
@@ -362,7 +367,7 @@ class AddedTokenReader {
     if (id != expected)
       return wrong(id_at, fmt::format("'{}' must have id {}", token->content, expected));
     if (!known && !taken_.insert(id).second) return wrong(id_at, "is the id of another token");
-    if (!known || id >= next_) next_ = std::max(next_, id + 1);
+    if (!known) next_ = id + 1;
     parts_.added.push_back(*std::move(token));
     return absl::OkStatus();
   }

@@ -1,0 +1,103 @@
+#include "tests/unit/text/golden.h"
+
+#include <gtest/gtest.h>
+
+#include <sstream>
+
+#include "text/detokenizer.h"
+
+namespace sluice::golden {
+namespace {
+
+using Json = nlohmann::json;
+
+std::string decode(const Tokenizer& tokenizer, const std::vector<TokenId>& ids, bool skip_special) {
+  Detokenizer detokenizer(tokenizer, skip_special);
+  std::string out;
+  for (const TokenId id : ids) out += detokenizer.push(id);
+  return out + detokenizer.flush();
+}
+
+std::string packed(const std::vector<TokenId>& ids) {
+  std::string out;
+  for (const TokenId id : ids)
+    for (int shift = 0; shift < 32; shift += 8) out.push_back(static_cast<char>(id >> shift));
+  return out + "\xff\xff\xff\xff";
+}
+
+// As everything() in make_fixtures.py.
+std::string everything(const Tokenizer& tokenizer, Fuzz& fuzz, std::string& text, bool ids_only) {
+  text = fuzz.string();
+  const std::vector<TokenId> plain = tokenizer.encode(text, false);
+  std::vector<TokenId> loose;
+  for (uint64_t n = fuzz.below(12); n > 0; --n)
+    loose.push_back(static_cast<TokenId>(fuzz.below(tokenizer.vocab_size() + 2)));
+  std::string out = packed(plain) + packed(tokenizer.encode(text, true));
+  if (ids_only) return out;
+  for (const auto& ids : {plain, loose})
+    for (const bool skip : {true, false}) out += decode(tokenizer, ids, skip) + "\xff";
+  return out;
+}
+
+std::string hash(std::string_view bytes) {
+  uint64_t h = 0xCBF29CE484222325ull;
+  for (const char byte : bytes) h = (h ^ static_cast<uint8_t>(byte)) * 0x100000001B3ull;
+  return fmt::format("{:08x}", static_cast<uint32_t>(h));
+}
+
+// Compares with all hashes of a list, and returns how many there were.
+int compare(const std::string& name, const Tokenizer& tokenizer, const std::string& hashes,
+            bool ids_only = false) {
+  static const Json table = fixture("fragments.json");
+  std::istringstream in(hashes);
+  std::string expected, text;
+  int count = 0, wrong = 0;
+  for (; in >> expected; ++count) {
+    Fuzz fuzz(table, count);
+    if (hash(everything(tokenizer, fuzz, text, ids_only)) == expected) continue;
+    if (++wrong <= 5)
+      ADD_FAILURE() << name << ": string " << count << " differs: "
+                    << Json(text).dump(-1, ' ', true, Json::error_handler_t::replace);
+  }
+  EXPECT_EQ(wrong, 0) << name;
+  return count;
+}
+
+class Golden : public testing::TestWithParam<const char*> {};
+
+TEST_P(Golden, FiveThousandFuzzedStringsAreAsTheReferenceHasThem) {
+  const std::string name = GetParam();
+  auto tokenizer = load(read(fixtures() / (name + ".json")));
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  EXPECT_EQ(compare(name, **tokenizer, read(fixtures() / (name + ".hashes"))), 5000);
+}
+
+TEST_P(Golden, ReadableCases) {
+  const std::string name = GetParam();
+  auto tokenizer = load(read(fixtures() / (name + ".json")));
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  const Json cases = fixture(name + ".cases.json");
+  ASSERT_GT(cases.size(), 60u);
+  for (const Json& c : cases) {
+    const auto ids = c["ids"].get<std::vector<TokenId>>();
+    EXPECT_EQ((*tokenizer)->encode(c["text"].get<std::string>(), true), ids) << c["text"];
+    EXPECT_EQ(decode(**tokenizer, ids, true), c["decoded"].get<std::string>());
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, Golden, testing::Values("gpt2", "llama3", "qwen2"),
+                         [](const auto& info) { return std::string(info.param); });
+
+TEST(GoldenVariants, EverySettingIsAsTheReferenceHasIt) {
+  for (const Json& variant : fixture("variants.json")) {
+    Json doc = fixture(variant["base"].get<std::string>() + ".json");
+    doc.merge_patch(variant["patch"]);
+    const auto name = variant["name"].get<std::string>();
+    auto tokenizer = load(doc.dump());
+    ASSERT_TRUE(tokenizer.ok()) << name << ": " << tokenizer.status();
+    EXPECT_EQ(compare(name, **tokenizer, variant["hashes"], variant["ids_only"]), 300);
+  }
+}
+
+}  // namespace
+}  // namespace sluice::golden

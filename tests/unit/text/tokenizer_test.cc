@@ -1,0 +1,216 @@
+#include "text/tokenizer.h"
+
+#include <gtest/gtest.h>
+
+#include <thread>
+
+#include "base/hash.h"
+#include "tests/unit/text/golden.h"
+#include "text/bpe.h"
+#include "text/byte_alphabet.h"
+#include "text/detokenizer.h"
+#include "text/regex.h"
+
+namespace sluice {
+namespace {
+
+using Json = nlohmann::json;
+
+std::unique_ptr<Tokenizer> load_fixture(const std::string& name) {
+  auto tokenizer = golden::load(golden::read(golden::fixtures() / (name + ".json")));
+  EXPECT_TRUE(tokenizer.ok()) << tokenizer.status();
+  return *std::move(tokenizer);
+}
+
+std::string bytes_of(const Tokenizer& tokenizer, const std::vector<TokenId>& ids) {
+  std::string out;
+  for (const TokenId id : ids) out += tokenizer.piece(id);
+  return out;
+}
+
+// A model over all bytes, with entries and merges of its own.
+Bpe make_bpe(const Bpe::Merges& merges, bool ignore_merges = false) {
+  Bpe::Vocabulary vocabulary;
+  for (int byte = 0; byte < 256; ++byte) {
+    std::string letter;
+    append_utf8(letter, byte_alphabet()[byte]);
+    vocabulary.emplace_back(letter, byte);
+  }
+  for (const auto& [left, right] : merges)
+    vocabulary.emplace_back(left + right, static_cast<TokenId>(vocabulary.size()));
+  auto bpe = Bpe::make(vocabulary, merges, ignore_merges);
+  EXPECT_TRUE(bpe.ok()) << bpe.status();
+  return *std::move(bpe);
+}
+
+// By the definition: the best pair of all, the leftmost of those, again and again.
+std::vector<TokenId> naive(const Bpe& bpe, const Bpe::Merges& merges, std::string_view text) {
+  std::vector<std::string> parts;
+  for (const char c : text) parts.emplace_back(1, c);
+  for (;;) {
+    size_t rank = merges.size(), at = 0;
+    for (size_t i = 0; i + 1 < parts.size(); ++i)
+      for (size_t m = 0; m < rank; ++m)
+        if (merges[m].first == parts[i] && merges[m].second == parts[i + 1]) rank = m, at = i;
+    if (rank == merges.size()) break;
+    parts[at] += parts[at + 1];
+    parts.erase(parts.begin() + at + 1);
+  }
+  std::vector<TokenId> out;
+  for (const std::string& part : parts) out.push_back(*bpe.find(part));
+  return out;
+}
+
+TEST(Bpe, ShortAndLongPiecesMergeAsTheDefinitionSays) {
+  uint64_t state = 1;
+  const auto below = [&](uint64_t n) { return (state = mix64(state)) % n; };
+  for (int round = 0; round < 60; ++round) {
+    std::vector<std::string> known = {"a", "b", "c"};
+    Bpe::Merges merges;
+    for (int tries = 0; tries < 25; ++tries) {
+      const std::string left = known[below(known.size())], right = known[below(known.size())];
+      if (std::count(known.begin(), known.end(), left + right)) continue;
+      known.push_back(left + right);
+      merges.emplace_back(left, right);
+    }
+    const Bpe bpe = make_bpe(merges);
+    Bpe::Scratch scratch;
+    for (int text = 0; text < 40; ++text) {
+      std::string piece;
+      // Both sides of the border between the two ways of merging.
+      for (size_t length = 1 + below(120); piece.size() < length;) piece += "abc"[below(3)];
+      std::vector<TokenId> out;
+      bpe.encode(piece, scratch, out);
+      ASSERT_EQ(out, naive(bpe, merges, piece)) << piece;
+    }
+  }
+}
+
+TEST(Bpe, AMegabyteOfOneLetterIsNoTrouble) {
+  Bpe::Merges merges;
+  for (std::string unit = "a"; unit.size() <= 4096; unit += unit) merges.emplace_back(unit, unit);
+  const Bpe bpe = make_bpe(merges);
+  Bpe::Scratch scratch;
+  std::vector<TokenId> out;
+  bpe.encode(std::string(1 << 20, 'a'), scratch, out);
+  EXPECT_EQ(out, std::vector<TokenId>(128, *bpe.find(std::string(8192, 'a'))));
+}
+
+TEST(Tokenizer, EncodesEveryByteStringToTokensWithTheSameBytes) {
+  const auto tokenizer = load_fixture("llama3");
+  for (const std::string& text :
+       {std::string(), std::string("\0\1\2", 3), std::string(300000, ' '), std::string(300000, 'x'),
+        std::string(200000, '\n') + "x", std::string("\xC2\xA0 \xE2\x80\xA8 \xF0\x9F\x98\x80")})
+    EXPECT_EQ(bytes_of(*tokenizer, tokenizer->encode(text, false)), text);
+  EXPECT_EQ(bytes_of(*tokenizer, tokenizer->encode("a\xFF\xE2\x82z", false)),
+            "a\xEF\xBF\xBD\xEF\xBF\xBDz");
+}
+
+TEST(Tokenizer, RunsOfMarksAreNormalisedInReasonableTime) {
+  const auto tokenizer = load_fixture("qwen2");
+  std::string text, expected;
+  const std::string low = "\u0316", high = "\u0301";
+  for (int i = 0; i < 100000; ++i) text += high + low;
+  for (int i = 0; i < 100000; ++i) expected += low;
+  for (int i = 0; i < 100000; ++i) expected += high;
+  EXPECT_EQ(bytes_of(*tokenizer, tokenizer->encode(text, false)), expected);
+}
+
+TEST(Tokenizer, KnowsItsTokens) {
+  const auto tokenizer = load_fixture("llama3");
+  const auto bos = tokenizer->find("<|begin_of_text|>");
+  ASSERT_TRUE(bos);
+  EXPECT_TRUE(tokenizer->is_special(*bos));
+  EXPECT_EQ(tokenizer->piece(*bos), "<|begin_of_text|>");
+  EXPECT_EQ(tokenizer->encode("", true), std::vector<TokenId>{*bos});
+  EXPECT_EQ(tokenizer->encode("<|begin_of_text|>", false), std::vector<TokenId>{*bos});
+  const auto the = tokenizer->find("\u0120the");
+  ASSERT_TRUE(the);
+  EXPECT_FALSE(tokenizer->is_special(*the));
+  EXPECT_EQ(tokenizer->piece(*the), " the");
+  EXPECT_EQ(tokenizer->vocab_size(), 1505);
+  EXPECT_FALSE(tokenizer->find("no such token"));
+  for (const TokenId id : {-1, 1505, 1 << 30}) {
+    EXPECT_EQ(tokenizer->piece(id), "");
+    EXPECT_FALSE(tokenizer->is_special(id));
+  }
+  // Not special, so it stays in the text that a client sees.
+  const auto qwen2 = load_fixture("qwen2");
+  EXPECT_FALSE(qwen2->is_special(*qwen2->find("<tool_call>")));
+}
+
+TEST(Tokenizer, AnAddedTokenGivesItsContentBack) {
+  Json doc = golden::fixture("gpt2.json");
+  const int id = doc["added_tokens"].back()["id"].get<int>() + 1;
+  doc["added_tokens"].push_back({{"id", id}, {"content", "\u00f6\u0120"}, {"normalized", false}});
+  const auto tokenizer = golden::load(doc.dump());
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  EXPECT_EQ((*tokenizer)->encode("\u00f6\u0120", false), std::vector<TokenId>{id});
+  EXPECT_EQ((*tokenizer)->piece(id), "\u00f6\u0120");
+}
+
+TEST(Tokenizer, TheConfigAddsAndOverridesAddedTokens) {
+  const golden::ModelDir dir(golden::read(golden::fixtures() / "qwen2.json"));
+  const auto before = Tokenizer::load(dir.path());
+  ASSERT_TRUE(before.ok());
+  const TokenId call = *(*before)->find("<tool_call>");
+  const int next = (*before)->vocab_size();
+  const Json decoder = {{std::to_string(call), {{"content", "<tool_call>"}, {"special", true}}},
+                        {std::to_string(next), {{"content", "<new>"}, {"special", true}}},
+                        {std::to_string(next + 1), {{"content", "<newer>"}}}};
+  dir.write("tokenizer_config.json", Json{{"added_tokens_decoder", decoder}}.dump());
+  const auto after = Tokenizer::load(dir.path());
+  ASSERT_TRUE(after.ok()) << after.status();
+  EXPECT_TRUE((*after)->is_special(call));
+  EXPECT_TRUE((*after)->is_special(next));
+  EXPECT_FALSE((*after)->is_special(next + 1));
+  EXPECT_EQ((*after)->encode("<new><newer>", false), (std::vector<TokenId>{next, next + 1}));
+}
+
+TEST(Tokenizer, ThreadsShareOne) {
+  const auto tokenizer = load_fixture("qwen2");
+  const Json table = golden::fixture("fragments.json");
+  std::vector<std::string> texts;
+  std::vector<std::vector<TokenId>> expected;
+  for (uint64_t seed = 0; seed < 200; ++seed) {
+    texts.push_back(golden::Fuzz(table, seed).string());
+    expected.push_back(tokenizer->encode(texts.back(), true));
+  }
+  std::vector<std::thread> threads;
+  std::vector<int> wrong(4, 0);
+  for (int t = 0; t < 4; ++t)
+    threads.emplace_back([&, t] {
+      for (size_t i = 0; i < texts.size(); ++i)
+        wrong[t] += tokenizer->encode(texts[i], true) != expected[i];
+    });
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(wrong, std::vector<int>(4, 0));
+}
+
+TEST(Regex, WhatMayMeanSomethingElseIsRefused) {
+  for (const char* pattern :
+       {"(",      ")",       "[",         "[]",          "[a",          "a{",     "{2}",
+        "*a",     "a**",     "a{2}?",     "a{3,2}",      "a{99999999}", "\\",     "\\1",
+        "\\b",    "\\k<a>",  "\\p{Thai}", "\\p{L",       "\\pL",        "[\\D]",  "[a[b]]",
+        "[a&&b]", "[b-a]",   "[\\d-z]",   "[a-\\d]",     "[[:alpha:]]", "(?m:a)", "(?<n>a)",
+        "(?#x)",  "(?i)a",   "^*",        "\\x{110000}", "\\x{d800}",   "\\xff",  "\\u12",
+        "\\q",    "(?<=a+)b"})
+    EXPECT_FALSE(Regex::compile(pattern).ok()) << pattern;
+  EXPECT_FALSE(Regex::compile(std::string(1 << 20, 'a')).ok());
+  EXPECT_FALSE(Regex::compile(std::string(5000, '(') + "a" + std::string(5000, ')')).ok());
+}
+
+TEST(Regex, APatternThatExplodesLosesNoText) {
+  const auto regex = Regex::compile("(?:(?:a|aa)+)+b|c");
+  ASSERT_TRUE(regex.ok()) << regex.status();
+  Regex::Scratch scratch;
+  const std::string text = "c" + std::string(5000, 'a') + "c";
+  Regex::Matches matches(*regex, text, scratch);
+  const auto first = matches.next();
+  ASSERT_TRUE(first);
+  EXPECT_EQ(first->end, 1u);
+  EXPECT_FALSE(matches.next());  // it gave up
+}
+
+}  // namespace
+}  // namespace sluice
