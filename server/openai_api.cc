@@ -14,7 +14,7 @@ MaybeError read_ids(const Json& list, const std::string& where, std::vector<Toke
     const std::optional<int64_t> id = to_integer(list[i]);
     if (!id)
       return api_error(ErrorKind::invalid, where, "{}[{}] must be a token id, not {}", where, i,
-                       describe(list[i]));
+                       quote_value(list[i]));
     if (*id < 0 || *id > INT32_MAX)
       return api_error(ErrorKind::invalid, where, "{}[{}]: token id {} is out of range", where, i,
                        *id);
@@ -50,7 +50,7 @@ MaybeError read_prompts(const Json& prompt, ApiRequest* out) {
     } else {
       return api_error(ErrorKind::invalid, "prompt",
                        "prompt[{}] must be a string or a list of token ids, not {}", i,
-                       describe(item));
+                       quote_value(item));
     }
   }
   return std::nullopt;
@@ -94,7 +94,7 @@ void read_template_fields(Fields& fields, ApiRequest* out) {
   if (const Json* value = fields.find("chat_template_kwargs")) {
     if (!value->is_object())
       fields.fail(ErrorKind::invalid, "chat_template_kwargs",
-                  "chat_template_kwargs must be an object, not " + describe(*value));
+                  "chat_template_kwargs must be an object, not " + quote_value(*value));
     else
       kwargs = *value;
   }
@@ -105,7 +105,7 @@ void read_template_fields(Fields& fields, ApiRequest* out) {
   if (const Json* value = fields.find("documents")) {
     if (!value->is_array())
       fields.fail(ErrorKind::invalid, "documents",
-                  "documents must be an array, not " + describe(*value));
+                  "documents must be an array, not " + quote_value(*value));
     kwargs["documents"] = *value;
   }
   std::string effort;

@@ -48,11 +48,11 @@ MaybeError parse_json_object(std::string_view body, Json* out) {
   }
   if (!out->is_object())
     return api_error(ErrorKind::invalid, "", "the body must be a JSON object, not {}",
-                     describe(*out));
+                     quote_value(*out));
   return std::nullopt;
 }
 
-std::string describe(const Json& value) {
+std::string quote_value(const Json& value) {
   if (value.is_object()) return "an object";
   if (value.is_array()) return "an array";
   if (value.is_null()) return "null";
@@ -197,7 +197,8 @@ void Fields::collect_unknown(std::vector<std::string>* out) const {
 }
 
 void Fields::wrong_type(const char* name, const char* wanted, const Json& value) {
-  fail(ErrorKind::invalid, name, name_of(name) + " must be " + wanted + ", not " + describe(value));
+  fail(ErrorKind::invalid, name,
+       name_of(name) + " must be " + wanted + ", not " + quote_value(value));
 }
 
 }  // namespace sluice

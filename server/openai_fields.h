@@ -18,7 +18,7 @@ using Json = nlohmann::json;
 
 MaybeError parse_json_object(std::string_view body, Json* out);
 // "an object", "the string \"x\"", ...: what a value is, for error messages; short.
-std::string describe(const Json& value);
+std::string quote_value(const Json& value);
 
 // Reads typed fields of one JSON object. The first error is kept and ends the reading; a null is an
 // absent field. Remembers which names were asked for, so that the others can be reported.

@@ -33,7 +33,7 @@ MaybeError join_parts(const Json& parts, const std::string& where, std::string* 
     if (*type != "text")
       return api_error(ErrorKind::unsupported, here + ".type",
                        "{}: content of type {} is not supported by this model; only \"text\" is",
-                       here, describe(*type));
+                       here, quote_value(*type));
     const auto text = part.find("text");
     if (text == part.end() || !text->is_string()) return wrong(here + ".text", "must be a string");
     *out += (i > 0 ? "\n" : "") + text->get<std::string>();
@@ -52,7 +52,7 @@ MaybeError normalise_content(Json& message, const std::string& where, bool assis
   if (content->is_string()) return std::nullopt;
   if (!content->is_array())
     return wrong(where + ".content", "must be a string or an array of parts, not {}",
-                 describe(*content));
+                 quote_value(*content));
   std::string text;
   if (MaybeError error = join_parts(*content, where + ".content", &text)) return error;
   message["content"] = std::move(text);
@@ -83,7 +83,7 @@ MaybeError normalise_calls(Json& message, const std::string& where) {
 }
 
 MaybeError normalise_message(Json& message, const std::string& where) {
-  if (!message.is_object()) return wrong(where, "must be an object, not {}", describe(message));
+  if (!message.is_object()) return wrong(where, "must be an object, not {}", quote_value(message));
   const auto role = message.find("role");
   if (role == message.end() || !role->is_string())
     return wrong(where + ".role", "must be a string");
@@ -107,7 +107,7 @@ MaybeError normalise_messages(std::string_view json, ApiRequest* out) {
   Json& messages = document["messages"];
   if (!messages.is_array())
     return api_error(ErrorKind::invalid, "messages", "messages must be an array, not {}",
-                     describe(messages));
+                     quote_value(messages));
   if (messages.empty())
     return api_error(ErrorKind::invalid, "messages", "messages must not be empty");
   for (size_t i = 0; i < messages.size(); ++i) {

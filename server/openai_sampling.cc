@@ -68,7 +68,7 @@ void read_logit_bias(Fields& fields, ApiRequest* out) {
   if (value == nullptr) return;
   if (!value->is_object()) {
     fields.fail(ErrorKind::invalid, "logit_bias",
-                "logit_bias must be an object of token id to number, not " + describe(*value));
+                "logit_bias must be an object of token id to number, not " + quote_value(*value));
     return;
   }
   for (const auto& item : value->items()) {
@@ -103,7 +103,7 @@ void read_stream_options(Fields& fields, ApiRequest* out) {
   if (value == nullptr) return;
   if (!value->is_object()) {
     fields.fail(ErrorKind::invalid, "stream_options",
-                "stream_options must be an object, not " + describe(*value));
+                "stream_options must be an object, not " + quote_value(*value));
     return;
   }
   Fields options(*value, "stream_options.");
