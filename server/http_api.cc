@@ -138,7 +138,13 @@ HttpResponse HttpApi::handle(const HttpRequest& request) {
     HttpResponse out;
     const std::string_view method = request.method == "HEAD" ? "GET" : request.method;
     const std::string allow = route.method == "GET" ? "GET, HEAD, OPTIONS" : "POST, OPTIONS";
-    if (method == route.method) {
+    const bool encoded =
+        !request.content_encoding.empty() && request.content_encoding != "identity";
+    if (method == "POST" && encoded) {
+      out = refuse(api_error(ErrorKind::unsupported_media, "",
+                             "a body with Content-Encoding {} is not supported",
+                             request.content_encoding.substr(0, 100)));
+    } else if (method == route.method) {
       out = (this->*route.handler)(request, path.substr(route.path.size()));
     } else if (method == "OPTIONS") {
       out.status = 204;

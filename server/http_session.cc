@@ -157,43 +157,64 @@ asio::awaitable<bool> HttpSession::read_more() {
   co_return in_.size() > before;
 }
 
-asio::awaitable<HttpSession::Got> HttpSession::read_request(Parser& parser, ApiError* error) {
+// False: the connection is over. Otherwise a request was read, or `error` says what is wrong.
+asio::awaitable<bool> HttpSession::read_request(Parser& parser, MaybeError& error) {
   parser.eager(true);
   parser.header_limit(kMaxHeaderBytes);
   parser.body_limit(static_cast<uint64_t>(shared_.config.max_body_bytes));
   idle_ = in_.empty();
-  read_deadline_ = now() + kIdleLimit;
   timed_out_ = false;
-  if (idle_ && !co_await read_more()) co_return Got::closed;
+  read_deadline_ = now() + kIdleLimit;
+  if (idle_) {
+    const bool begun = co_await read_more();
+    if (!begun) co_return false;
+  }
   idle_ = false;
   read_deadline_ = now() + seconds(shared_.config.body_timeout_seconds);
   bool told_to_continue = false;
+  while (!parse_some(parser, error)) {
+    if (wants_continue(parser) && !std::exchange(told_to_continue, true)) {
+      out_ += "HTTP/1.1 100 Continue\r\n\r\n";
+      const bool sent = co_await send_all();
+      if (!sent) co_return false;
+    }
+    const bool more = co_await read_more();
+    if (more) continue;
+    if (dead_) co_return false;
+    error = incomplete();
+    break;
+  }
+  read_deadline_ = kNever;
+  co_return true;
+}
+
+// True: the request is complete, or wrong.
+bool HttpSession::parse_some(Parser& parser, MaybeError& error) {
   while (true) {
     boost::system::error_code ec;
     const size_t used = parser.put(asio::buffer(in_), ec);
     in_.erase(0, used);
     if (ec && ec != http::error::need_more) {
-      *error = parse_failure(ec, shared_);
-      co_return Got::error;
+      error = parse_failure(ec, shared_);
+      return true;
     }
-    if (parser.is_done()) break;
-    if (parser.is_header_done() && !std::exchange(told_to_continue, true) &&
-        boost::beast::iequals(parser.get()[http::field::expect], "100-continue")) {
-      out_ += "HTTP/1.1 100 Continue\r\n\r\n";
-      if (!co_await send_all()) co_return Got::closed;
-    }
-    if (used > 0 && !in_.empty()) continue;
-    if (co_await read_more()) continue;
-    if (dead_) co_return Got::closed;
-    *error = timed_out_ ? api_error(ErrorKind::request_timeout, "",
-                                    "the request was not received within {} seconds",
-                                    shared_.config.body_timeout_seconds)
-                        : api_error(ErrorKind::invalid, "",
-                                    "the connection was closed in the middle of the request");
-    co_return Got::error;
+    if (parser.is_done()) return true;
+    if (used == 0 || in_.empty()) return false;
   }
-  read_deadline_ = kNever;
-  co_return Got::request;
+}
+
+bool HttpSession::wants_continue(const Parser& parser) const {
+  return parser.is_header_done() &&
+         boost::beast::iequals(parser.get()[http::field::expect], "100-continue");
+}
+
+ApiError HttpSession::incomplete() const {
+  if (timed_out_)
+    return api_error(ErrorKind::request_timeout, "",
+                     "the request was not received within {} seconds",
+                     shared_.config.body_timeout_seconds);
+  return api_error(ErrorKind::invalid, "",
+                   "the connection was closed in the middle of the request");
 }
 
 // --- writing ---
@@ -304,36 +325,40 @@ bool HttpSession::on_reply(HttpReply& reply, const HttpResponse& response) {
   return !dead_;
 }
 
-// False: the connection cannot be used again.
-asio::awaitable<bool> HttpSession::generate(HttpResponse& response) {
-  const std::shared_ptr<HttpReply> reply = response.reply;
-  reply->wake = [this, &response, raw = reply.get()] { return on_reply(*raw, response); };
+// Returns when the reply has ended, or its client has left. Coroutines take references and hold no
+// locals with destructors across a wait where that can be had: g++ 12 is not to be trusted there.
+asio::awaitable<void> HttpSession::generate(HttpResponse& response) {
+  HttpReply& reply = *response.reply;
+  reply.wake = [this, &response] { return on_reply(*response.reply, response); };
   generating_ = true;
   if (in_.size() < kMaxAhead) start_read();
-  while (!reply->ended && !dead_ && !eof_) co_await wait();
+  while (!reply.ended && !dead_ && !eof_) co_await wait();
   generating_ = false;
-  reply->wake = nullptr;
-  if (!reply->ended) {
+  reply.wake = nullptr;
+}
+
+// What is left to say after generate().
+void HttpSession::append_end(HttpResponse& response) {
+  HttpReply& reply = *response.reply;
+  if (!reply.ended) {
     shared_.frontend.cancel(thread_.shard, response.stream);
-    if (dead_) co_return false;
     keep_alive_ = false;
-    reply->error = api_error(ErrorKind::cancelled, "",
-                             "the client closed its side of the connection; keep it open until the "
-                             "response ends");
-    if (head_sent_) append_chunk("data: " + reply->error->body() + "\n\n");
+    reply.error = api_error(ErrorKind::cancelled, "",
+                            "the client closed its side of the connection; keep it open until the "
+                            "response ends");
+    if (head_sent_) append_chunk("data: " + reply.error->body() + "\n\n");
   }
   if (head_sent_) {
     if (chunked_) out_ += "0\r\n\r\n";
-    if (reply->error) keep_alive_ = false;
-  } else if (reply->error) {
-    HttpResponse refused = error_response(*reply->error);
+    if (reply.error) keep_alive_ = false;
+  } else if (reply.error) {
+    HttpResponse refused = error_response(*reply.error);
     refused.route = response.route;
     append_whole(refused);
   } else {
-    response.body = std::move(reply->bytes);
+    response.body = std::move(reply.bytes);
     append_whole(response);
   }
-  co_return co_await send_all();
 }
 
 void HttpSession::read_request_id(const Parser& parser) {
@@ -342,17 +367,16 @@ void HttpSession::read_request_id(const Parser& parser) {
 }
 
 // False: close the connection.
-asio::awaitable<bool> HttpSession::respond(const Parser& parser, HttpResponse response) {
+asio::awaitable<bool> HttpSession::respond(HttpResponse& response) {
   head_sent_ = false;
   if (response.reply) {
-    if (!co_await generate(response)) co_return false;
+    co_await generate(response);
+    append_end(response);
   } else {
     append_whole(response);
-    if (!co_await send_all()) co_return false;
   }
-  log_debug("request {}: {} {} -> {}", request_id_, view(parser.get().method_string()),
-            view(parser.get().target()), response.status);
-  co_return keep_alive_;
+  const bool sent = co_await send_all();
+  co_return sent&& keep_alive_;
 }
 
 // The client may still be sending what it was refused for: a close would reset the connection and
@@ -364,46 +388,52 @@ asio::awaitable<void> HttpSession::linger() {
   read_deadline_ = now() + kLingerLimit;
   timed_out_ = false;
   in_.clear();
-  for (size_t total = 0; total < kMaxDiscard && co_await read_more(); in_.clear())
-    total += in_.size();
+  for (size_t total = 0; total < kMaxDiscard; total += in_.size()) {
+    in_.clear();
+    const bool more = co_await read_more();
+    if (!more) break;
+  }
   read_deadline_ = kNever;
+}
+
+// What to answer to a request that was read, or not.
+HttpResponse HttpSession::answer(Parser& parser, const MaybeError& error) {
+  received_ = now();
+  auto& message = parser.get();
+  head_only_ = message.method() == http::verb::head;
+  chunked_ = message.version() >= 11;
+  keep_alive_ = !error && !over_limit_ && message.keep_alive() && !shared_.draining;
+  read_request_id(parser);
+  HttpResponse response;
+  if (over_limit_) {
+    response = error_response(api_error(ErrorKind::overloaded, "",
+                                        "too many connections (server.max_connections is {})",
+                                        shared_.config.max_connections));
+    response.route = "none";
+  } else if (error) {
+    response = error_response(*error);
+    response.route = "none";
+  } else {
+    response = shared_.api.handle({view(message.method_string()), view(message.target()),
+                                   view(message[http::field::content_encoding]), message.body(),
+                                   received_, thread_.shard});
+    std::string().swap(message.body());  // a stream may last long
+  }
+  log_debug("request {}: {} {} -> {}", request_id_, view(message.method_string()),
+            view(message.target()), response.status);
+  return response;
 }
 
 asio::awaitable<void> HttpSession::serve() {
   bool open = true;
   while (open) {
     Parser parser;
-    ApiError error;
-    const Got got = co_await read_request(parser, &error);
-    if (got == Got::closed) co_return;
-    received_ = now();
-    const auto& message = parser.get();
-    head_only_ = message.method() == http::verb::head;
-    chunked_ = message.version() >= 11;
-    keep_alive_ = got == Got::request && message.keep_alive() && !shared_.draining;
-    read_request_id(parser);
-    HttpResponse response;
-    if (over_limit_) {
-      keep_alive_ = false;
-      response = error_response(api_error(ErrorKind::overloaded, "",
-                                          "too many connections (server.max_connections is {})",
-                                          shared_.config.max_connections));
-      response.route = "none";
-    } else if (got == Got::error) {
-      response = error_response(error);
-      response.route = "none";
-    } else {
-      const HttpRequest request{view(message.method_string()),
-                                view(message.target()),
-                                view(message[http::field::content_encoding]),
-                                message.body(),
-                                received_,
-                                thread_.shard};
-      response = shared_.api.handle(request);
-      std::string().swap(parser.get().body());  // a stream may last long
-    }
-    open = co_await respond(parser, std::move(response));
-    if (got == Got::error) co_await linger();
+    MaybeError error;
+    const bool got = co_await read_request(parser, error);
+    if (!got) co_return;
+    HttpResponse response = answer(parser, error);
+    open = co_await respond(response);
+    if (error) co_await linger();
   }
 }
 

@@ -67,17 +67,21 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
 
  private:
   using Parser = http::request_parser<http::string_body>;
-  enum class Got { request, closed, error };
 
   asio::awaitable<void> serve();
-  asio::awaitable<Got> read_request(Parser&, ApiError* error);
+  asio::awaitable<bool> read_request(Parser&, MaybeError& error);
   asio::awaitable<bool> read_more();
-  asio::awaitable<bool> respond(const Parser&, HttpResponse);
-  asio::awaitable<bool> generate(HttpResponse&);
+  asio::awaitable<bool> respond(HttpResponse&);
+  asio::awaitable<void> generate(HttpResponse&);
   asio::awaitable<bool> send_all();
   asio::awaitable<void> linger();
   asio::awaitable<void> wait();
 
+  bool parse_some(Parser&, MaybeError& error);
+  bool wants_continue(const Parser&) const;
+  ApiError incomplete() const;
+  HttpResponse answer(Parser&, const MaybeError& error);
+  void append_end(HttpResponse&);
   bool on_reply(HttpReply&, const HttpResponse&);
   void append_head(const HttpResponse&, int64_t content_length);
   void append_whole(const HttpResponse&);
