@@ -150,6 +150,12 @@ void BlockPool::publish(BlockId b, BlockHash hash, std::span<const TokenId> toke
   bucket(hash) = b;
 }
 
+void BlockPool::prefetch(BlockId b, const BlockHash& hash) const {
+  __builtin_prefetch(&blocks_[b], 1);
+  __builtin_prefetch(&buckets_[hash.lo & (buckets_.size() - 1)], 1);
+  __builtin_prefetch(&tokens_[size_t(b) * block_size_], 1);
+}
+
 void BlockPool::unpublish(BlockId b) {
   BlockId* at = &bucket(blocks_[b].hash);
   while (*at != b) at = &blocks_[*at].next_in_bucket;

@@ -63,6 +63,7 @@ class BlockPool {
   // copied before writing otherwise; publishing it again when full replaces the hash).
   // The first block published under a hash keeps it: later ones stay private.
   void publish(BlockId, BlockHash, std::span<const TokenId> tokens);
+  void prefetch(BlockId, const BlockHash&) const;                // will be published soon
   void retain(std::span<const BlockId> blocks);                  // one more reference on each
   int refs(BlockId block) const { return blocks_[block].refs; }  // > 1: copy before writing
   // Drops one reference on each, last block first (so tails are evicted before

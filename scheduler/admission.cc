@@ -54,8 +54,8 @@ absl::Status Scheduler::Impl::add(RequestId id, GenerateRequest request, Instant
   r.request = std::move(request);
   r.id = id;
   r.ticket = ++tickets_;
-  r.num_live = r.request.num_samples;
-  r.samples.resize(size_t(r.num_live));
+  r.num_samples = r.num_live = r.request.num_samples;
+  r.samples.resize(size_t(r.num_samples));
   r.forked = r.num_live == 1;
   r.seqs.reserve(size_t(r.num_live));
   Sequence& s = r.seqs.emplace_back();
@@ -99,7 +99,7 @@ void Scheduler::Impl::admit_waiting(StepPlan& plan) {
 
 // In with all the blocks of its known tokens, or not at all: a prefill never stalls half-way.
 bool Scheduler::Impl::admit(Record& r) {
-  const int num_slots = r.forked ? r.num_live : r.num_samples();
+  const int num_slots = r.forked ? r.num_live : r.num_samples;
   if (int(free_slots_.size()) < num_slots) return false;
   Sequence* carrier = nullptr;
   int need = 0;

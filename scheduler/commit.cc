@@ -9,13 +9,37 @@ void Scheduler::Impl::commit(const StepResult& result, std::vector<TokenEvent>& 
   committed_ = result.id;
   Flight& f = flight(committed_);
   CHECK(result.first.size() == f.rows.size() + 1);
+  if (policy_.prefix_caching) prepare_publish(f);
   for (size_t i = 0; i < f.rows.size(); ++i) {
+    prefetch_flight(f, i);
     if (!f.rows[i].seq->ended) commit_row(*f.owners[i], f.rows[i], result, i, events);
   }
   pool_.release(f.freed);
   num_coming_ -= f.num_coming;
   f.num_coming = 0;
   sweep();
+}
+
+void Scheduler::Impl::prefetch_flight(const Flight& f, size_t i) const {
+  if (i + 8 >= f.rows.size()) return;
+  __builtin_prefetch(f.owners[i + 8]);
+  __builtin_prefetch(&f.owners[i + 8]->request.sampling.max_tokens);
+  const std::vector<TokenId>& tokens = f.rows[i + 8].seq->tokens;
+  __builtin_prefetch(tokens.data() + tokens.size(), 1);
+}
+
+// The places of the hash index are far apart: hash first, fetch, and publish in the pass after.
+void Scheduler::Impl::prepare_publish(const Flight& f) {
+  for (size_t i = 0; i < f.rows.size(); ++i) {
+    if (i + 16 < f.rows.size()) __builtin_prefetch(f.rows[i + 16].seq);
+    const StepRow& row = f.rows[i];
+    const int end = row.begin + row.count, over = end % block_size_;
+    if (over >= row.count || row.seq->ended) continue;
+    Sequence& s = f.owners[i]->seqs[size_t(row.seq - f.owners[i]->seqs.data())];
+    extend_hashes(s, end / block_size_);
+    const int last = end / block_size_ - 1;
+    pool_.prefetch(s.blocks[last], s.hashes[last]);
+  }
 }
 
 void Scheduler::Impl::commit_row(Record& r, const StepRow& row, const StepResult& result, size_t i,
@@ -49,7 +73,7 @@ void Scheduler::Impl::commit_row(Record& r, const StepRow& row, const StepResult
 void Scheduler::Impl::fork(Record& r) {
   r.forked = true;
   bool carrier = true;
-  for (int i = 0; i < r.num_samples(); ++i) {
+  for (int i = 0; i < r.num_samples; ++i) {
     if (r.samples[i].done) {
       release_slot(r.samples[i]);
       continue;
@@ -98,8 +122,8 @@ FinishReason Scheduler::Impl::finish_reason(const Record& r, const Sequence& s) 
 
 // Blocks that became full in tokens [begin, end).
 void Scheduler::Impl::publish(Sequence& s, int begin, int end) {
+  if (end % block_size_ >= end - begin) return;
   const int full = end / block_size_;
-  if (begin / block_size_ == full) return;
   extend_hashes(s, full);
   for (int i = begin / block_size_; i < full; ++i) {
     pool_.publish(s.blocks[i], s.hashes[i],

@@ -15,10 +15,12 @@ void Scheduler::Impl::extend_hashes(Sequence& s, int num_blocks) const {
 
 // One more token of a decoding sequence: a block that nobody else writes.
 bool Scheduler::Impl::grow(Record& r, Sequence& s, size_t index, StepPlan& plan) {
+  const bool inside = s.num_scheduled < int(s.blocks.size()) * block_size_;
+  if (inside && r.num_samples == 1) return true;
+  if (!inside) return take_block(r, index, s.blocks);
   const int at = s.num_scheduled / block_size_;
-  if (at == int(s.blocks.size())) return take_block(r, index, s.blocks);
   // Samples share the prompt's last, partial block after a fork: all but the last one copy it.
-  if (r.num_samples() == 1 || at != r.shared_blocks || pool_.refs(s.blocks[at]) == 1) return true;
+  if (at != r.shared_blocks || pool_.refs(s.blocks[at]) == 1) return true;
   scratch_.assign(1, s.blocks[at]);
   std::vector<BlockId> fresh;
   if (!take_block(r, index, fresh)) return false;

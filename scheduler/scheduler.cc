@@ -68,20 +68,36 @@ StepPlan Scheduler::Impl::schedule(Instant now, std::vector<TokenEvent>& events)
   victims_end_ = running_.size();
   memory_closed_ = false;
   chunked_.clear(), chunk_rows_.clear(), chunk_owners_.clear();
-  flight(plan_).rows.clear(), flight(plan_).owners.clear();
+  building_ = &flight(plan_);
+  building_->rows.clear(), building_->owners.clear();
   if (!running_.empty()) {
     const Record& first = *running_[0];
     decode_budget_ -= std::any_of(first.seqs.begin(), first.seqs.end(),
                                   [&](const Sequence& s) { return wants_chunk(first, s); });
   }
   plan.rows.reserve(size_t(policy_.max_seqs) - free_slots_.size() + size_t(policy_.max_passed));
-  for (size_t i = 0; i < running_.size(); ++i) add_decodes(i, plan);
+  for (size_t i = 0; i < running_.size(); ++i) {
+    prefetch_running(i);
+    add_decodes(i, plan);
+  }
   for (Record* r : chunked_) add_chunks(*r, plan);
   // A resident that could not grow comes before whoever wants in.
   if (!memory_closed_ && preempted_.empty()) admit_waiting(plan);
   requeue_preempted();
   finish_plan(plan);
   return plan;
+}
+
+// With many sequences every one is a cache miss; fetching a few ahead halves the step.
+void Scheduler::Impl::prefetch_running(size_t i) const {
+  if (i + 16 < running_.size()) {
+    __builtin_prefetch(running_[i + 16]);
+    __builtin_prefetch(&running_[i + 16]->request.sampling.max_tokens);
+  }
+  if (i + 8 < running_.size()) {
+    __builtin_prefetch(running_[i + 8]->seqs.data());
+    __builtin_prefetch(&running_[i + 8]->seqs.data()->blocks);
+  }
 }
 
 // Everything known but the last token of the output is still to be computed: a prompt, or what a
@@ -111,7 +127,7 @@ void Scheduler::Impl::add_decodes(size_t index, StepPlan& plan) {
     if (s.num_scheduled >= r.max_scheduled() || decode_budget_ == 0) continue;
     if (!grow(r, s, index, plan)) continue;
     --decode_budget_;
-    add_row(r, s, 1, plan, plan.rows, flight(plan_).owners);
+    add_row(r, s, 1, plan, plan.rows, building_->owners);
   }
   if (chunks) chunked_.push_back(&r);
 }
@@ -138,7 +154,7 @@ void Scheduler::Impl::add_row(Record& r, Sequence& s, int count, StepPlan& plan,
   const int end = row.begin + count;
   if (end >= s.num_tokens()) {
     row.num_logits = 1;
-    row.num_samples = r.forked ? 1 : r.num_samples();
+    row.num_samples = r.forked ? 1 : r.num_samples;
   }
   if (r.request.sampling.prompt_logprobs >= 0) {
     // What was reported before a preemption is not reported again.
@@ -154,7 +170,7 @@ void Scheduler::Impl::add_row(Record& r, Sequence& s, int count, StepPlan& plan,
 }
 
 void Scheduler::Impl::finish_plan(StepPlan& plan) {
-  Flight& f = flight(plan_);
+  Flight& f = *building_;
   plan.rows.insert(plan.rows.end(), chunk_rows_.begin(), chunk_rows_.end());
   f.owners.insert(f.owners.end(), chunk_owners_.begin(), chunk_owners_.end());
   if (plan.rows.empty()) return;
@@ -166,7 +182,7 @@ void Scheduler::Impl::cancel(RequestId id, int sample, FinishReason why) {
   const auto it = live_.find(id);
   if (it == live_.end()) return;
   Record& r = *it->second;
-  for (int i = 0; i < r.num_samples(); ++i) {
+  for (int i = 0; i < r.num_samples; ++i) {
     if ((sample != kAllSamples && sample != i) || r.samples[i].done) continue;
     TokenEvent& e = owed_.emplace_back();
     e.request = id;

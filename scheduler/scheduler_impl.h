@@ -11,36 +11,38 @@ namespace sluice {
 
 // A request inside the scheduler: what its samples have in common. It waits, runs and is preempted
 // as a whole; the unit that computes is the Sequence.
-struct Record {
-  GenerateRequest request;  // its prompt has moved to seqs[0].tokens
+// What every step touches comes first.
+struct alignas(64) Record {
+  // Capacity num_samples, so that rows may point at them. Before the fork there is one, the
+  // carrier; afterwards one per sample that was alive then, in the order of samples.
+  std::vector<Sequence> seqs;
+  uint64_t last_plan = 0;  // the last one that touches any of its samples
+  uint64_t held_back = 0;  // the round it was kept out of, to be preempted once it has landed
   RequestId id = 0;
-  uint64_t ticket = 0;  // order of arrival
+  int num_samples = 1;
   SeqState state = SeqState::waiting;
   bool forked = false;         // every sample has a sequence; from the start where n == 1
   bool retired = false;        // no sample left; kept while a step in flight names it
   bool admitted_once = false;  // its prompt was looked up in the cache and counted
   bool first_event_sent = false;
-  int num_live = 0;       // samples that have not ended
-  int shared_blocks = 0;  // full blocks of the prompt, held by all samples together
-  int final_blocks = 0;   // of one sample that uses all its max_tokens
+
+  GenerateRequest request;  // its prompt has moved to seqs[0].tokens
+  uint64_t ticket = 0;      // order of arrival
+  int num_live = 0;         // samples that have not ended
+  int shared_blocks = 0;    // full blocks of the prompt, held by all samples together
+  int final_blocks = 0;     // of one sample that uses all its max_tokens
   int num_preempted = 0;
-  int num_overtaken = 0;   // later arrivals that came in while this one was passed over
-  int num_cached = 0;      // prompt tokens found in the cache when it first came in
-  uint64_t last_plan = 0;  // the last one that touches any of its samples
-  uint64_t held_back = 0;  // the round it was kept out of, to be preempted once it has landed
+  int num_overtaken = 0;  // later arrivals that came in while this one was passed over
+  int num_cached = 0;     // prompt tokens found in the cache when it first came in
   struct Sample {
     bool done = false;
     int slot = -1;
   };
   std::vector<Sample> samples;
-  // Capacity num_samples, so that rows may point at them. Before the fork there is one, the
-  // carrier; afterwards one per sample that was alive then, in the order of samples.
-  std::vector<Sequence> seqs;
   std::vector<BlockId> spare;  // set aside for its growth, never written yet
   std::vector<TokenLogprob> prompt_logprobs;
   int num_reported = 0;  // prompt positions in prompt_logprobs
 
-  int num_samples() const { return int(samples.size()); }
   int max_scheduled() const {  // the last token drawn is never computed; a fork waits for commit
     return seqs[0].num_prompt + (forked ? request.sampling.max_tokens - 1 : 0);
   }
@@ -60,6 +62,7 @@ struct Scheduler::Impl {
   StepPlan schedule(Instant now, std::vector<TokenEvent>& events);
   void cancel(RequestId, int sample, FinishReason why);
   void expire(Instant now);
+  void prefetch_running(size_t index) const;
   void add_decodes(size_t index, StepPlan&);
   void add_chunks(Record&, StepPlan&);
   void add_row(Record&, Sequence&, int count, StepPlan&, std::vector<StepRow>& rows,
@@ -119,6 +122,8 @@ struct Scheduler::Impl {
     int num_coming = 0;  // of `freed`, how many nobody else holds
   };
   Flight& flight(uint64_t plan) { return flights_[plan % flights_.size()]; }
+  void prefetch_flight(const Flight&, size_t row) const;
+  void prepare_publish(const Flight&);
   int in_flight() const { return int(last_plan_ - committed_); }
 
   struct Due {
@@ -150,8 +155,9 @@ struct Scheduler::Impl {
   bool swept_ = true;
 
   // Of the step being built.
-  uint64_t plan_ = 0;           // its id, taken only if it is not empty
-  uint64_t round_ = 0;          // counts calls
+  uint64_t plan_ = 0;   // its id, taken only if it is not empty
+  uint64_t round_ = 0;  // counts calls
+  Flight* building_ = nullptr;
   int budget_ = 0;              // tokens left
   int decode_budget_ = 0;       // of which decodes may take
   int soon_ = 0;                // blocks of those held back

@@ -21,19 +21,19 @@ namespace sluice {
 // its samples are preempted and resumed together.
 enum class SeqState : uint8_t { waiting, running };
 
-struct Sequence {
+// What every step touches fills the first cache line.
+struct alignas(64) Sequence {
   RequestId id = 0;
-  uint16_t sample = 0;
   const GenerateRequest* request = nullptr;  // its `prompt` is empty: moved to `tokens`
-  bool ended = false;                        // rows still in flight are discarded
-
-  std::vector<TokenId> tokens;  // prompt, then output
+  std::vector<TokenId> tokens;               // prompt, then output
   int num_prompt = 0;
   int num_scheduled = 0;  // computed once every launched step has ended; >= num_tokens()
-                          // means that one more token is on the device
+                          // means that the tokens in between are on the device
   int num_computed = 0;   // tokens whose K/V are in `blocks`
   int num_cached = 0;     // of those, how many came from the prefix cache
   int seq_slot = -1;      // stable row on the device while running, in [0, max_seqs)
+  uint16_t sample = 0;
+  bool ended = false;  // rows still in flight are discarded
 
   std::vector<BlockId> blocks;    // the block table
   std::vector<BlockHash> hashes;  // one per full block of `tokens`, extended lazily
