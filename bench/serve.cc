@@ -109,7 +109,8 @@ class Load {
     if (absl::Status s = find_model(); !s.ok()) return s;
     for (int i = 0; i < options_.warmup; ++i) {
       Outcome outcome;
-      asio::co_spawn(io_, request(make_body(i), Clock::now(), &outcome), asio::detached);
+      const std::string body = make_body(i);  // the coroutine keeps a reference
+      asio::co_spawn(io_, request(body, Clock::now(), &outcome), asio::detached);
       io_.run();
       io_.restart();
       if (!outcome.error.empty()) return unavailable("warm-up request: {}", outcome.error);
