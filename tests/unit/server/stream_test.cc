@@ -1,6 +1,6 @@
 #include <gtest/gtest.h>
 
-#include <algorithm>
+#include <atomic>
 #include <nlohmann/json.hpp>
 #include <thread>
 
@@ -458,6 +458,7 @@ TEST(StreamHub, AClientThatIsGoneIsCancelled) {
   world.start();
   Written written;
   written.gone = true;
+  std::atomic<bool> started{false};
   world.hub.post(0, [&] {
     ApiRequest request;
     request.prompts.push_back({"abc", {}, false});
@@ -467,10 +468,12 @@ TEST(StreamHub, AClientThatIsGoneIsCancelled) {
     RequestId stream = 0;
     ASSERT_FALSE(
         world.frontend->start(0, std::move(job), std::make_unique<Recorder>(written, 1), &stream));
+    started = true;
   });
+  while (!started || world.hub.num_open() > 0)
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
   world.engine->drain(kNever);
   EXPECT_LT(world.engine->stats().generated_tokens, 400);
-  EXPECT_EQ(world.hub.num_open(), 0);
   EXPECT_EQ(written.ends, 0);
   world.engine.reset();
 }
