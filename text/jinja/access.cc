@@ -94,11 +94,7 @@ Bounds resolve(int64_t length, const Value& start, const Value& stop, const Valu
 }  // namespace
 
 Value get_attribute(Runtime& rt, const Value& object, std::string_view name) {
-  if (object.is_undefined()) {
-    // As Python's protocols probe it, and no template.
-    if (name.starts_with("__") && name.ends_with("__")) return missing(object, name);
-    fail_undefined(object);
-  }
+  if (object.is_undefined()) fail_undefined(object);
   if (auto found = attribute(rt, object, name)) return *found;
   if (object.is_dict())
     if (const Value* found = object.dict().find(name)) return *found;

@@ -143,18 +143,14 @@ Value Runtime::eval_compare(const Expr& e) {
 Value Runtime::eval_concat(const Expr& e) {
   std::vector<Value> parts;
   parts.reserve(e.children.size());
-  bool any_safe = false;
-  for (const ExprPtr& child : e.children) {
-    parts.push_back(eval(*child));
-    any_safe = any_safe || parts.back().safe();
-  }
+  for (const ExprPtr& child : e.children) parts.push_back(eval(*child));
+  line_ = e.line;
   std::string out;
   for (const Value& part : parts) {
-    const std::string text = to_str(*this, part);
-    out += any_safe && !part.safe() ? escape_html(text) : text;
+    out += to_str(*this, part);
     check_string(out.size());
   }
-  return string(std::move(out), any_safe);
+  return string(std::move(out));
 }
 
 Args Runtime::eval_args(const Expr& e) {

@@ -15,7 +15,7 @@ struct Limits {
   size_t output_bytes = 16 << 20;
   size_t value_bytes = 16 << 20;   // one string
   size_t value_items = 1'000'000;  // one list or dict
-  size_t total_bytes = 256 << 20;  // all values made in one rendering, freed ones too
+  size_t total_bytes = 128 << 20;  // all values made in one rendering, freed ones too
 };
 
 // Lists in lists in lists: what recursion over a value can bear.

@@ -268,8 +268,10 @@ Value add(Runtime& rt, const Value& a, const Value& b) {
   if (a.is_string() && b.is_string()) {
     rt.check_string(a.text().size() + b.text().size());
     rt.work(a.text().size() + b.text().size());
-    if (a.safe() || b.safe()) return concat(rt, a, b);
-    return rt.string(a.text() + b.text());
+    if (!a.safe() && !b.safe()) return rt.string(a.text() + b.text());
+    // Where one side is marked safe, the other is escaped.
+    const auto part = [](const Value& v) { return v.safe() ? v.text() : escape_html(v.text()); };
+    return rt.string(part(a) + part(b), true);
   }
   if (a.is_list() && b.is_list() && a.list().flavor == b.list().flavor &&
       a.list().flavor <= Flavor::tuple) {
@@ -305,18 +307,6 @@ Value negate(const Value& v) {
   if (v.kind() == Kind::real) return Value(-v.real());
   if (!v.is_integral()) fail("bad operand type for unary -: '{}'", type_name(v));
   return integers(Op::sub, 0, v.integer());
-}
-
-// Where one side is marked safe, the other is escaped.
-Value concat(Runtime& rt, const Value& a, const Value& b) {
-  const bool safe = a.safe() || b.safe();
-  const auto part = [&](const Value& v) {
-    std::string text = to_str(rt, v);
-    return safe && !v.safe() ? escape_html(text) : text;
-  };
-  std::string text = part(a);
-  text += part(b);
-  return rt.string(std::move(text), safe);
 }
 
 int64_t to_index(const Value& v, std::string_view what) {

@@ -16,7 +16,6 @@ bool contains(Runtime&, const Value& container, const Value& item);
 bool compare(Runtime&, Op op, const Value& a, const Value& b);
 Value arithmetic(Runtime&, Op op, const Value& a, const Value& b);
 Value add(Runtime&, const Value& a, const Value& b);
-Value concat(Runtime&, const Value& a, const Value& b);
 Value negate(const Value&);
 
 // obj.name and obj[key]: undefined when there is none, an error on undefined itself.

@@ -14,6 +14,7 @@ class Parser final : private ExpressionParser {
     ast.body = statements({});
     if (current().type != TokenType::end)
       fail_at(current().line, "unexpected {}", describe(current()));
+    if (!unresolved_.empty()) throw unresolved_.front();
     ast.names = std::move(names_);
     return ast;
   }
@@ -124,7 +125,7 @@ class Parser final : private ExpressionParser {
 
   Stmt choose(int line) {
     Stmt s{StmtType::choose, line};
-    ++conditional_;
+    const size_t unresolved = unresolved_.size();
     for (bool has_test = true;;) {
       Stmt branch{StmtType::choose, current().line};
       if (has_test) branch.value = tuple(false);
@@ -135,7 +136,7 @@ class Parser final : private ExpressionParser {
       if (tag.text == "endif") break;
       has_test = tag.text == "elif";
     }
-    --conditional_;
+    unresolved_.resize(unresolved);
     return s;
   }
 

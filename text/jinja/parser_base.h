@@ -37,7 +37,8 @@ class ExpressionParser {
   ExprPtr assign_target(std::string_view end_name, bool with_namespace);
   ExprPtr filters(ExprPtr subject, bool start_inline = false);
   std::vector<MacroDef*> macros_;  // being parsed, outermost first
-  int conditional_ = 0;            // nested ifs around here
+  // Filters and tests that do not exist. An `if` around them forgives them at this stage.
+  std::vector<Error> unresolved_;
 
   // Counts nesting of the parser itself.
   class Nested {

@@ -60,6 +60,7 @@ ExprPtr ExpressionParser::expression(bool with_conditional) {
 }
 
 ExprPtr ExpressionParser::conditional() {
+  const size_t unresolved = unresolved_.size();
   ExprPtr value = logical_or();
   while (current().is_name("if")) {
     const int line = take().line;
@@ -71,6 +72,7 @@ ExprPtr ExpressionParser::conditional() {
       children.push_back(conditional());
     }
     value = make(ExprType::conditional, line, std::move(children));
+    unresolved_.resize(unresolved);
   }
   return value;
 }
@@ -441,7 +443,8 @@ ExprPtr ExpressionParser::filters(ExprPtr subject, bool start_inline) {
     ExprPtr e = make(ExprType::filter, line, std::move(subject));
     e->text = expect_any_name();
     e->filter = find_filter(e->text);
-    if (e->filter == nullptr && conditional_ == 0) fail_at(line, "no filter named '{}'", e->text);
+    if (e->filter == nullptr)
+      unresolved_.push_back({fmt::format("no filter named '{}'", e->text), line});
     subject = current().is_op("(") ? with_args(std::move(e)) : std::move(e);
   }
   return subject;
@@ -453,7 +456,7 @@ ExprPtr ExpressionParser::test(ExprPtr subject) {
   ExprPtr e = make(ExprType::test, line, std::move(subject));
   e->text = expect_any_name();
   e->test = find_test(e->text);
-  if (e->test == nullptr && conditional_ == 0) fail_at(line, "no test named '{}'", e->text);
+  if (e->test == nullptr) unresolved_.push_back({fmt::format("no test named '{}'", e->text), line});
   const Token& t = current();
   if (t.is_op("(")) {
     e = with_args(std::move(e));

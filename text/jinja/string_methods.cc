@@ -69,7 +69,7 @@ Parts split_space(std::string_view text, int64_t limit, bool from_right) {
     text = utf8::strip(text, !from_right, from_right);
     if (text.empty()) break;
     if (limit >= 0 && static_cast<int64_t>(parts.size()) == limit) {
-      parts.push_back(utf8::strip(text, from_right, !from_right));
+      parts.push_back(text);
       break;
     }
     size_t pos = from_right ? text.size() : 0;

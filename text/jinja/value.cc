@@ -22,14 +22,19 @@ void append_integer(std::string& out, int64_t n) {
   out += ';';
 }
 
+// The length keeps tuples of strings apart.
+std::string string_hash_key(std::string_view text) {
+  std::string out = std::to_string(text.size());
+  out.insert(out.begin(), 's');
+  out += ':';
+  out += text;
+  return out;
+}
+
 void append_hash_key(std::string& out, const Value& v) {
   switch (v.kind()) {
     case Kind::string:
-      // The length keeps tuples of strings apart.
-      out += 's';
-      out += std::to_string(v.text().size());
-      out += ':';
-      out += v.text();
+      out += string_hash_key(v.text());
       return;
     case Kind::none:
       out += 'n';
@@ -63,7 +68,8 @@ void append_hash_key(std::string& out, const Value& v) {
       }
       break;
     case Kind::object:
-      out += 'o' + std::to_string(reinterpret_cast<uintptr_t>(v.object().get())) + ';';
+      out += 'o';
+      append_integer(out, static_cast<int64_t>(reinterpret_cast<intptr_t>(v.object().get())));
       return;
     default:
       break;
@@ -133,7 +139,7 @@ const Value* DictObject::find(const Value& key) const {
 }
 
 const Value* DictObject::find(std::string_view key) const {
-  if (!index_.empty()) return lookup('s' + std::to_string(key.size()) + ':' + std::string(key));
+  if (!index_.empty()) return lookup(string_hash_key(key));
   for (const auto& [k, value] : entries)
     if (k.is_string() && k.text() == key) return &value;
   return nullptr;
