@@ -32,7 +32,7 @@ def test_wrong_command_lines():
                             (("serve", DEMO, "--device", "cuda"), "cuda"),
                             (("serve", "/nonexistent"), "/nonexistent"),
                             (("serve", DEMO, "--config", "/nonexistent.toml"), "nonexistent.toml")]:
-        result = run_cli(*arguments)
+        result = run_cli(*arguments, env={"SLUICE_LOG_LEVEL": "error"})
         assert result.returncode == 1 and word in result.stderr
         assert len(result.stderr.strip().splitlines()) == 1, result.stderr
 
@@ -170,8 +170,8 @@ def test_sigterm_finishes_what_runs(start):
 
 
 def test_drain_refuses_new_work_and_says_so(start, nano_model):
-    daemon = start(nano_model, "--server.drain_seconds=20", "--model.max_model_len=8192")
-    thread, _ = in_thread(lambda: daemon.chunks("/v1/completions", {**SLOW, "max_tokens": 8000}))
+    daemon = start(nano_model, "--server.drain_seconds=20")
+    thread, _ = in_thread(lambda: daemon.chunks("/v1/completions", {**SLOW, "max_tokens": 4000}))
     daemon.wait_for(lambda: daemon.metric("sluice_requests_running") >= 1)
     daemon.process.send_signal(signal.SIGTERM)
     daemon.wait_for(lambda: daemon.http.get("/health/ready").status_code == 503)
@@ -185,10 +185,10 @@ def test_drain_refuses_new_work_and_says_so(start, nano_model):
 
 
 def test_drain_is_bounded(start, nano_model):
-    daemon = start(nano_model, "--server.drain_seconds=1", "--model.max_model_len=8192")
+    daemon = start(nano_model, "--server.drain_seconds=1")
 
     def stream():
-        return list(daemon.stream("/v1/completions", {**SLOW, "max_tokens": 8000, "n": 16}))
+        return list(daemon.stream("/v1/completions", {**SLOW, "max_tokens": 4000, "n": 16}))
 
     thread, result = in_thread(stream)
     daemon.wait_for(lambda: daemon.metric("sluice_requests_running") >= 1)
@@ -201,8 +201,8 @@ def test_drain_is_bounded(start, nano_model):
 
 def test_overload_is_a_503(start, nano_model):
     daemon = start(nano_model, "--scheduler.max_seqs=1", "--scheduler.max_queue=2",
-                   "--model.max_model_len=8192")
-    body = {**SLOW, "max_tokens": 7000}
+                   )
+    body = {**SLOW, "max_tokens": 4000}
     threads = [in_thread(lambda: daemon.post("/v1/completions", body)) for _ in range(3)]
     daemon.wait_for(lambda: daemon.metric("sluice_requests_waiting") >= 2)
     refused = daemon.post("/v1/completions", {"prompt": "x", "max_tokens": 1, "stream": True})
@@ -217,9 +217,9 @@ def test_overload_is_a_503(start, nano_model):
 
 
 def test_grpc_deadline_and_cancel_free_the_request(start, nano_model):
-    daemon = start(nano_model, "--model.max_model_len=8192")
+    daemon = start(nano_model)
     request = pb.GenerateRequest(prompt="x", sampling=pb.SamplingParams(
-        max_tokens=8000, ignore_eos=True))
+        max_tokens=4000, ignore_eos=True))
     with pytest.raises(grpc.RpcError) as raised:
         list(daemon.grpc.generate(request, timeout=0.3))
     assert raised.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
