@@ -1,0 +1,264 @@
+// The rules of the scheduler one by one: preemption, the prefix cache, samples that share blocks.
+#include "tests/sim/rules.h"
+
+namespace sluice {
+namespace {
+
+using ::testing::ElementsAre;
+
+// --- preemption ------------------------------------------------------------------------------
+
+TEST_F(Rules, PreemptsTheLatestArrivalAndKeepsItsPlace) {
+  make(6, 4);
+  policy.prefix_caching = false;
+  make(6, 4);
+  for (RequestId id : {1, 2, 3}) add(id, request(8, 12, TokenId(1000 * id)));
+  EXPECT_EQ(step().size(), 3u);
+  add(4, request(3, 2, 4000));
+  const auto rows = step();  // 1 and 2 grow into what 3 held; nobody comes in
+  EXPECT_THAT(rows, ElementsAre(Row{1, 0, 8, 1, 0, 1, {}}, Row{2, 0, 8, 1, 0, 1, {}}));
+  EXPECT_EQ(scheduler->stats().preemptions, 1);
+  EXPECT_EQ(scheduler->stats().waiting, 2);
+  EXPECT_EQ(scheduler->stats().waiting_tokens, 11);
+  run_until_idle();
+  for (RequestId id : {1, 2, 3}) EXPECT_EQ(tokens_of(id), 12);
+}
+
+TEST_F(Rules, APreemptedRequestComputesWhatItHadAndGoesOn) {
+  policy.prefix_caching = false;
+  make(4, 4);
+  add(1, request(4, 8));
+  add(2, request(4, 8, 2000));
+  for (int i = 0; i < 5; ++i) EXPECT_EQ(step().size(), 2u);
+  EXPECT_EQ(step().size(), 1u);  // 1 takes a third block from 2, which had 5 tokens of output
+  std::vector<Row> rows;
+  while (finish_of(1) == FinishReason::none) rows = step();
+  rows = step();
+  EXPECT_THAT(rows, ElementsAre(Row{2, 0, 0, 9, 1, 1, {}}));
+  run_until_idle();
+  EXPECT_EQ(tokens_of(2), 8);
+}
+
+TEST_F(Rules, AtItsBoundARequestReturnsWithAllItNeeds) {
+  policy.max_preemptions = 1;
+  policy.prefix_caching = false;
+  make(6, 4);
+  add(1, request(4, 13));        // 4 blocks in the end
+  add(2, request(4, 17, 2000));  // 5
+  for (int i = 0; i < 9; ++i) EXPECT_EQ(step().size(), 2u);
+  EXPECT_EQ(step().size(), 1u);  // 1 takes from 2, which knows 13 tokens: 4 blocks
+  EXPECT_EQ(scheduler->stats().preemptions, 1);
+  while (finish_of(1) == FinishReason::none) step();
+  add(3, request(8, 2, 3000));  // 3 blocks: does not fit beside what 2 has set aside
+  EXPECT_THAT(step(), ElementsAre(Row{2, 0, 0, 13, 1, 1, {}}));
+  EXPECT_EQ(used(), 5);
+  run_until_idle();
+  EXPECT_EQ(tokens_of(2), 17);
+  EXPECT_EQ(scheduler->stats().preemptions, 1);
+}
+
+TEST_F(Rules, WithNoPreemptionsAllowedAllIsReservedFromTheStart) {
+  policy.max_preemptions = 0;
+  make(8, 4);
+  add(1, request(4, 13));  // 4 blocks
+  step();
+  EXPECT_EQ(used(), 4);
+  add(2, request(4, 9, 2000));  // 3
+  add(3, request(4, 9, 3000));  // 3: does not fit
+  EXPECT_EQ(step().size(), 2u);
+  EXPECT_EQ(used(), 7);
+  run_until_idle();
+  EXPECT_EQ(scheduler->stats().preemptions, 0);
+}
+
+TEST_F(Rules, AReservationShrinksWithItsSamples) {
+  policy.max_preemptions = 0;
+  make(16, 4);
+  auto q = request(4, 13);
+  q.num_samples = 4;
+  add(1, q);
+  launch();
+  EXPECT_EQ(used(), 1 + 4 * 3);
+  scheduler->cancel(1, 2);
+  EXPECT_EQ(used(), 1 + 3 * 3);
+  commit();
+  scheduler->cancel(1, 0);
+  EXPECT_EQ(used(), 1 + 2 * 3);
+  run_until_idle();
+  EXPECT_EQ(used(), 0);
+}
+
+TEST_F(Rules, AVictimInFlightIsTakenOnceItHasLanded) {
+  policy.prefix_caching = false;
+  make(4, 4, 2);
+  add(1, request(8, 8));
+  add(2, request(8, 8, 2000));
+  EXPECT_EQ(launch().size(), 2u);
+  EXPECT_EQ(launch().size(), 0u);  // 1 needs a block: 2 is held back, both stall
+  EXPECT_EQ(scheduler->stats().preemptions, 0);
+  commit();
+  EXPECT_THAT(launch(), ElementsAre(Row{1, 0, 8, 1, 1, 1, {}}));
+  EXPECT_EQ(scheduler->stats().preemptions, 1);
+}
+
+// --- the prefix cache ------------------------------------------------------------------------
+
+TEST_F(Rules, CacheGivesFullBlocksAndNeverTheLastToken) {
+  make(64, 4);
+  add(1, request(12, 1));
+  run_until_idle();
+  EXPECT_EQ(first_of(1).num_cached, 0);
+  add(2, request(12, 1));
+  EXPECT_THAT(step(), ElementsAre(Row{2, 0, 8, 4, 1, 1, {}}));
+  EXPECT_EQ(first_of(2).num_cached, 8);
+  add(3, request(13, 1));
+  EXPECT_THAT(step(), ElementsAre(Row{3, 0, 12, 1, 1, 1, {}}));
+  EXPECT_EQ(first_of(3).num_cached, 12);
+  EXPECT_EQ(scheduler->stats().prompt_tokens, 37);
+  EXPECT_EQ(scheduler->stats().cached_tokens, 20);
+}
+
+TEST_F(Rules, OutputIsCachedToo) {
+  make(64, 4);
+  add(1, request(6, 7));
+  run_until_idle();
+  GenerateRequest q = request(6, 1);
+  for (const TokenEvent& e : events) q.prompt.push_back(e.token);  // the next turn
+  add(2, q);
+  step();
+  EXPECT_EQ(first_of(2).num_cached, 12);
+}
+
+TEST_F(Rules, SaltsAndPromptLogprobsDoNotShare) {
+  make(64, 4);
+  add(1, request(12, 1));
+  run_until_idle();
+  auto salted = request(12, 1);
+  salted.cache_salt = 7;
+  add(2, salted);
+  run_until_idle();
+  EXPECT_EQ(first_of(2).num_cached, 0);
+  auto logprobs = request(12, 1);
+  logprobs.sampling.prompt_logprobs = 0;
+  add(3, logprobs);
+  run_until_idle();
+  EXPECT_EQ(first_of(3).num_cached, 0);
+  add(4, salted);
+  run_until_idle();
+  EXPECT_EQ(first_of(4).num_cached, 8);
+}
+
+TEST_F(Rules, CachingCanBeOff) {
+  policy.prefix_caching = false;
+  make(64, 4);
+  for (RequestId id : {1, 2}) {
+    add(id, request(12, 1));
+    run_until_idle();
+    EXPECT_EQ(first_of(id).num_cached, 0);
+  }
+  EXPECT_EQ(scheduler->stats().prompt_tokens, 0);
+}
+
+TEST_F(Rules, SharedBlocksAreHeldOnce) {
+  make(64, 4);
+  add(1, request(16, 20));
+  step();
+  const int alone = used();
+  add(2, request(17, 20));
+  step();
+  EXPECT_EQ(used(),
+            alone + 2);  // a block for 1's first output token, one for 2's last prompt token
+}
+
+// --- samples ---------------------------------------------------------------------------------
+
+TEST_F(Rules, SamplesForkAfterThePromptAndCopyItsPartialBlock) {
+  make(64, 4);
+  auto q = request(6, 5);
+  q.num_samples = 3;
+  add(1, q);
+  EXPECT_THAT(step(), ElementsAre(Row{1, 0, 0, 6, 1, 3, {}}));
+  EXPECT_EQ(used(), 2);
+  const auto rows = step();
+  EXPECT_EQ(rows.size(), 3u);
+  EXPECT_EQ(num_copies, 2);  // the last one writes in place
+  EXPECT_EQ(used(), 4);
+  for (const Row& r : rows) EXPECT_EQ(r.blocks[0], rows[0].blocks[0]);
+  step();
+  EXPECT_EQ(num_copies, 0);
+  run_until_idle();
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(tokens_of(1, i), 5);
+  EXPECT_EQ(used(), 0);
+}
+
+TEST_F(Rules, NoCopyWhereThePromptFillsItsBlocks) {
+  make(64, 4);
+  auto q = request(8, 5);
+  q.num_samples = 3;
+  add(1, q);
+  step();
+  step();
+  EXPECT_EQ(num_copies, 0);
+  EXPECT_EQ(used(), 2 + 3);
+}
+
+TEST_F(Rules, NumCachedComesOncePerRequest) {
+  make(64, 4);
+  add(1, request(12, 1));
+  run_until_idle();
+  events.clear();
+  auto q = request(12, 2);
+  q.num_samples = 2;
+  add(2, q);
+  run_until_idle();
+  int64_t cached = 0;
+  for (const TokenEvent& e : events) cached += e.num_cached;
+  EXPECT_EQ(cached, 8);
+}
+
+TEST_F(Rules, SamplesArePreemptedTogetherAndShareThePromptAgain) {
+  policy.prefix_caching = false;
+  make(14, 4);
+  add(1, request(4, 24));          // 7 blocks in the end
+  auto q = request(16, 20, 2000);  // 4 shared, then 5 each
+  q.num_samples = 2;
+  add(2, q);
+  while (scheduler->stats().preemptions == 0) step();
+  EXPECT_EQ(scheduler->stats().running, 1);
+  while (finish_of(1) == FinishReason::none) step();
+  EXPECT_EQ(scheduler->stats().waiting, 1);
+  const auto first = step();  // the first sample computes the prompt for both
+  ASSERT_EQ(first.size(), 1u);
+  EXPECT_EQ(first[0].sample, 0);
+  const auto second = step();
+  ASSERT_EQ(second.size(), 2u);
+  EXPECT_EQ(second[1].sample, 1);
+  EXPECT_EQ(second[1].begin, 16);
+  for (int b = 0; b < 4; ++b) EXPECT_EQ(second[0].blocks[b], second[1].blocks[b]);
+  run_until_idle();
+  EXPECT_EQ(tokens_of(2, 0), 20);
+  EXPECT_EQ(tokens_of(2, 1), 20);
+}
+
+TEST_F(Rules, ASiblingTakesOverAHalfComputedPrompt) {
+  policy.prefix_caching = false;
+  policy.max_step_tokens = 8;
+  make(14, 4);
+  add(1, request(4, 24));
+  auto q = request(16, 20, 2000);
+  q.num_samples = 2;
+  add(2, q);
+  while (scheduler->stats().preemptions == 0) step();
+  while (finish_of(1) == FinishReason::none) step();
+  EXPECT_THAT(step(), ElementsAre(Row{2, 0, 0, 8, 0, 0, {}}));
+  scheduler->cancel(2, 0);
+  const auto rows = step();
+  ASSERT_EQ(rows.size(), 1u);
+  EXPECT_EQ(rows[0].sample, 1);
+  EXPECT_EQ(rows[0].begin, 8);
+  run_until_idle();
+  EXPECT_EQ(tokens_of(2, 1), 20);
+}
+
+}  // namespace
+}  // namespace sluice
