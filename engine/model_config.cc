@@ -6,7 +6,6 @@
 #include <span>
 #include <string_view>
 
-#include "base/log.h"
 #include "engine/json_util.h"
 #include "engine/models/registry.h"
 
@@ -130,6 +129,7 @@ RopeConfig read_rope(KeyReader& file, std::string_view file_name) {
   const Json* older = file.find("rope_scaling");
   if (newer && older && *newer != *older)
     file.fail("\"rope_parameters\" and \"rope_scaling\" disagree, expected one of them");
+  const bool has_theta = file.find("rope_theta") != nullptr;
   rope.theta = file.number("rope_theta", 1, 1e12, rope.theta);
   const Json* json = newer ? newer : older;
   if (!json) return rope;
@@ -139,7 +139,10 @@ RopeConfig read_rope(KeyReader& file, std::string_view file_name) {
     return rope;
   }
   KeyReader keys(*json, fmt::format("{}: {}", file_name, key));
-  rope.theta = keys.number("rope_theta", 1, 1e12, rope.theta);
+  const double theta = keys.number("rope_theta", 1, 1e12, rope.theta);
+  if (has_theta && theta != rope.theta)
+    keys.fail("\"rope_theta\" is {}, and {} beside it", theta, rope.theta);
+  rope.theta = theta;
   keys.only("partial_rotary_factor", 1.0);
   const std::optional<std::string> old_type = keys.text("type");
   const std::string type = keys.text("rope_type").value_or(old_type.value_or(""));
@@ -257,7 +260,7 @@ absl::Status read_config(const Json& json, ModelConfig& c) {
     c.bos_id = bos.front();
   keys.inert(kInertKeys);
   if (const std::string unused = keys.unused(); !unused.empty())
-    log_warn("{}: keys that have no effect here: {}", kFile, unused);
+    c.warnings.push_back(fmt::format("{}: keys that have no effect here: {}", kFile, unused));
   return keys.status();
 }
 
@@ -285,7 +288,7 @@ absl::Status read_generation(const Json& json, ModelConfig& c) {
   }
   keys.inert(kInertKeys);
   if (const std::string unused = keys.unused(); !unused.empty())
-    log_warn("{}: keys that have no effect here: {}", kFile, unused);
+    c.warnings.push_back(fmt::format("{}: keys that have no effect here: {}", kFile, unused));
   return keys.status();
 }
 
@@ -309,7 +312,8 @@ absl::StatusOr<ModelConfig> read_model_config(const std::filesystem::path& dir) 
     return generation.status();
   }
   if (config.eos_ids.empty())
-    log_warn("model: no eos_token_id: answers end only at their length limit or a stop string");
+    config.warnings.emplace_back(
+        "model: no eos_token_id: answers end only at their length limit or a stop string");
   return config;
 }
 

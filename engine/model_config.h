@@ -49,10 +49,11 @@ struct ModelConfig {
   std::vector<TokenId> eos_ids;
   std::optional<TokenId> bos_id;
   GenerationDefaults generation;
+  std::vector<std::string> warnings;  // one line each, for the log of whoever loads the model
 };
 
 // Reads `dir`. A model that cannot be served is refused with one line that names the file, the key,
-// what was found and what is supported. Keys without a meaning here are named in a warning.
+// what was found and what is supported. Keys without a meaning here are named in `warnings`.
 absl::StatusOr<ModelConfig> read_model_config(const std::filesystem::path& dir);
 
 }  // namespace sluice

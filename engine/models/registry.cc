@@ -63,6 +63,7 @@ absl::StatusOr<std::unique_ptr<Model>> load_model(const Config::Model& config, D
   if (!model.ok()) return model;
   const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
   const ModelConfig& c = (*model)->config();
+  for (const std::string& warning : c.warnings) log_warn("{}", warning);
   log_info(
       "model: {}, {} layers, hidden {}, vocabulary {}, context {}; {} weights, {:.1f} MB, {:.2f} s",
       c.architecture, c.num_layers, c.hidden_size, c.vocab_size, (*model)->max_len(),

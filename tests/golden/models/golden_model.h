@@ -1,0 +1,87 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/float16.h"
+#include "engine/models/registry.h"
+#include "engine/random_weights.h"
+#include "tests/unit/engine/model_files.h"
+
+namespace sluice {
+
+// One of the fixtures beside this file; make_fixtures.py says what is in them.
+struct GoldenPrompt {
+  std::vector<int32_t> tokens, positions, greedy;
+  std::vector<float> gaps;
+  const float* logits = nullptr;  // [positions, vocab]
+};
+struct GoldenCase {
+  Json json;
+  std::vector<float> logits;
+  std::vector<GoldenPrompt> prompts;
+  int vocab = 0;
+  float range = 0;  // of the reference's logits
+
+  explicit GoldenCase(const std::string& name) {
+    const std::string base = SLUICE_SOURCE_DIR "/tests/golden/models/" + name;
+    json = Json::parse(read_file(base + ".json"));
+    const std::string bytes = read_file(base + ".logits");
+    logits.resize(bytes.size() / 4);
+    std::memcpy(logits.data(), bytes.data(), bytes.size());
+    const auto [low, high] = std::minmax_element(logits.begin(), logits.end());
+    range = *high - *low;
+    vocab = json["config"]["vocab_size"];
+    size_t at = 0;
+    for (const Json& p : json["prompts"]) {
+      GoldenPrompt prompt{p["tokens"], p["positions"], p["greedy"], p["gaps"], &logits[at]};
+      at += prompt.positions.size() * vocab;
+      prompts.push_back(std::move(prompt));
+    }
+    EXPECT_EQ(at, logits.size());
+  }
+};
+
+using Values = std::vector<float>;
+// May change a tensor before it is written, for mutants.
+using TensorEdit = std::function<void(const std::string& name, int64_t columns, Values&)>;
+
+inline Values golden_weights(uint64_t seed, const Json& recipe) {
+  int64_t size = 1;
+  for (const int64_t d : recipe["shape"]) size *= d;
+  const uint64_t stream = weight_stream(seed, recipe["name"].get<std::string>());
+  const float mean = recipe["mean"];
+  const double deviation = recipe["deviation"];
+  Values values(size);
+  for (int64_t i = 0; i < size; ++i)
+    values[i] = from_bf16(to_bf16(random_weight(stream, i, deviation) + mean));
+  return values;
+}
+
+// The case as a model directory, weights stored as `dtype` ("F32", "F16", "BF16").
+inline void write_golden_model(const GoldenCase& golden, const std::filesystem::path& dir,
+                               const std::string& dtype, const Json& config,
+                               const TensorEdit& edit = {}) {
+  write_file(dir / "config.json", config.dump(2));
+  std::vector<TensorFile> files;
+  for (const Json& recipe : golden.json["tensors"]) {
+    Values values = golden_weights(golden.json["seed"], recipe);
+    const std::vector<int64_t> shape = recipe["shape"];
+    if (edit) edit(recipe["name"], shape.back(), values);
+    std::string bytes;
+    if (dtype == "F32") {
+      bytes = f32_bytes(values);
+    } else {
+      for (const float x : values) {
+        const uint16_t h = dtype == "F16" ? to_f16(x) : to_bf16(x);
+        bytes.append(reinterpret_cast<const char*>(&h), 2);
+      }
+    }
+    files.push_back({recipe["name"], dtype, shape, std::move(bytes)});
+  }
+  write_file(dir / "model.safetensors", safetensors_bytes(files));
+}
+
+}  // namespace sluice

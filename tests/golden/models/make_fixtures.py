@@ -1,0 +1,193 @@
+#!/usr/bin/env python3
+"""Makes the fixtures of golden_model_test.cc: logits and greedy tokens of transformers.
+
+    pip install torch transformers numpy
+    python tests/golden/models/make_fixtures.py
+
+Each case is a small configuration with real head sizes. Its weights are not stored: they are a
+function of seed, tensor name and index (engine/random_weights.h), rounded to bf16, and computed
+here with the same bits. <case>.json has the directory's config.json, the weights' recipe, the
+prompts and the greedy tokens; <case>.logits has float32 rows of teacher-forced logits, for each
+prompt those of its `positions`.
+
+Scales are chosen so that mistakes show: embeddings are small, so the epsilon of the first norm
+matters; norm weights differ by dimension, so their place before or after the rotation does; the
+final norm is large, so that logits are peaked. Prompts are longer than the Llama 3 cases' original
+context, so that every branch of its frequency scaling is used.
+"""
+
+import copy
+import json
+import pathlib
+
+import numpy as np
+import torch
+import transformers
+
+HERE = pathlib.Path(__file__).parent
+GREEDY_STEPS = 64
+
+
+def common(**more):
+    return {
+        "hidden_act": "silu",
+        "max_position_embeddings": 512,
+        "rms_norm_eps": 1e-5,
+        "bos_token_id": None,
+        "eos_token_id": 1,
+        **more,
+    }
+
+
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+
+# name, seed, config.json
+CASES = [
+    ("llama3_gqa", 1, common(
+        architectures=["LlamaForCausalLM"], hidden_size=160, num_hidden_layers=3,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=64, intermediate_size=448,
+        vocab_size=331, tie_word_embeddings=False, rope_theta=500000.0, rope_scaling=LLAMA3_ROPE)),
+    ("llama3_tied", 2, common(
+        architectures=["LlamaForCausalLM"], hidden_size=128, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=1, head_dim=128, intermediate_size=320,
+        vocab_size=320, tie_word_embeddings=True,
+        rope_parameters={**LLAMA3_ROPE, "factor": 32.0, "rope_theta": 500000.0})),
+    ("llama2_bias", 3, common(
+        architectures=["LlamaForCausalLM"], hidden_size=128, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=2, intermediate_size=344, vocab_size=320,
+        tie_word_embeddings=False, attention_bias=True, mlp_bias=True, pretraining_tp=1,
+        rope_theta=10000.0, rope_scaling=None)),
+    ("qwen3_tied", 4, common(
+        architectures=["Qwen3ForCausalLM"], hidden_size=128, num_hidden_layers=4,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=128, intermediate_size=384,
+        vocab_size=320, tie_word_embeddings=True, rms_norm_eps=1e-6, attention_bias=False,
+        use_sliding_window=False, sliding_window=None, max_window_layers=4,
+        rope_theta=1000000.0, rope_scaling=None)),
+    ("qwen3_gqa", 5, common(
+        architectures=["Qwen3ForCausalLM"], hidden_size=192, num_hidden_layers=2,
+        num_attention_heads=8, num_key_value_heads=2, head_dim=64, intermediate_size=320,
+        vocab_size=331, tie_word_embeddings=False, rms_norm_eps=1e-6,
+        rope_parameters={"rope_type": "default", "rope_theta": 1000000.0},
+        layer_types=["full_attention"] * 2)),
+    ("qwen2", 6, common(
+        architectures=["Qwen2ForCausalLM"], hidden_size=128, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=1, intermediate_size=256, vocab_size=320,
+        tie_word_embeddings=True, rms_norm_eps=1e-6, use_sliding_window=False,
+        sliding_window=512, rope_theta=1000000.0)),
+    ("mistral", 7, common(
+        architectures=["MistralForCausalLM"], hidden_size=128, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=64, intermediate_size=256,
+        vocab_size=320, tie_word_embeddings=False, sliding_window=None, rope_theta=1000000.0)),
+]
+
+MASK = (1 << 64) - 1
+
+
+def mix64(x):
+    """base/hash.h, on numpy arrays of uint64."""
+    with np.errstate(over="ignore"):
+        x = x + np.uint64(0x9E3779B97F4A7C15)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return x ^ (x >> np.uint64(31))
+
+
+def weight_stream(seed, name):
+    hash_ = 0xCBF29CE484222325
+    for byte in name.encode():
+        hash_ = ((hash_ ^ byte) * 0x100000001B3) & MASK
+    return mix64(mix64(np.uint64(seed)) ^ np.uint64(hash_))
+
+
+def random_weights(seed, name, count, mean, deviation):
+    with np.errstate(over="ignore"):
+        bits = mix64(weight_stream(seed, name) + np.arange(count, dtype=np.uint64))
+    low = np.uint64(0xFFFF)
+    total = sum((bits >> np.uint64(s)) & low for s in (0, 16, 32, 48)).astype(np.int64) - 131070
+    unit = 1.0 / 37837.22
+    values = (total * (deviation * unit)).astype(np.float32) + np.float32(mean)
+    words = values.view(np.uint32)  # to bf16 and back: nearest, ties to even
+    words = (words + np.uint32(0x7FFF) + ((words >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+    return (words << np.uint32(16)).view(np.float32)
+
+
+def recipe_of(name, shape):
+    """(mean, deviation) of a tensor."""
+    if name == "model.embed_tokens.weight":
+        return 0.0, 0.02
+    if name == "lm_head.weight":
+        return 0.0, 0.02
+    if name == "model.norm.weight":
+        return 15.0, 2.0
+    if name.endswith("norm.weight"):
+        return 1.2, 0.3
+    if name.endswith(".bias"):
+        return 0.0, 0.1
+    gain = 1.2 if "q_proj" in name or "k_proj" in name else 1.0
+    return 0.0, gain / shape[1] ** 0.5
+
+
+def make_case(name, seed, config):
+    model_class = getattr(transformers, config["architectures"][0])
+    # A copy: reading a config completes its nested tables in place.
+    ours = model_class.config_class(**copy.deepcopy(config), attn_implementation="eager")
+    model = model_class(ours).eval()
+    recipe, state = [], {}
+    for key, parameter in model.state_dict().items():
+        if key == "lm_head.weight" and config["tie_word_embeddings"]:
+            continue
+        mean, deviation = recipe_of(key, parameter.shape)
+        values = random_weights(seed, key, parameter.numel(), mean, deviation)
+        state[key] = torch.from_numpy(values.reshape(parameter.shape))
+        recipe.append({"name": key, "shape": list(parameter.shape), "mean": mean,
+                       "deviation": deviation})
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    assert not unexpected and set(missing) <= {"lm_head.weight"}, (missing, unexpected)
+    model.tie_weights()
+    model = model.float()
+
+    rng = np.random.default_rng(seed)
+    prompts, rows = [], []
+    with torch.no_grad():
+        for length in (23, 150, 277):
+            tokens = rng.integers(0, config["vocab_size"], length).tolist()
+            logits = model(torch.tensor([tokens])).logits[0].numpy()
+            positions = sorted({*np.linspace(0, length - 1, 14).astype(int).tolist()})
+            rows.append(logits[positions])
+            prompt = {"tokens": tokens, "positions": positions, "greedy": [], "gaps": []}
+            if length < 200:  # greedy, step by step with the whole context: no cache to trust
+                context = list(tokens)
+                for _ in range(GREEDY_STEPS):
+                    last = model(torch.tensor([context])).logits[0, -1]
+                    top = torch.topk(last, 2)
+                    prompt["greedy"].append(int(top.indices[0]))
+                    prompt["gaps"].append(round(float(top.values[0] - top.values[1]), 6))
+                    context.append(prompt["greedy"][-1])
+            prompts.append(prompt)
+    stacked = np.concatenate(rows).astype("<f4")
+    spread = float(stacked.max() - stacked.min())
+    chance = torch.softmax(torch.from_numpy(stacked), -1).max(-1).values.mean()
+    print(f"{name}: logits span {spread:.1f}, best token's mean probability {float(chance):.2f}, "
+          f"{len(set(sum((p['greedy'] for p in prompts), [])))} distinct greedy tokens")
+    stacked.tofile(HERE / f"{name}.logits")
+    fixture = {"made_by": f"transformers {transformers.__version__}", "seed": seed,
+               "config": config, "tensors": recipe, "prompts": prompts}
+    text = json.dumps(fixture, indent=None, separators=(",", ":"))
+    text = text.replace('{"name"', '\n{"name"').replace('{"tokens"', '\n{"tokens"')
+    (HERE / f"{name}.json").write_text(text.replace('"config"', '\n"config"') + "\n")
+
+
+def main():
+    torch.set_num_threads(1)
+    for case in CASES:
+        make_case(*case)
+
+
+if __name__ == "__main__":
+    main()
