@@ -8,37 +8,29 @@
 // vdpbf16ps); where k is cut into blocks the sums go through memory in f32 and come back unchanged.
 // So an output's bits depend neither on the number of rows nor on how the work was cut.
 //
-// Few rows (one register tile): weights are read once, straight from memory, and widened in
-// registers. More rows: a block of weights is widened once into a panel that stays in L1 and every
-// row tile runs over it, while the next block is prefetched.
+// Few rows (one register tile): weights are read once, straight from memory. More rows: a block of
+// weights stays in L1 while every row tile runs over it. Either way 16-bit weights are widened in
+// registers: a widened copy would cost more in stores and cache than the two instructions a vector.
 namespace sluice::cpu::SLUICE_ISA {
 namespace {
 
 constexpr int kTileVectors = kTileCols / kLanes;
 #if defined(SLUICE_ISA_AVX512)
 constexpr int kMaxRows = 8, kMaxVectors = 24, kMaxTiles = 4;
-constexpr int64_t kBlock = 128;
 #elif defined(SLUICE_ISA_AVX2)
 constexpr int kMaxRows = 6, kMaxVectors = 12, kMaxTiles = 4;
-constexpr int64_t kBlock = 256;
 #else
 constexpr int kMaxRows = 3, kMaxVectors = 12, kMaxTiles = 1;
-constexpr int64_t kBlock = 256;
 #endif
+constexpr int64_t kBlock = 512;  // inputs: 48 KiB of bf16 weights at three tiles
 constexpr int64_t kPrefetchBytes = 2048;
+constexpr int64_t kMaxAskers = 4;  // row tiles that share the prefetching of the next block
 
 constexpr int tiles_for(int rows) {
   const int fit = kMaxVectors / kTileVectors / rows;
   return fit < 1 ? 1 : fit > kMaxTiles ? kMaxTiles : fit;
 }
 constexpr int kPanelTiles = tiles_for(kMaxRows);
-
-[[gnu::always_inline]] inline float bf16_value(uint16_t x) {
-  const uint32_t u = uint32_t(x) << 16;
-  float f;
-  __builtin_memcpy(&f, &u, 4);
-  return f;
-}
 
 // How a weight tile's pair of inputs (k, k + 1) becomes vectors. even() and odd() give vector v of
 // the tile's kTileVectors.
@@ -206,26 +198,6 @@ template <class From, bool kPrefetch, int Rows = kMaxRows, int Tiles = tiles_for
   }
 }
 
-// panel[tile][k][16] = weights [k, k + count) of `tiles` tiles, widened. count may be odd.
-template <class From>
-void widen(float* panel, const char* b, int64_t b_tile, int tiles, int64_t count) {
-  for (int t = 0; t < tiles; ++t, b += b_tile, panel += kBlock * kTileCols) {
-    const char* from = b;
-    float* to = panel;
-    for (int64_t p = (count + 1) >> 1; p > 0; --p) {
-#pragma GCC unroll 8
-      for (int v = 0; v < kTileVectors; ++v) {
-        store(to + v * kLanes, From::even(from, v));
-        store(to + kTileCols + v * kLanes, From::odd(from, v));
-      }
-      from += From::kPairBytes;
-      to += 2 * kTileCols;
-    }
-  }
-}
-
-constexpr int element_bytes(WeightType t) { return t == WeightType::f32 ? 4 : 2; }
-
 // Sums of `tiles` tiles for all rows of the piece into c[rows][tiles * 16]. One register tile.
 template <class From>
 void few_rows(const GemmArgs& g, const char* x, int rows, int tiles, const char* b, float* c) {
@@ -235,46 +207,42 @@ void few_rows(const GemmArgs& g, const char* x, int rows, int tiles, const char*
                         ahead);
 }
 
-// The same for many rows, over blocks of k. Rows are shared out evenly over the register tiles:
-// a tile of one row would wait for its own sums.
+// The same for many rows, over blocks of k that stay in L1 while every row tile runs over them.
+// Rows are shared out evenly over the register tiles: a tile of one row would wait for its own
+// sums. The first few tiles ask for the weights that come next, a share each.
 template <class From>
-void many_rows(const GemmArgs& g, const char* x, int64_t rows, int tiles, const char* b, float* c,
-               float* panel) {
-  constexpr bool kIsDot = __is_same(From, Dot);
-  const int64_t x_bytes = kIsDot ? 2 : 4;
+void many_rows(const GemmArgs& g, const char* x, int64_t rows, int tiles, const char* b, float* c) {
+  const int64_t x_bytes = __is_same(From, Dot) ? 2 : 4;
   const int64_t b_tile = tile_bytes(g.type, g.in);
-  const int64_t block = kIsDot ? 4 * kBlock : kBlock;
+  const int64_t k_bytes = From::kPairBytes / 2;
   const int64_t row_tiles = (rows + kMaxRows - 1) / kMaxRows;
+  const int64_t askers = row_tiles < kMaxAskers ? row_tiles : kMaxAskers;
   const int64_t c_stride = tiles * kTileCols;
-  for (int64_t k = 0; k < g.in; k += block) {
-    const int64_t count = g.in - k < block ? g.in - k : block;
-    const char* from = b + k * kTileCols * element_bytes(g.type);
-    // What is needed next: the next block of these tiles, or the first of the next panel.
-    const char* next =
-        k + block < g.in ? from + block * kTileCols * element_bytes(g.type) : b + tiles * b_tile;
-    const Prefetch ahead{next, b_tile, From::kPairBytes};
-    if constexpr (!kIsDot) widen<From>(panel, from, b_tile, tiles, count);
+  for (int64_t k = 0; k < g.in; k += kBlock) {
+    const int64_t count = g.in - k < kBlock ? g.in - k : kBlock;
+    const char* from = b + k * k_bytes;
+    // The next block of these tiles, or the first of the next panel.
+    const char* next = k + kBlock < g.in ? from + kBlock * k_bytes : b + tiles * b_tile;
     int64_t row = 0;
     for (int64_t t = 0; t < row_tiles; ++t) {
       const int n = int((rows - row + row_tiles - t - 1) / (row_tiles - t));
       const char* a = x + (row * g.x_stride + k) * x_bytes;
       float* to = c + row * c_stride;
-      if constexpr (kIsDot) {
-        run_micro<Dot, true>(n, tiles, a, g.x_stride, from, b_tile, count, to, c_stride, k > 0,
-                             ahead);
-      } else if (t == 0) {
-        run_micro<FromF32, true>(n, tiles, a, g.x_stride, (const char*)panel,
-                                 kBlock * kTileCols * 4, count, to, c_stride, k > 0, ahead);
+      const Prefetch ahead{next + t * (kBlock * k_bytes / askers), b_tile,
+                           From::kPairBytes / askers};
+      if (t < askers) {
+        run_micro<From, true>(n, tiles, a, g.x_stride, from, b_tile, count, to, c_stride, k > 0,
+                              ahead);
       } else {
-        run_micro<FromF32, false>(n, tiles, a, g.x_stride, (const char*)panel,
-                                  kBlock * kTileCols * 4, count, to, c_stride, k > 0, ahead);
+        run_micro<From, false>(n, tiles, a, g.x_stride, from, b_tile, count, to, c_stride, k > 0,
+                               ahead);
       }
       row += n;
     }
   }
 }
 
-void sums(const GemmArgs& g, const GemmPiece& p, int64_t tile, int tiles, float* c, float* panel) {
+void sums(const GemmArgs& g, const GemmPiece& p, int64_t tile, int tiles, float* c) {
   const int64_t rows = p.row_end - p.row_begin;
   const char* b = g.w + tile * tile_bytes(g.type, g.in);
   int64_t x_bytes = 4;
@@ -286,17 +254,17 @@ void sums(const GemmArgs& g, const GemmPiece& p, int64_t tile, int tiles, float*
   switch (g.type) {
     case WeightType::f32:
       if (few) return few_rows<FromF32>(g, x, int(rows), tiles, b, c);
-      return many_rows<FromF32>(g, x, rows, tiles, b, c, panel);
+      return many_rows<FromF32>(g, x, rows, tiles, b, c);
     case WeightType::f16:
       if (few) return few_rows<FromF16>(g, x, int(rows), tiles, b, c);
-      return many_rows<FromF16>(g, x, rows, tiles, b, c, panel);
+      return many_rows<FromF16>(g, x, rows, tiles, b, c);
     case WeightType::bf16:
 #if defined(SLUICE_BF16_DOT)
       if (few) return few_rows<Dot>(g, x, int(rows), tiles, b, c);
-      return many_rows<Dot>(g, x, rows, tiles, b, c, panel);
+      return many_rows<Dot>(g, x, rows, tiles, b, c);
 #else
       if (few) return few_rows<FromBf16>(g, x, int(rows), tiles, b, c);
-      return many_rows<FromBf16>(g, x, rows, tiles, b, c, panel);
+      return many_rows<FromBf16>(g, x, rows, tiles, b, c);
 #endif
   }
 }
@@ -339,22 +307,21 @@ int64_t row_block(int64_t in) {
 
 size_t gemm_scratch(int64_t rows, bool silu_mul) {
   const int tiles = kMaxTiles > kPanelTiles ? kMaxTiles : kPanelTiles;
-  return size_t(kBlock * kPanelTiles * kTileCols + rows * tiles * kTileCols * (silu_mul ? 2 : 1));
+  return size_t(rows * tiles * kTileCols * (silu_mul ? 2 : 1));
 }
 
 void gemm(const GemmArgs& g, const GemmPiece& p, float* scratch) {
   const int64_t rows = p.row_end - p.row_begin;
   const int step = panel_tiles(rows, g.type);
-  float* panel = scratch;
-  float* c = scratch + kBlock * kPanelTiles * kTileCols;
+  float* c = scratch;
   const int64_t half = g.out / 2;
   for (int64_t tile = p.tile_begin; tile < p.tile_end; tile += step) {
     const int tiles = p.tile_end - tile < step ? int(p.tile_end - tile) : step;
     const int64_t col = tile * kTileCols, stride = tiles * kTileCols;
-    sums(g, p, tile, tiles, c, panel);
+    sums(g, p, tile, tiles, c);
     if (g.silu_mul) {
       float* up = c + rows * stride;
-      sums(g, p, half / kTileCols + tile, tiles, up, panel);
+      sums(g, p, half / kTileCols + tile, tiles, up);
       for (int64_t r = 0; r < rows; ++r) {
         write_silu_row(g.y + (p.row_begin + r) * g.y_stride + col, c + r * stride, up + r * stride,
                        g.bias ? g.bias + col : nullptr, g.bias ? g.bias + half + col : nullptr,

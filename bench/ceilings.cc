@@ -1,0 +1,167 @@
+#include "bench/ceilings.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#include "kernels/cpu/device.h"
+#include "kernels/cpu/isa.h"
+#include "kernels/cpu/parallel.h"
+
+namespace sluice {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// Many short rounds, best of all: on a shared machine some round has the processors to itself.
+constexpr int kRounds = 120;
+constexpr size_t kBytesPerThread = size_t{256} << 20;  // in all, so that rounds find cold memory
+constexpr size_t kBytesPerRound = size_t{16} << 20;    // a thread's share
+constexpr int64_t kPieces = 16;                        // per thread and round
+
+template <class Body>
+double best_seconds(int rounds, Body body) {
+  double best = 1e30;
+  for (int i = 0; i < rounds; ++i) {
+    const auto begin = Clock::now();
+    body(i);
+    best = std::min(best, std::chrono::duration<double>(Clock::now() - begin).count());
+  }
+  return best;
+}
+
+// Four streams of 64-byte lines, the sum of one word in each so that the lines really arrive.
+uint64_t read_bytes(const char* p, size_t bytes) {
+  const size_t stream = bytes / 4 / 64 * 64;
+  uint64_t sum[4] = {};
+  for (size_t i = 0; i < stream; i += 64) {
+    for (int s = 0; s < 4; ++s) {
+      uint64_t word;
+      std::memcpy(&word, p + s * stream + i, sizeof word);
+      sum[s] += word;
+      __builtin_prefetch(p + s * stream + i + 2048);
+    }
+  }
+  return sum[0] + sum[1] + sum[2] + sum[3];
+}
+
+// A peak loop: `steps` steps of independent chains; returns the floating-point operations done.
+using Peak = double (*)(int64_t steps);
+
+double peak_scalar(int64_t steps) {
+  float a[8] = {1, 2, 3, 4, 5, 6, 7, 8};
+  for (int64_t i = 0; i < steps; ++i) {
+    for (float& x : a) x = x * 0.999f + 0.001f;
+  }
+  volatile float sink = 0;
+  for (const float x : a) sink = sink + x;
+  return double(steps) * 8 * 2;
+}
+
+#if defined(__x86_64__)
+// Every loop over the sums is unrolled, or they would live in memory and not in registers; they
+// start apart, or the compiler would compute one of them.
+__attribute__((target("avx512f"))) double peak_f32_512(int64_t steps) {
+  __m512 a[12];
+#pragma GCC unroll 12
+  for (int j = 0; j < 12; ++j) a[j] = _mm512_set1_ps(0.1f * float(j));
+  const __m512 b = _mm512_set1_ps(0.999f), c = _mm512_set1_ps(0.001f);
+  for (int64_t i = 0; i < steps; ++i) {
+#pragma GCC unroll 12
+    for (int j = 0; j < 12; ++j) a[j] = _mm512_fmadd_ps(a[j], b, c);
+  }
+  volatile float sink = 0;
+#pragma GCC unroll 12
+  for (int j = 0; j < 12; ++j) sink = sink + _mm512_cvtss_f32(a[j]);
+  return double(steps) * 12 * 32;
+}
+
+__attribute__((target("avx2,fma"))) double peak_f32_256(int64_t steps) {
+  __m256 a[12];
+#pragma GCC unroll 12
+  for (int j = 0; j < 12; ++j) a[j] = _mm256_set1_ps(0.1f * float(j));
+  const __m256 b = _mm256_set1_ps(0.999f), c = _mm256_set1_ps(0.001f);
+  for (int64_t i = 0; i < steps; ++i) {
+#pragma GCC unroll 12
+    for (int j = 0; j < 12; ++j) a[j] = _mm256_fmadd_ps(a[j], b, c);
+  }
+  volatile float sink = 0;
+#pragma GCC unroll 12
+  for (int j = 0; j < 12; ++j) sink = sink + _mm256_cvtss_f32(a[j]);
+  return double(steps) * 12 * 16;
+}
+
+__attribute__((target("avx512f,avx512bf16"))) double peak_bf16_512(int64_t steps) {
+  __m512 a[12];
+#pragma GCC unroll 12
+  for (int j = 0; j < 12; ++j) a[j] = _mm512_set1_ps(0.1f * float(j));
+  const __m512bh b = (__m512bh)_mm512_set1_epi16(0x3f80);
+  const __m512bh c = (__m512bh)_mm512_set1_epi16(0x2f80);
+  for (int64_t i = 0; i < steps; ++i) {
+#pragma GCC unroll 12
+    for (int j = 0; j < 12; ++j) a[j] = _mm512_dpbf16_ps(a[j], b, c);
+  }
+  volatile float sink = 0;
+#pragma GCC unroll 12
+  for (int j = 0; j < 12; ++j) sink = sink + _mm512_cvtss_f32(a[j]);
+  return double(steps) * 12 * 64;
+}
+#endif
+
+double measure_peak(cpu::ThreadPool& pool, Peak peak) {
+  constexpr int64_t kSteps = 20000;
+  const int64_t pieces = kPieces * pool.size();
+  double flops = 0;
+  const double seconds = best_seconds(kRounds, [&](int) {
+    std::vector<double> done(pieces);
+    pool.parallel_for(pieces, [&](int64_t i, int) { done[i] = peak(kSteps); });
+    flops = 0;
+    for (const double d : done) flops += d;
+  });
+  return flops / seconds / 1e9;
+}
+
+double measure_reads(cpu::ThreadPool& pool) {
+  const size_t bytes = kBytesPerThread * pool.size();
+  const auto device = make_cpu_device({1, "portable"}).value();
+  const Device::Buffer buffer = device->allocate(bytes, Memory::device);
+  std::memset(buffer.get(), 1, bytes);
+  const char* data = static_cast<const char*>(buffer.get());
+  const int64_t pieces = kPieces * pool.size();
+  const size_t round = kBytesPerRound * pool.size(), piece = round / pieces;
+  std::vector<uint64_t> sums(pieces);
+  const double seconds = best_seconds(kRounds, [&](int i) {
+    const char* from = data + i * round % bytes;
+    pool.parallel_for(pieces,
+                      [&](int64_t j, int) { sums[j] = read_bytes(from + j * piece, piece); });
+  });
+  volatile uint64_t sink = 0;
+  for (const uint64_t s : sums) sink = sink + s;
+  return double(round) / seconds / 1e9;
+}
+
+}  // namespace
+
+Ceilings measure_ceilings(int threads) {
+  Ceilings c;
+  c.threads = threads > 0 ? threads : cpu::available_cpus();
+  cpu::ThreadPool pool(c.threads);
+  c.read_gb_per_s = measure_reads(pool);
+  Peak f32 = peak_scalar;
+#if defined(__x86_64__)
+  const auto has = [](const char* isa) { return cpu::choose_isa(isa).ok(); };
+  if (has("avx2")) f32 = peak_f32_256;
+  if (has("avx512")) f32 = peak_f32_512;
+  if (has("avx512bf16")) c.bf16_gflop_per_s = measure_peak(pool, peak_bf16_512);
+#endif
+  c.f32_gflop_per_s = measure_peak(pool, f32);
+  return c;
+}
+
+}  // namespace sluice
