@@ -1,0 +1,128 @@
+#include "engine/make_model.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "engine/float16.h"
+#include "engine/models/registry.h"
+#include "engine/random_weights.h"
+#include "kernels/cpu/device.h"
+#include "tests/golden/models/model_driver.h"
+#include "tests/unit/engine/model_files.h"
+#include "text/chat_template.h"
+#include "text/tokenizer.h"
+
+namespace sluice {
+namespace {
+
+using testing::HasSubstr;
+
+std::string text_of(const absl::Status& status) { return std::string(message_of(status)); }
+
+TEST(RandomWeights, LookNormal) {
+  const uint64_t stream = weight_stream(1, "w");
+  constexpr int n = 200000;
+  double sum = 0, square = 0, cube = 0;
+  int beyond = 0;
+  for (int i = 0; i < n; ++i) {
+    const double x = random_weight(stream, i, 1.0);
+    sum += x, square += x * x, cube += x * x * x;
+    beyond += std::fabs(x) > 2;
+  }
+  EXPECT_NEAR(sum / n, 0, 0.02);
+  EXPECT_NEAR(square / n, 1, 0.02);
+  EXPECT_NEAR(cube / n, 0, 0.04);
+  EXPECT_NEAR(double(beyond) / n, 0.0455, 0.01);
+  EXPECT_NE(weight_stream(1, "w"), weight_stream(2, "w"));
+  EXPECT_NE(weight_stream(1, "w"), weight_stream(1, "v"));
+}
+
+TEST(MakeModel, NanoLoadsAndRunsInEveryDType) {
+  TempDir dir;
+  for (const auto& [name, dtype] : std::vector<std::pair<std::string, DType>>{
+           {"f32", DType::f32}, {"f16", DType::f16}, {"bf16", DType::bf16}}) {
+    const absl::Status made = make_model("nano", 7, name, dir.path());
+    ASSERT_TRUE(made.ok()) << made;
+    auto device = make_cpu_device({.threads = 1});
+    ASSERT_TRUE(device.ok());
+    Config::Model options;
+    options.path = dir.path();
+    const auto model = load_model(options, **device, 2);
+    ASSERT_TRUE(model.ok()) << model.status();
+    EXPECT_EQ((*model)->weight_dtype(), dtype);
+    EXPECT_EQ((*model)->config().dtype, dtype);
+    EXPECT_EQ((*model)->config().vocab_size, 4096);
+    EXPECT_EQ((*model)->config().warnings.size(), 0u) << (*model)->config().warnings[0];
+    ModelDriver driver(**device, **model, DType::f32, 1, 8);
+    const std::vector<int32_t> ids = {5, 4095, 0};
+    const DriverRow row{0, ids};
+    const Tensor logits = driver.step({&row, 1});
+    float low = 0, high = 0;
+    for (int64_t i = 0; i < logits.size(); ++i) {
+      ASSERT_TRUE(std::isfinite(logits.as<float>()[i]));
+      low = std::min(low, logits.as<float>()[i]);
+      high = std::max(high, logits.as<float>()[i]);
+    }
+    EXPECT_TRUE(low < -0.1f && high > 0.1f) << low << " " << high;
+  }
+}
+
+TEST(MakeModel, SameSeedSameBytes) {
+  TempDir one, two, other;
+  ASSERT_TRUE(make_model("nano", 3, "bf16", one.path()).ok());
+  ASSERT_TRUE(make_model("nano", 3, "bf16", two.path() / "new" / "folder").ok());
+  ASSERT_TRUE(make_model("nano", 4, "bf16", other.path()).ok());
+  for (const char* file : {"config.json", "generation_config.json", "tokenizer.json",
+                           "tokenizer_config.json", "model.safetensors"})
+    EXPECT_EQ(read_file(one.path() / file), read_file(two.path() / "new" / "folder" / file));
+  EXPECT_NE(read_file(one.path() / "model.safetensors"),
+            read_file(other.path() / "model.safetensors"));
+  // One weight by hand: row 2, column 3 of the embedding.
+  auto stored = Safetensors::open(one.path());
+  ASSERT_TRUE(stored.ok());
+  const StoredTensor* embedding = stored->find("model.embed_tokens.weight");
+  uint16_t bits;
+  std::memcpy(&bits, embedding->data + 2 * (2 * 64 + 3), 2);
+  EXPECT_EQ(bits, to_bf16(random_weight(weight_stream(3, embedding->name), 2 * 64 + 3, 0.02)));
+}
+
+TEST(MakeModel, TokenizerCoversTheVocabulary) {
+  TempDir dir;
+  ASSERT_TRUE(make_model("nano", 1, "bf16", dir.path()).ok());
+  const auto tokenizer = Tokenizer::load(dir.path());
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  EXPECT_EQ((*tokenizer)->vocab_size(), 4096);
+  for (TokenId id = 0; id < 4091; ++id) EXPECT_FALSE((*tokenizer)->piece(id).empty()) << id;
+  EXPECT_TRUE((*tokenizer)->is_special(4095) && !(*tokenizer)->is_special(4090));
+  const std::string text = "The weather, in 2024: déjà vu \xf0\x9f\x8c\x8a\n\n  \"tabs\\\"\t!";
+  const std::vector<TokenId> ids = (*tokenizer)->encode(text, true);
+  EXPECT_EQ(ids.front(), (*tokenizer)->find("<|begin_of_text|>"));
+  EXPECT_LT(ids.size(), text.size());
+  std::string back;
+  for (const TokenId id : ids)
+    if (!(*tokenizer)->is_special(id)) back += (*tokenizer)->piece(id);
+  EXPECT_EQ(back, text);
+  EXPECT_TRUE(ChatTemplate::load(dir.path()).ok());
+}
+
+TEST(MakeModel, RefusesWhatItCannotDo) {
+  TempDir dir;
+  EXPECT_THAT(text_of(make_model("gpt-5", 1, "bf16", dir.path())),
+              HasSubstr("preset \"gpt-5\", expected one of llama-3.2-1b, llama-3.1-8b, "));
+  EXPECT_THAT(text_of(make_model("nano", 1, "int8", dir.path())), HasSubstr("dtype \"int8\""));
+  EXPECT_THAT(text_of(make_model("nano", 1, "bf16", "")), HasSubstr("--out is empty"));
+  write_file(dir.path() / "diary.txt", "keep me");
+  EXPECT_THAT(text_of(make_model("nano", 1, "bf16", dir.path())),
+              HasSubstr("is not empty and was not written by make-model"));
+  write_file(dir.path() / "config.json", R"({"_name_or_path": "somebody/else"})");
+  EXPECT_FALSE(make_model("nano", 1, "bf16", dir.path()).ok());
+  EXPECT_FALSE(std::filesystem::exists(dir.path() / "model.safetensors"));
+  EXPECT_THAT(text_of(make_model("nano", 1, "bf16", dir.path() / "diary.txt")),
+              HasSubstr("is not a directory"));
+  EXPECT_EQ(read_file(dir.path() / "diary.txt"), "keep me");
+}
+
+}  // namespace
+}  // namespace sluice

@@ -1,0 +1,254 @@
+#include "engine/model_config.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/unit/engine/model_files.h"
+
+namespace sluice {
+namespace {
+
+using testing::AllOf;
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::IsEmpty;
+
+Json llama() {
+  return Json::parse(R"({
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",
+    "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 1000,
+    "max_position_embeddings": 2048, "rms_norm_eps": 1e-05, "rope_theta": 500000.0,
+    "tie_word_embeddings": true, "torch_dtype": "bfloat16", "bos_token_id": 1,
+    "eos_token_id": [2, 3], "transformers_version": "4.45.0", "use_cache": true})");
+}
+
+class ModelConfigTest : public testing::Test {
+ protected:
+  absl::StatusOr<ModelConfig> read(const Json& config) {
+    write_file(dir_.path() / "config.json", config.dump());
+    return read_model_config(dir_.path());
+  }
+  std::string error_of(const Json& config) {
+    const auto result = read(config);
+    return result.ok() ? "(read)" : std::string(message_of(result.status()));
+  }
+  void generation(const std::string& text) {
+    write_file(dir_.path() / "generation_config.json", text);
+  }
+  TempDir dir_;
+};
+
+TEST_F(ModelConfigTest, ReadsLlama) {
+  const auto c = read(llama());
+  ASSERT_TRUE(c.ok()) << c.status();
+  EXPECT_EQ(c->architecture, "LlamaForCausalLM");
+  EXPECT_EQ(c->hidden_size, 256);
+  EXPECT_EQ(c->ffn_size, 512);
+  EXPECT_EQ(c->num_layers, 2);
+  EXPECT_EQ(c->num_heads, 4);
+  EXPECT_EQ(c->num_kv_heads, 2);
+  EXPECT_EQ(c->head_dim, 64);
+  EXPECT_EQ(c->vocab_size, 1000);
+  EXPECT_EQ(c->max_positions, 2048);
+  EXPECT_FLOAT_EQ(c->rms_norm_eps, 1e-5f);
+  EXPECT_TRUE(c->tied_embeddings);
+  EXPECT_FALSE(c->qk_norm);
+  EXPECT_FALSE(c->qkv_bias || c->o_bias || c->mlp_bias);
+  EXPECT_EQ(c->rope.type, RopeConfig::Type::standard);
+  EXPECT_EQ(c->rope.theta, 500000.0);
+  EXPECT_EQ(c->dtype, DType::bf16);
+  EXPECT_THAT(c->eos_ids, ElementsAre(2, 3));
+  EXPECT_EQ(c->bos_id, 1);
+  EXPECT_FALSE(c->generation.temperature || c->generation.do_sample);
+  EXPECT_THAT(c->warnings, IsEmpty());
+}
+
+TEST_F(ModelConfigTest, AbsentKeysMeanWhatTheirFamilySays) {
+  Json json = llama();
+  for (const char* key : {"num_key_value_heads", "rope_theta", "tie_word_embeddings", "hidden_act",
+                          "torch_dtype", "bos_token_id", "eos_token_id"})
+    json.erase(key);
+  auto c = read(json);
+  ASSERT_TRUE(c.ok()) << c.status();
+  EXPECT_EQ(c->num_kv_heads, 4);
+  EXPECT_EQ(c->rope.theta, 10000.0);
+  EXPECT_FALSE(c->tied_embeddings);
+  EXPECT_FALSE(c->dtype.has_value());
+  EXPECT_THAT(c->warnings, ElementsAre(HasSubstr("no eos_token_id")));
+  json["architectures"] = {"Qwen3ForCausalLM"};
+  c = read(json);
+  ASSERT_TRUE(c.ok()) << c.status();
+  EXPECT_EQ(c->head_dim, 128);
+  EXPECT_TRUE(c->qk_norm);
+  json["architectures"] = {"Qwen2ForCausalLM"};
+  c = read(json);
+  ASSERT_TRUE(c.ok()) << c.status();
+  EXPECT_EQ(c->head_dim, 64);
+  EXPECT_TRUE(c->qkv_bias);
+  EXPECT_FALSE(c->qk_norm || c->o_bias || c->mlp_bias);
+}
+
+TEST_F(ModelConfigTest, RopeInBothLayouts) {
+  Json json = llama();
+  const Json scaling = {{"rope_type", "llama3"},
+                        {"factor", 32.0},
+                        {"low_freq_factor", 1.0},
+                        {"high_freq_factor", 4.0},
+                        {"original_max_position_embeddings", 8192}};
+  json["rope_scaling"] = scaling;
+  const auto older = read(json);
+  ASSERT_TRUE(older.ok()) << older.status();
+  json.erase("rope_scaling");
+  json.erase("rope_theta");
+  json["rope_parameters"] = scaling;
+  json["rope_parameters"]["rope_theta"] = 500000;
+  const auto newer = read(json);
+  ASSERT_TRUE(newer.ok()) << newer.status();
+  for (const auto* c : {&*older, &*newer}) {
+    EXPECT_EQ(c->rope.type, RopeConfig::Type::llama3);
+    EXPECT_EQ(c->rope.theta, 500000.0);
+    EXPECT_EQ(c->rope.factor, 32.0);
+    EXPECT_EQ(c->rope.low_freq_factor, 1.0);
+    EXPECT_EQ(c->rope.high_freq_factor, 4.0);
+    EXPECT_EQ(c->rope.original_max_positions, 8192.0);
+  }
+  json = llama();
+  json["rope_scaling"] = {{"type", "default"}};
+  EXPECT_EQ(error_of(json), "(read)");
+}
+
+TEST_F(ModelConfigTest, WhatCannotBeServedIsRefusedByName) {
+  const struct {
+    const char* patch;  // merged into the Llama config; null removes
+    const char* message;
+  } cases[] = {
+      {R"({"architectures":["GPT2LMHeadModel"]})",
+       "\"architectures\" is \"GPT2LMHeadModel\", supported are LlamaForCausalLM, "},
+      {R"({"architectures":[]})", "must be a list of one name"},
+      {R"({"architectures":["LlamaForCausalLM","Qwen3ForCausalLM"]})", "list of one name"},
+      {R"({"architectures":null})", "must be a list of one name"},
+      {R"({"hidden_act":"gelu"})", "\"hidden_act\" is \"gelu\", only \"silu\" is supported"},
+      {R"({"quantization_config":{"quant_method":"gptq"}})", "\"quantization_config\""},
+      {R"({"rope_scaling":{"rope_type":"yarn","factor":4.0}})",
+       "rope_scaling: rope type is \"yarn\", supported are default and llama3"},
+      {R"({"rope_scaling":{"type":"linear","factor":4.0}})", "rope type is \"linear\""},
+      {R"({"rope_scaling":{"factor":4.0}})", "rope type is \"\""},
+      {R"({"rope_scaling":[]})", "expected an object"},
+      {R"({"rope_scaling":{"rope_type":"llama3","factor":8.0}})", "\"low_freq_factor\" is missing"},
+      {R"({"rope_scaling":{"rope_type":"llama3","factor":8.0,"low_freq_factor":4.0,)"
+       R"("high_freq_factor":4.0,"original_max_position_embeddings":64}})",
+       "must be above"},
+      {R"({"rope_scaling":{"rope_type":"llama3","factor":0.5,"low_freq_factor":1.0,)"
+       R"("high_freq_factor":4.0,"original_max_position_embeddings":64}})",
+       "\"factor\" is 0.5"},
+      {R"({"rope_scaling":{"rope_type":"default","mrope_section":[1]}})", "mrope_section"},
+      {R"({"rope_scaling":{"rope_type":"default"},"rope_parameters":{"rope_type":"llama3"}})",
+       "disagree"},
+      {R"({"rope_parameters":{"rope_type":"default","rope_theta":10000.0}})",
+       "\"rope_theta\" is 10000, and 500000 beside it"},
+      {R"({"rope_theta":0})", "\"rope_theta\" is 0"},
+      {R"({"partial_rotary_factor":0.5})", "\"partial_rotary_factor\" is 0.5"},
+      {R"({"sliding_window":4096})", "\"sliding_window\" is 4096, only full attention"},
+      {R"({"layer_types":["full_attention","sliding_attention"]})", "\"layer_types\""},
+      {R"({"torch_dtype":"float8_e4m3fn"})", "\"dtype\" is \"float8_e4m3fn\""},
+      {R"({"hidden_size":0})", "\"hidden_size\" is 0, expected an integer from 1"},
+      {R"({"hidden_size":-256})", "\"hidden_size\" is -256"},
+      {R"({"hidden_size":18446744073709551615})", "\"hidden_size\" is 18446744073709551615"},
+      {R"({"hidden_size":"256"})", "\"hidden_size\" is \"256\""},
+      {R"({"hidden_size":256.5})", "\"hidden_size\" is 256.5"},
+      {R"({"hidden_size":null})", "\"hidden_size\" is missing"},
+      {R"({"hidden_size":250})", "not a multiple of \"num_attention_heads\""},
+      {R"({"head_dim":63})", "even size"},
+      {R"({"head_dim":4096})", "\"head_dim\" is 4096"},
+      {R"({"num_key_value_heads":3})", "not a multiple of \"num_key_value_heads\" 3"},
+      {R"({"num_hidden_layers":100000})", "\"num_hidden_layers\""},
+      {R"({"vocab_size":null})", "\"vocab_size\" is missing"},
+      {R"({"rms_norm_eps":"tiny"})", "\"rms_norm_eps\" is \"tiny\""},
+      {R"({"rms_norm_eps":-1})", "\"rms_norm_eps\" is -1"},
+      {R"({"tie_word_embeddings":"yes"})", "expected true or false"},
+      {R"({"eos_token_id":1000})", "\"eos_token_id\" has 1000, expected token ids from 0 to 999"},
+      {R"({"eos_token_id":[2,-1]})", "\"eos_token_id\" has -1"},
+      {R"({"pretraining_tp":2})", "\"pretraining_tp\" is 2"},
+      {R"({"architectures":["MistralForCausalLM"]})", "\"sliding_window\" is missing"},
+      {R"({"architectures":["Qwen3ForCausalLM"],"use_sliding_window":true,"sliding_window":64})",
+       "\"sliding_window\" is 64"},
+  };
+  for (const auto& c : cases) {
+    Json json = llama();
+    json.merge_patch(Json::parse(c.patch));
+    const std::string message = error_of(json);
+    EXPECT_THAT(message, AllOf(HasSubstr("config.json: "), HasSubstr(c.message))) << c.patch;
+    EXPECT_EQ(message.find('\n'), std::string::npos);
+  }
+  Json qwen = llama();
+  qwen["architectures"] = {"Qwen3ForCausalLM"};
+  qwen["use_sliding_window"] = false;
+  qwen["sliding_window"] = 64;
+  EXPECT_EQ(error_of(qwen), "(read)") << "a window that is not in use";
+  Json mistral = llama();
+  mistral["architectures"] = {"MistralForCausalLM"};
+  mistral["sliding_window"] = nullptr;
+  EXPECT_EQ(error_of(mistral), "(read)");
+}
+
+TEST_F(ModelConfigTest, KeysWithoutEffectAreNamed) {
+  Json json = llama();
+  json["logit_scale"] = 0.5;
+  json["new\nkey"] = 1;
+  const auto c = read(json);
+  ASSERT_TRUE(c.ok());
+  EXPECT_THAT(c->warnings,
+              ElementsAre("config.json: keys that have no effect here: logit_scale, new?key"));
+}
+
+TEST_F(ModelConfigTest, GenerationConfigComesFirst) {
+  generation(R"({"bos_token_id": 5, "eos_token_id": 7, "do_sample": true, "temperature": 0.6,
+                 "top_p": 0.9, "top_k": 20, "min_p": 0, "repetition_penalty": 1.05,
+                 "max_new_tokens": 100, "num_beams": 4})");
+  const auto c = read(llama());
+  ASSERT_TRUE(c.ok()) << c.status();
+  EXPECT_THAT(c->eos_ids, ElementsAre(7));
+  EXPECT_EQ(c->bos_id, 5);
+  const GenerationDefaults& g = c->generation;
+  EXPECT_EQ(g.do_sample, true);
+  EXPECT_EQ(g.temperature, 0.6f);
+  EXPECT_EQ(g.top_p, 0.9f);
+  EXPECT_EQ(g.top_k, 20);
+  EXPECT_EQ(g.min_p, 0.0f);
+  EXPECT_EQ(g.repetition_penalty, 1.05f);
+  EXPECT_EQ(g.max_new_tokens, 100);
+  EXPECT_THAT(c->warnings, ElementsAre(HasSubstr("num_beams")));
+  generation(R"({"_from_model_config": true})");
+  EXPECT_THAT(read(llama())->eos_ids, ElementsAre(2, 3)) << "falls back to config.json";
+  for (const auto& [text, message] : std::vector<std::pair<const char*, const char*>>{
+           {R"({"top_p": 1.5})", "\"top_p\" is 1.5"},
+           {R"({"top_p": 0})", "\"top_p\" is 0"},
+           {R"({"temperature": -1})", "\"temperature\" is -1"},
+           {R"({"top_k": 0.5})", "\"top_k\" is 0.5"},
+           {R"({"eos_token_id": "x"})", "\"eos_token_id\" has \"x\""},
+           {R"({"do_sample": 1})", "\"do_sample\" is 1"},
+           {R"({)", "not JSON"}}) {
+    generation(text);
+    EXPECT_THAT(error_of(llama()),
+                AllOf(HasSubstr("generation_config.json: "), HasSubstr(message)));
+  }
+}
+
+TEST_F(ModelConfigTest, FilesThatAreNoConfig) {
+  EXPECT_THAT(std::string(message_of(read_model_config(dir_.path()).status())),
+              HasSubstr("config.json: no such file"));
+  for (const auto& [text, message] : std::vector<std::pair<std::string, const char*>>{
+           {"", "not JSON"},
+           {"[]", "expected an object, found a list"},
+           {"{\"a\":1,\"a\":2}", "key \"a\" occurs twice"},
+           {std::string(100, '['), "nested deeper"},
+           {"{\"a\":\"" + std::string(2 << 20, 'x') + "\"}", "at most 1048576 are read"}}) {
+    write_file(dir_.path() / "config.json", text);
+    EXPECT_THAT(std::string(message_of(read_model_config(dir_.path()).status())),
+                AllOf(HasSubstr("config.json: "), HasSubstr(message)));
+  }
+}
+
+}  // namespace
+}  // namespace sluice
