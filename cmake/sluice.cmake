@@ -25,14 +25,23 @@ function(sluice_library name)
   endif()
 endfunction()
 
-# sluice_test(NAME SRCS a_test.cc ... DEPS lib ... [LABELS label ...]): one GoogleTest binary; every
-# TEST in it is a test of its own for ctest.
+# What tests/run.sh builds with a sanitizer: files and text that strangers wrote (address), and threads
+# (thread). tests/sanitize.sh builds and runs everything.
+set(SLUICE_SANITIZED_address parse_test stream_test model_files_test text_test jinja_bounds_test)
+set(SLUICE_SANITIZED_thread base_test engine_test http_server_test)
+
+# sluice_test(NAME SRCS a_test.cc ... DEPS lib ...): one GoogleTest binary; every TEST in it is a test of
+# its own for ctest.
 function(sluice_test name)
-  cmake_parse_arguments(ARG "" "" "SRCS;DEPS;LABELS" ${ARGN})
+  cmake_parse_arguments(ARG "" "" "SRCS;DEPS" ${ARGN})
   add_executable(${name} ${ARG_SRCS})
   target_link_libraries(${name} PRIVATE sluice_options ${ARG_DEPS} GTest::gtest_main GTest::gmock)
   target_compile_definitions(${name} PRIVATE SLUICE_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
+  set(label all)
+  if(name IN_LIST SLUICE_SANITIZED_${SLUICE_SANITIZE})
+    set(label sanitized)
+  endif()
   include(GoogleTest)
   gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 120
-                       PROPERTIES TIMEOUT 900 LABELS "${ARG_LABELS}")
+                       PROPERTIES TIMEOUT 900 LABELS ${label})
 endfunction()

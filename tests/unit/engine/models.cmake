@@ -1,3 +1,3 @@
 sluice_test(model_files_test
             SRCS safetensors_test.cc model_config_test.cc weights_test.cc make_model_test.cc
-            DEPS models cpu_device text LABELS sanitized)
+            DEPS models cpu_device text)
