@@ -322,7 +322,7 @@ Value tojson(Runtime& rt, const Value& v, Args& args) {
       rt.check_string(static_cast<size_t>(width));
       style.indent = std::string(static_cast<size_t>(width), ' ');
     }
-    style.item_separator .assign(1, ',');
+    style.item_separator.assign(1, ',');
   }
   if (arg[2] && !arg[2]->is_none()) {
     const auto pair = iterate(rt, *arg[2]);

@@ -32,7 +32,7 @@ void expect_error(std::string_view source, const std::string& words, const Limit
   EXPECT_THAT(std::string(message_of(got.status())), HasSubstr(words)) << source.substr(0, 200);
 }
 
-constexpr std::string_view kLong = "{% for a in range(100000) %}{% for b in range(100000) %}";
+constexpr std::string_view kLong = "{% set r = range(100000) %}{% for a in r %}{% for b in r %}";
 constexpr std::string_view kLongEnd = "{% endfor %}{% endfor %}";
 
 TEST(JinjaBounds, Steps) {
@@ -43,7 +43,7 @@ TEST(JinjaBounds, Steps) {
       "{{ m(60) }}",
       "too long");
   expect_error(
-      "{% for a in range(100000) %}{% for b in range(100000) if false %}{% endfor %}"
+      "{% set r = range(100000) %}{% for a in r %}{% for b in r if false %}{% endfor %}"
       "{% endfor %}",
       "too long");
 }
