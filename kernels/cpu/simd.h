@@ -89,31 +89,26 @@ inline constexpr int kLanes = 16;
   _mm_prefetch((const char*)p, _MM_HINT_T0);
 }
 
-// r[i][j] = r[j][i] of a kLanes x kLanes matrix of 32-bit words.
-[[gnu::always_inline]] inline void transpose(V* r) {
-  V t[16];
-#pragma GCC unroll 8
-  for (int i = 0; i < 16; i += 4) {
-    const __m512d a = _mm512_castps_pd(_mm512_unpacklo_ps(r[i], r[i + 1]));
-    const __m512d b = _mm512_castps_pd(_mm512_unpackhi_ps(r[i], r[i + 1]));
-    const __m512d c = _mm512_castps_pd(_mm512_unpacklo_ps(r[i + 2], r[i + 3]));
-    const __m512d d = _mm512_castps_pd(_mm512_unpackhi_ps(r[i + 2], r[i + 3]));
-    t[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, c));
-    t[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, c));
-    t[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(b, d));
-    t[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(b, d));
-  }
-#pragma GCC unroll 8
+// out[w] = the 32-bit words at byte at + 4 * w of kLanes rows, w = 0..3. Lanes of 128 bits are put
+// together by loads, so that only a 4 x 4 transposition is left for the shuffle port.
+[[gnu::always_inline]] inline void load_words(const char* const* rows, int64_t at, V* out) {
+  V r[4];
+#pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {
-    const V a = _mm512_shuffle_f32x4(t[i], t[i + 4], 0x88);
-    const V b = _mm512_shuffle_f32x4(t[i], t[i + 4], 0xdd);
-    const V c = _mm512_shuffle_f32x4(t[i + 8], t[i + 12], 0x88);
-    const V d = _mm512_shuffle_f32x4(t[i + 8], t[i + 12], 0xdd);
-    r[i] = _mm512_shuffle_f32x4(a, c, 0x88);
-    r[i + 8] = _mm512_shuffle_f32x4(a, c, 0xdd);
-    r[i + 4] = _mm512_shuffle_f32x4(b, d, 0x88);
-    r[i + 12] = _mm512_shuffle_f32x4(b, d, 0xdd);
+    const auto lane = [&](int row) { return _mm_loadu_ps((const float*)(rows[row] + at)); };
+    r[i] = _mm512_castps128_ps512(lane(i));
+    r[i] = _mm512_insertf32x4(r[i], lane(i + 4), 1);
+    r[i] = _mm512_insertf32x4(r[i], lane(i + 8), 2);
+    r[i] = _mm512_insertf32x4(r[i], lane(i + 12), 3);
   }
+  const __m512d a = _mm512_castps_pd(_mm512_unpacklo_ps(r[0], r[1]));
+  const __m512d b = _mm512_castps_pd(_mm512_unpackhi_ps(r[0], r[1]));
+  const __m512d c = _mm512_castps_pd(_mm512_unpacklo_ps(r[2], r[3]));
+  const __m512d d = _mm512_castps_pd(_mm512_unpackhi_ps(r[2], r[3]));
+  out[0] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, c));
+  out[1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, c));
+  out[2] = _mm512_castpd_ps(_mm512_unpacklo_pd(b, d));
+  out[3] = _mm512_castpd_ps(_mm512_unpackhi_pd(b, d));
 }
 
 #elif defined(SLUICE_ISA_AVX2)
@@ -197,24 +192,21 @@ inline constexpr int kLanes = 8;
 [[gnu::always_inline]] inline void prefetch(const void* p) {
   _mm_prefetch((const char*)p, _MM_HINT_T0);
 }
-[[gnu::always_inline]] inline void transpose(V* r) {
-  V t[8];
-#pragma GCC unroll 8
-  for (int i = 0; i < 8; i += 4) {
-    const __m256d a = _mm256_castps_pd(_mm256_unpacklo_ps(r[i], r[i + 1]));
-    const __m256d b = _mm256_castps_pd(_mm256_unpackhi_ps(r[i], r[i + 1]));
-    const __m256d c = _mm256_castps_pd(_mm256_unpacklo_ps(r[i + 2], r[i + 3]));
-    const __m256d d = _mm256_castps_pd(_mm256_unpackhi_ps(r[i + 2], r[i + 3]));
-    t[i] = _mm256_castpd_ps(_mm256_unpacklo_pd(a, c));
-    t[i + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(a, c));
-    t[i + 2] = _mm256_castpd_ps(_mm256_unpacklo_pd(b, d));
-    t[i + 3] = _mm256_castpd_ps(_mm256_unpackhi_pd(b, d));
-  }
-#pragma GCC unroll 8
+[[gnu::always_inline]] inline void load_words(const char* const* rows, int64_t at, V* out) {
+  V r[4];
+#pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {
-    r[i] = _mm256_permute2f128_ps(t[i], t[i + 4], 0x20);
-    r[i + 4] = _mm256_permute2f128_ps(t[i], t[i + 4], 0x31);
+    r[i] = _mm256_castps128_ps256(_mm_loadu_ps((const float*)(rows[i] + at)));
+    r[i] = _mm256_insertf128_ps(r[i], _mm_loadu_ps((const float*)(rows[i + 4] + at)), 1);
   }
+  const __m256d a = _mm256_castps_pd(_mm256_unpacklo_ps(r[0], r[1]));
+  const __m256d b = _mm256_castps_pd(_mm256_unpackhi_ps(r[0], r[1]));
+  const __m256d c = _mm256_castps_pd(_mm256_unpacklo_ps(r[2], r[3]));
+  const __m256d d = _mm256_castps_pd(_mm256_unpackhi_ps(r[2], r[3]));
+  out[0] = _mm256_castpd_ps(_mm256_unpacklo_pd(a, c));
+  out[1] = _mm256_castpd_ps(_mm256_unpackhi_pd(a, c));
+  out[2] = _mm256_castpd_ps(_mm256_unpacklo_pd(b, d));
+  out[3] = _mm256_castpd_ps(_mm256_unpackhi_pd(b, d));
 }
 
 #else  // portable: GCC's generic vectors, any machine
@@ -307,15 +299,17 @@ inline constexpr int kLanes = 4;
   return a > b ? a : b;
 }
 [[gnu::always_inline]] inline void prefetch(const void* p) { __builtin_prefetch(p); }
-[[gnu::always_inline]] inline void transpose(V* r) {
+[[gnu::always_inline]] inline void load_words(const char* const* rows, int64_t at, V* out) {
+  V r[4];
+  for (int i = 0; i < 4; ++i) __builtin_memcpy(&r[i], rows[i] + at, sizeof r[i]);
   const V a = __builtin_shuffle(r[0], r[1], VI{0, 4, 1, 5});
   const V b = __builtin_shuffle(r[0], r[1], VI{2, 6, 3, 7});
   const V c = __builtin_shuffle(r[2], r[3], VI{0, 4, 1, 5});
   const V d = __builtin_shuffle(r[2], r[3], VI{2, 6, 3, 7});
-  r[0] = __builtin_shuffle(a, c, VI{0, 1, 4, 5});
-  r[1] = __builtin_shuffle(a, c, VI{2, 3, 6, 7});
-  r[2] = __builtin_shuffle(b, d, VI{0, 1, 4, 5});
-  r[3] = __builtin_shuffle(b, d, VI{2, 3, 6, 7});
+  out[0] = __builtin_shuffle(a, c, VI{0, 1, 4, 5});
+  out[1] = __builtin_shuffle(a, c, VI{2, 3, 6, 7});
+  out[2] = __builtin_shuffle(b, d, VI{0, 1, 4, 5});
+  out[3] = __builtin_shuffle(b, d, VI{2, 3, 6, 7});
 }
 
 #endif
