@@ -70,6 +70,24 @@ TEST_F(HttpClientsTest, ClientsThatLeaveFreeEverything) {
   EXPECT_LT(world_->engine->stats().generated_tokens, 4 * 24 * 500 / 2);
 }
 
+// Bytes that were sent ahead must not hide that their sender has left.
+TEST_F(HttpClientsTest, ClientsThatLeaveAfterSendingAheadFreeEverything) {
+  WorldOptions options;
+  options.max_model_len = 200000;
+  options.num_blocks = 20000;
+  options.step_time = 1ms;
+  start(options);
+  {
+    HttpClient client(port());
+    client.send(
+        HttpClient::request("POST", "/v1/completions", completion("ahead", 190000, 1, false)));
+    wait_for([this] { return world_->engine->stats().running == 1; });
+    client.send(HttpClient::request("GET", "/ping"));
+  }
+  wait_until_free();
+  EXPECT_LT(world_->engine->stats().generated_tokens, 100000);
+}
+
 TEST_F(HttpClientsTest, HalfClosedClientIsToldAndFreed) {
   WorldOptions options;
   options.step_time = 1ms;
