@@ -7,12 +7,8 @@
 namespace sluice {
 namespace {
 
-// Logits of many rows are computed in pieces: a full step of prompt logprobs over a large
-// vocabulary would otherwise want a buffer of its own hundreds of megabytes.
-constexpr int64_t kLogitBytes = 64 << 20;
-
 int logit_rows(const RunnerOptions& o, int vocab_size) {
-  const int64_t fit = std::max<int64_t>(kLogitBytes / (int64_t(vocab_size) * 4), 16);
+  const int64_t fit = std::max<int64_t>(o.logit_bytes / (int64_t(vocab_size) * 4), 16);
   return int(std::min<int64_t>(fit, std::max(o.max_seqs, o.max_step_tokens)));
 }
 

@@ -19,6 +19,9 @@ struct RunnerOptions {
   int num_blocks = 0;
   int block_size = 16;
   DType kv_dtype = DType::bf16;
+  // Logits of many rows are computed in pieces of about this size (16 rows at least): a full step
+  // of prompt logprobs over a large vocabulary would otherwise want hundreds of megabytes.
+  int64_t logit_bytes = 64 << 20;
 };
 
 // Drives one model on one device, on the calling thread, one step at a time: launch() computes the

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <condition_variable>
 #include <map>
 #include <mutex>
@@ -213,6 +214,31 @@ TEST_P(EngineDepthTest, DrainCancelsAtItsDeadline) {
   int cancelled = 0;
   for (int i = 0; i < 30; ++i) cancelled += w.inbox.answer(i).finish == FinishReason::cancelled;
   EXPECT_GT(cancelled, 0);
+}
+
+// What submit() accepted gets its end, also when it came in behind the cancel of everything.
+TEST_P(EngineDepthTest, SubmitsThatRaceWithADrain) {
+  for (int round = 0; round < 20; ++round) {
+    World w({.depth = GetParam()});
+    w.engine->start();
+    std::atomic<int> accepted{0};
+    std::vector<std::thread> threads;
+    for (int t = 0; t < 3; ++t)
+      threads.emplace_back([&, t] {
+        for (int i = 0; i < 300; ++i) {
+          const absl::Status status = w.engine->submit(RequestId(t * 1000 + i), endless(i));
+          if (status.ok()) ++accepted;
+          if (status.code() == absl::StatusCode::kUnavailable) return;
+        }
+      });
+    while (accepted < 20) std::this_thread::yield();
+    w.engine->drain(soon(-1s));
+    for (std::thread& t : threads) t.join();
+    w.inbox.wait_finals(accepted);
+    w.engine.reset();
+    EXPECT_EQ(w.inbox.num_finals(), accepted);
+    EXPECT_EQ(w.pool.num_available(), w.pool.num_blocks());
+  }
 }
 
 TEST(EngineTest, DrainLetsRunningRequestsFinish) {

@@ -61,6 +61,7 @@ struct Schedule {
   uint64_t arrivals = 0;  // 0: all at once; else seeds when each comes
   bool warm_up = false;
   bool paged_dtype_f32 = true;
+  bool logits_in_pieces = false;
 };
 std::ostream& operator<<(std::ostream& out, const Schedule& s) {
   return out << "seqs " << s.max_seqs << " budget " << s.max_step_tokens << " block "
@@ -81,7 +82,8 @@ Outcome run(Rank& rank, const Schedule& s,
                      .max_model_len = rank.model->max_len(),
                      .num_blocks = s.num_blocks,
                      .block_size = s.block_size,
-                     .kv_dtype = s.paged_dtype_f32 ? DType::f32 : DType::bf16});
+                     .kv_dtype = s.paged_dtype_f32 ? DType::f32 : DType::bf16,
+                     .logit_bytes = s.logits_in_pieces ? 0 : 64 << 20});
   if (s.warm_up) runner.warm_up();
   Policy policy;
   policy.max_seqs = s.max_seqs;
@@ -221,6 +223,7 @@ TEST_P(SameBitsTest, WhateverTheSchedule) {
   for (Schedule s : schedules) {
     SCOPED_TRACE(testing::Message() << s);
     s.paged_dtype_f32 = f32;
+    s.logits_in_pieces = s.max_step_tokens >= 64 || s.arrivals == 1;
     const Outcome out = run(rank, s, requests);
     preemptions += out.stats.preemptions;
     cached += out.stats.cached_tokens;
