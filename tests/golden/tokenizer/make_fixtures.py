@@ -9,6 +9,8 @@ fragments.json     what fuzzed strings are put together from, here and in the C+
 NAME.json          a tokenizer trained here with the published settings of a model family
 NAME.hashes        for 5,000 fuzzed strings: 32 bits of a hash of everything that must be equal
 NAME.cases.json    readable cases
+classes.json       which code points classes of the regex language hold, and what normal forms
+                   make of every code point, as hashes
 variants.json      other settings on top of those tokenizers (JSON merge patches), with hashes
 """
 import json
@@ -64,7 +66,8 @@ SPACES = [" ", "  ", "   ", "    ", "        ", "\t", "\t\t", "\n", "\n\n", "\n\
 
 SPECIALS = ["<|endoftext|>", "<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>",
             "<|end_header_id|>", "<|eot_id|>", "<|im_start|>", "<|im_end|>", "<tool_call>",
-            "</tool_call>", "<|im_start|>user\n", "<|im_end|>\n", "<|im_", "<|endoftext", "|>", "<s>"]
+            "</tool_call>", "<|im_start|>user\n", "<|im_end|>\n", "<|im_", "<|endoftext", "|>", "<s>",
+            "<a>", "<b>", "<a><b>", " <a> ", " <b>\n", " word ", " the", "<c>  <a>"]
 
 # Whole planes by block, so that every script is drawn from.
 RANGES = [(0x20, 0x7e), (0x80, 0xff), (0x100, 0x24f), (0x250, 0x2ff), (0x300, 0x36f), (0x370, 0x3ff),
@@ -193,6 +196,41 @@ def split(pattern):
 
 def special(content):
     return AddedToken(content, special=True, normalized=False)
+
+
+ALL = "".join(chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000)
+CLASSES = [r"\s", r"\S", r"\d", r"\D", r"\w", r"\W", r"\h", ".", r"\p{L}", r"\P{L}", r"\p{N}", r"\p{M}",
+           r"\p{P}", r"\p{S}", r"\p{Lu}", r"\p{Ll}", r"\p{Lm}", r"\p{Lo}", r"\p{Nd}", r"\p{No}", r"\p{Mc}",
+           r"\p{Zs}", r"\p{Cf}", r"\p{Han}", r"\p{Hiragana}", r"\p{Latin}", r"\p{Hangul}", "(?i:[sdmtk])",
+           r"[^\s\p{L}\p{N}]", r"[^\r\n\p{L}\p{N}]", r"[\S]", r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"]
+
+
+def class_hash(pattern):
+    """Of the ranges of code points that the class matches."""
+    rest, ranges = set(), []
+    for part, _ in pre_tokenizers.Split(Regex(pattern), "removed").pre_tokenize_str(ALL):
+        rest.update(part)
+    for code in (ord(c) for c in ALL if c not in rest):
+        if ranges and ranges[-1][1] == code - 1:
+            ranges[-1][1] = code
+        else:
+            ranges.append([code, code])
+    return f"{fnv(''.join(f'{a:x}-{b:x} ' for a, b in ranges).encode()):08x}"
+
+
+def form_hash(form):
+    """Of every code point that changes, alone or beside a mark, where its combining class shows."""
+    normalize = getattr(normalizers, form)().normalize_str
+    out = []
+    for c in ALL:
+        for text in (c + NL, "a" + c + MARK + NL):
+            normal = normalize(text)
+            if normal != text:
+                out.append(normal)
+    return f"{fnv(''.join(out).encode()):08x}"
+
+
+NL, MARK = "\n", "\u0334"
 
 
 def make_tokenizers(table):
@@ -349,6 +387,8 @@ def main():
             ids = tokenizer.encode(text, add_special_tokens=True).ids
             rows.append(json.dumps({"text": text, "ids": ids, "decoded": tokenizer.decode(ids)}, ensure_ascii=False))
         (HERE / f"{name}.cases.json").write_text("[\n" + ",\n".join(rows) + "\n]\n", encoding="utf-8")
+    dump(HERE / "classes.json", {"classes": {p: class_hash(p) for p in CLASSES},
+                                 "forms": {f: form_hash(f) for f in ("NFC", "NFD", "NFKC", "NFKD")}}, indent=1)
     rows = []
     for name, base, patch in variants(docs):
         tokenizer = Tokenizer.from_str(json.dumps(merge_patch(docs[base], patch)))

@@ -5,6 +5,8 @@
 #include <sstream>
 
 #include "text/detokenizer.h"
+#include "text/normalizer.h"
+#include "text/regex.h"
 
 namespace sluice::golden {
 namespace {
@@ -96,6 +98,56 @@ TEST(GoldenVariants, EverySettingIsAsTheReferenceHasIt) {
     auto tokenizer = load(doc.dump());
     ASSERT_TRUE(tokenizer.ok()) << name << ": " << tokenizer.status();
     EXPECT_EQ(compare(name, **tokenizer, variant["hashes"], variant["ids_only"]), 300);
+  }
+}
+
+template <class Visit>
+void for_each_character(Visit&& visit) {
+  for (char32_t code = 0; code < 0x110000; ++code) {
+    if (code >= 0xD800 && code < 0xE000) continue;
+    std::string character;
+    append_utf8(character, code);
+    visit(character, static_cast<uint32_t>(code));
+  }
+}
+
+TEST(GoldenUnicode, ClassesHoldTheReferencesCodePoints) {
+  const Json fixtures = fixture("classes.json");
+  for (const auto& [pattern, expected] : fixtures["classes"].items()) {
+    const auto regex = Regex::compile(pattern);
+    ASSERT_TRUE(regex.ok()) << regex.status();
+    Regex::Scratch scratch;
+    std::vector<std::pair<uint32_t, uint32_t>> ranges;
+    for_each_character([&](const std::string& character, uint32_t code) {
+      if (!Regex::Matches(*regex, character, scratch).next()) return;
+      if (!ranges.empty() && ranges.back().second == code - 1)
+        ranges.back().second = code;
+      else
+        ranges.emplace_back(code, code);
+    });
+    std::string text;
+    for (const auto& [first, last] : ranges) text += fmt::format("{:x}-{:x} ", first, last);
+    EXPECT_EQ(hash(text), expected.get<std::string>()) << pattern;
+  }
+}
+
+TEST(GoldenUnicode, NormalFormsAreTheReferences) {
+  const Json fixtures = fixture("classes.json");
+  const std::pair<const char*, NormalForm> forms[] = {{"NFC", NormalForm::nfc},
+                                                      {"NFD", NormalForm::nfd},
+                                                      {"NFKC", NormalForm::nfkc},
+                                                      {"NFKD", NormalForm::nfkd}};
+  for (const auto& [name, form] : forms) {
+    Normalizer normalizer;
+    normalizer.add(form);
+    std::string all, buffer;
+    for_each_character([&](const std::string& character, uint32_t) {
+      for (const std::string& text : {character + "\n", "a" + character + "\u0334\n"}) {
+        const std::string_view normal = normalizer.apply(text, buffer);
+        if (normal != text) all += normal;
+      }
+    });
+    EXPECT_EQ(hash(all), fixtures["forms"][name].get<std::string>()) << name;
   }
 }
 

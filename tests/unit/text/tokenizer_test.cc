@@ -108,11 +108,12 @@ TEST(Tokenizer, EncodesEveryByteStringToTokensWithTheSameBytes) {
 
 TEST(Tokenizer, RunsOfMarksAreNormalisedInReasonableTime) {
   const auto tokenizer = load_fixture("qwen2");
+  // Below, above, above: those of one class keep their order.
+  const std::string marks[] = {"\u0301", "\u0316", "\u0302"};
   std::string text, expected;
-  const std::string low = "\u0316", high = "\u0301";
-  for (int i = 0; i < 100000; ++i) text += high + low;
-  for (int i = 0; i < 100000; ++i) expected += low;
-  for (int i = 0; i < 100000; ++i) expected += high;
+  for (int i = 0; i < 70000; ++i) text += marks[0] + marks[1] + marks[2];
+  for (int i = 0; i < 70000; ++i) expected += marks[1];
+  for (int i = 0; i < 70000; ++i) expected += marks[0] + marks[2];
   EXPECT_EQ(bytes_of(*tokenizer, tokenizer->encode(text, false)), expected);
 }
 
