@@ -78,7 +78,11 @@ void Scheduler::Impl::admit_waiting(StepPlan& plan) {
   passed_.clear();
   size_t i = 0;
   bool any = false, starving = false;
-  for (; i < waiting_.size() && budget_ > 0 && !free_slots_.empty() && !starving; ++i) {
+  // Whoever comes in computes at least one token, into a block of its own.
+  const auto room = [&] {
+    return budget_ > 0 && !free_slots_.empty() && pool_.num_available() > 0;
+  };
+  for (; i < waiting_.size() && room() && !starving; ++i) {
     Record& r = *waiting_[i];
     if (admit(r)) {
       any = true;

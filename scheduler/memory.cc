@@ -36,18 +36,16 @@ bool Scheduler::Impl::take_block(Record& r, size_t index, std::vector<BlockId>& 
     r.spare.pop_back();
     return true;
   }
-  return !memory_closed_ && make_room(index) && pool_.allocate(1, out);
+  return make_room(index) && pool_.allocate(1, out);
 }
 
 // Takes from the policy's tail until a block is free. A victim in flight is kept out of this step
 // and taken when it has landed; meanwhile the caller stalls, and so does whoever comes later and
-// needs memory. Each victim is asked once in a step, so the whole of it is linear.
+// needs memory, for there is none. Each victim is asked once in a step, so the whole of it is
+// linear.
 bool Scheduler::Impl::make_room(size_t index) {
   while (pool_.num_available() == 0) {
-    if (num_coming_ + soon_ > 0 || victims_end_ <= index + 1) {
-      memory_closed_ = true;
-      return false;
-    }
+    if (num_coming_ + soon_ > 0 || victims_end_ <= index + 1) return false;
     Record& victim = *running_[--victims_end_];
     if (victim.state != SeqState::running || reserved(victim)) continue;
     if (victim.last_plan <= committed_) {

@@ -66,7 +66,6 @@ StepPlan Scheduler::Impl::schedule(Instant now, std::vector<TokenEvent>& events)
   budget_ = decode_budget_ = policy_.max_step_tokens;
   soon_ = 0;
   victims_end_ = running_.size();
-  memory_closed_ = false;
   chunked_.clear(), chunk_rows_.clear(), chunk_owners_.clear();
   building_ = &flight(plan_);
   building_->rows.clear(), building_->owners.clear();
@@ -81,8 +80,8 @@ StepPlan Scheduler::Impl::schedule(Instant now, std::vector<TokenEvent>& events)
     add_decodes(i, plan);
   }
   for (Record* r : chunked_) add_chunks(*r, plan);
-  // A resident that could not grow comes before whoever wants in.
-  if (!memory_closed_ && preempted_.empty()) admit_waiting(plan);
+  // What a victim left over is for those who grow next, or the next one in is a victim too.
+  if (preempted_.empty()) admit_waiting(plan);
   requeue_preempted();
   finish_plan(plan);
   return plan;

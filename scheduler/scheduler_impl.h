@@ -158,11 +158,10 @@ struct Scheduler::Impl {
   uint64_t plan_ = 0;   // its id, taken only if it is not empty
   uint64_t round_ = 0;  // counts calls
   Flight* building_ = nullptr;
-  int budget_ = 0;              // tokens left
-  int decode_budget_ = 0;       // of which decodes may take
-  int soon_ = 0;                // blocks of those held back
-  size_t victims_end_ = 0;      // running_ from here on was asked for its blocks
-  bool memory_closed_ = false;  // somebody stalls: who comes later takes no memory
+  int budget_ = 0;          // tokens left
+  int decode_budget_ = 0;   // of which decodes may take
+  int soon_ = 0;            // blocks of those held back
+  size_t victims_end_ = 0;  // running_ from here on was asked for its blocks
   std::vector<Record*> preempted_, chunked_, passed_;
   std::vector<StepRow> chunk_rows_;
   std::vector<Record*> chunk_owners_;

@@ -101,6 +101,30 @@ TEST_F(Rules, AVictimInFlightIsTakenOnceItHasLanded) {
   EXPECT_EQ(scheduler->stats().preemptions, 1);
 }
 
+TEST_F(Rules, NobodyComesInWhileOthersArePutOut) {
+  policy.prefix_caching = false;
+  make(6, 4);
+  add(1, request(8, 8));
+  add(2, request(13, 4, 2000));
+  step();
+  add(3, request(3, 4, 3000));
+  EXPECT_THAT(step(), ElementsAre(Row{1, 0, 8, 1, 1, 1, {}}));  // takes one of the four of 2
+  EXPECT_EQ(scheduler->stats().preemptions, 1);
+  EXPECT_THAT(step(), ElementsAre(Row{1, 0, 9, 1, 1, 1, {}}, Row{3, 0, 0, 3, 1, 1, {}}));
+}
+
+TEST_F(Rules, AVictimIsKeptOutUntilItHasLanded) {
+  policy.prefix_caching = false;
+  make(5, 4, 2);
+  add(1, request(8, 8));
+  add(2, request(9, 8, 2000));  // has room in its third block
+  EXPECT_EQ(launch().size(), 2u);
+  EXPECT_EQ(launch().size(), 0u);  // another row of 2 would put off its landing for ever
+  commit();
+  EXPECT_THAT(launch(), ElementsAre(Row{1, 0, 8, 1, 1, 1, {}}));
+  EXPECT_EQ(scheduler->stats().preemptions, 1);
+}
+
 // --- the prefix cache ------------------------------------------------------------------------
 
 TEST_F(Rules, CacheGivesFullBlocksAndNeverTheLastToken) {

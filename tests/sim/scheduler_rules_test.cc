@@ -33,24 +33,24 @@ TEST_F(Rules, DecodesFirstThenChunksOfSeveralPrompts) {
                                   Row{3, 0, 0, 4, 0, 1, {}}, Row{4, 0, 0, 6, 0, 0, {}}));
 }
 
-TEST_F(Rules, FirstInOrderAdvancesHoweverSmallTheBudget) {
+TEST_F(Rules, FirstInOrderAdvancesHoweverManyDecode) {
   policy.max_step_tokens = 2;
+  policy.max_seqs = 5;
   make(64, 4);
-  add(1, request(1, 40, 1000));
-  add(2, request(1, 40, 2000));
-  step();
-  add(3, request(6, 2, 3000));
-  EXPECT_EQ(step().size(), 2u);  // both decode, nothing left for 3
-  scheduler->cancel(1);
-  step();
-  scheduler->cancel(2);
-  EXPECT_THAT(step(), ElementsAre(Row{3, 0, 1, 2, 0, 0, {}}));
-  add(4, request(1, 40, 4000));
-  add(5, request(1, 40, 5000));
-  for (int i = 0; i < 3 && finish_of(3) == FinishReason::none; ++i) {
-    const auto rows = step();
-    EXPECT_TRUE(std::any_of(rows.begin(), rows.end(), [](const Row& r) { return r.id == 3; }));
-  }
+  auto q = request(1, 1);
+  q.num_samples = 3;
+  add(1, q);
+  q = request(20, 5, 2000);
+  q.num_samples = 3;
+  add(2, q);  // has to wait for slots
+  q = request(2, 9, 3000);
+  q.num_samples = 2;
+  add(3, q);
+  EXPECT_THAT(step(), ElementsAre(Row{1, 0, 0, 1, 0, 3, {}}, Row{3, 0, 0, 1, 0, 0, {}}));
+  EXPECT_THAT(step(), ElementsAre(Row{3, 0, 1, 1, 0, 2, {}}, Row{2, 0, 0, 1, 0, 0, {}}));
+  // The two samples of 3 could take the whole budget from here on.
+  EXPECT_THAT(step(), ElementsAre(Row{3, 0, 2, 1, 0, 1, {}}, Row{2, 0, 1, 1, 0, 0, {}}));
+  EXPECT_THAT(step(), ElementsAre(Row{3, 0, 3, 1, 0, 1, {}}, Row{2, 0, 2, 1, 0, 0, {}}));
   run_until_idle();
 }
 
