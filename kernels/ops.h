@@ -35,7 +35,11 @@ struct AttnParams {
 // number depends only on (seed, position), never on the batch. Penalties and biases are sparse
 // lists per draw, so rows without them cost nothing. Order: repetition, presence and frequency
 // penalties, bias, mask, then temperature, top-k, min-p, top-p, draw. temperature 0 is argmax
-// (lowest id wins).
+// (lowest id wins). Top-k keeps exactly k (of equals the lower ids), min-p what is at least min_p
+// times as likely as the best, top-p the fewest of the likeliest that hold top_p of what is left;
+// at least one token always stays. A NaN logit counts as -inf. Where penalties, biases and mask ban
+// everything the draw is the argmax of the raw logits: a constraint that allows nothing is for the
+// caller to notice before.
 struct SampleBatch {
   int num_draws = 0;
   Tensor row;                              // i32: which row of the logits each draw is from
@@ -56,7 +60,7 @@ struct SampleBatch {
 struct SampleOut {
   Tensor token;        // i32 [num_draws]
   Tensor logprob;      // f32 [num_draws]
-  Tensor top_token;    // i32 [num_draws, top_logprobs], best first, ties by lower id
+  Tensor top_token;    // i32 [num_draws, top_logprobs], best first, ties by lower id; -1 past vocab
   Tensor top_logprob;  // f32 [num_draws, top_logprobs]
 };
 
