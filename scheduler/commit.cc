@@ -10,9 +10,14 @@ void Scheduler::Impl::commit(const StepResult& result, std::vector<TokenEvent>& 
   Flight& f = flight(committed_);
   CHECK(result.first.size() == f.rows.size() + 1);
   if (policy_.prefix_caching) prepare_publish(f);
+  auto full = full_rows_.begin();
   for (size_t i = 0; i < f.rows.size(); ++i) {
     prefetch_flight(f, i);
-    if (!f.rows[i].seq->ended) commit_row(*f.owners[i], f.rows[i], result, i, events);
+    const bool fills = full != full_rows_.end() && *full == i;
+    full += fills;
+    if (f.rows[i].seq->ended) continue;
+    if (fills) publish(sequence_of(f, i), f.rows[i].begin, f.rows[i].begin + f.rows[i].count);
+    commit_row(*f.owners[i], f.rows[i], result, i, events);
   }
   pool_.release(f.freed);
   num_coming_ -= f.num_coming;
@@ -30,12 +35,14 @@ void Scheduler::Impl::prefetch_flight(const Flight& f, size_t i) const {
 
 // The places of the hash index are far apart: hash first, fetch, and publish in the pass after.
 void Scheduler::Impl::prepare_publish(const Flight& f) {
+  full_rows_.clear();
   for (size_t i = 0; i < f.rows.size(); ++i) {
     if (i + 16 < f.rows.size()) __builtin_prefetch(f.rows[i + 16].seq);
     const StepRow& row = f.rows[i];
     const int end = row.begin + row.count, over = end % block_size_;
     if (over >= row.count || row.seq->ended) continue;
-    Sequence& s = f.owners[i]->seqs[size_t(row.seq - f.owners[i]->seqs.data())];
+    full_rows_.push_back(i);
+    Sequence& s = sequence_of(f, i);
     extend_hashes(s, end / block_size_);
     const int last = end / block_size_ - 1;
     pool_.prefetch(s.blocks[last], s.hashes[last]);
@@ -47,7 +54,6 @@ void Scheduler::Impl::commit_row(Record& r, const StepRow& row, const StepResult
   Sequence& s = r.seqs[size_t(row.seq - r.seqs.data())];
   const int end = row.begin + row.count;
   s.num_computed = end;
-  if (policy_.prefix_caching) publish(s, row.begin, end);
   if (r.request.sampling.prompt_logprobs >= 0) {
     const int until = std::min(end, s.num_prompt - 1);
     if (r.num_reported < until) {
@@ -122,7 +128,6 @@ FinishReason Scheduler::Impl::finish_reason(const Record& r, const Sequence& s) 
 
 // Blocks that became full in tokens [begin, end).
 void Scheduler::Impl::publish(Sequence& s, int begin, int end) {
-  if (end % block_size_ >= end - begin) return;
   const int full = end / block_size_;
   extend_hashes(s, full);
   for (int i = begin / block_size_; i < full; ++i) {

@@ -124,6 +124,9 @@ struct Scheduler::Impl {
   Flight& flight(uint64_t plan) { return flights_[plan % flights_.size()]; }
   void prefetch_flight(const Flight&, size_t row) const;
   void prepare_publish(const Flight&);
+  static Sequence& sequence_of(const Flight& f, size_t row) {
+    return f.owners[row]->seqs[size_t(f.rows[row].seq - f.owners[row]->seqs.data())];
+  }
   int in_flight() const { return int(last_plan_ - committed_); }
 
   struct Due {
@@ -166,6 +169,7 @@ struct Scheduler::Impl {
   std::vector<StepRow> chunk_rows_;
   std::vector<Record*> chunk_owners_;
   std::vector<BlockId> scratch_;
+  std::vector<size_t> full_rows_;  // of the step that commits: those that fill a block
 };
 
 }  // namespace sluice
