@@ -167,7 +167,7 @@ absl::Status write_tensors(const fs::path& path, const Preset& p, uint64_t seed,
   const size_t element_bytes = bits_of(dtype) / 8;
   const std::vector<TensorToMake> tensors = tensors_of(p, element_bytes);
   const std::string header = header_of(tensors, dtype);
-  constexpr int64_t kPiece = 1 << 20;  // elements
+  constexpr int64_t kPiece = 1 << 17;  // elements
   struct Piece {
     const TensorToMake* tensor;
     int64_t begin, count;

@@ -37,7 +37,9 @@ class TempDir {
 };
 
 inline void write_file(const std::filesystem::path& path, const std::string& bytes) {
-  std::ofstream file(path, std::ios::binary | std::ios::trunc);
+  // A new file each time: ext4 flushes to disk when one that was cut to nothing is closed.
+  std::filesystem::remove(path);
+  std::ofstream file(path, std::ios::binary);
   file << bytes;
   ASSERT_TRUE(file.good()) << path;
 }
