@@ -65,14 +65,9 @@ inline absl::StatusOr<std::unique_ptr<Tokenizer>> load(std::string_view tokenize
 class Fuzz {
  public:
   Fuzz(const nlohmann::json& table, uint64_t seed)
-      : table_(table), state_(seed * 0x9E3779B97F4A7C15ull + 1) {}
+      : table_(table), state_(mix((seed + 1) * 0xD1342543DE82EF95ull)) {}
 
-  uint64_t below(uint64_t n) {
-    uint64_t x = state_ += 0x9E3779B97F4A7C15ull;
-    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ull;
-    x = (x ^ (x >> 27)) * 0x94D049BB133111EBull;
-    return (x ^ (x >> 31)) % n;
-  }
+  uint64_t below(uint64_t n) { return mix(state_ += 0x9E3779B97F4A7C15ull) % n; }
 
   std::string string() {
     std::string out;
@@ -81,6 +76,11 @@ class Fuzz {
   }
 
  private:
+  static uint64_t mix(uint64_t x) {
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ull;
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EBull;
+    return x ^ (x >> 31);
+  }
   const nlohmann::json& pick(const char* name) {
     const nlohmann::json& list = table_[name];
     return list[below(list.size())];
