@@ -244,9 +244,11 @@ class InferenceService final : public v1::Inference::CallbackService {
     api.received = now();
     api.deadline = deadline_of(*context);
     auto job = std::make_shared<Job>();
-    MaybeError error = from_proto(request, &api);
+    MaybeError error = frontend_.accepting();  // cheap: before the template and the tokeniser run
+    if (!error) error = from_proto(request, &api);
     if (!error) error = frontend_.prepare(api, job.get());
     if (error) {
+      frontend_.count_rejected(*error);
       call->refuse(*error);
       return call.get();
     }
@@ -259,7 +261,10 @@ class InferenceService final : public v1::Inference::CallbackService {
       RequestId id_of_stream = 0;
       const MaybeError refused =
           frontend_.start(shard_, std::move(*job), std::move(writer), &id_of_stream);
-      if (refused) return call->refuse(*refused);
+      if (refused) {
+        frontend_.count_rejected(*refused);
+        return call->refuse(*refused);
+      }
       call->set_stream(id_of_stream);
     });
     return call.get();
