@@ -7,7 +7,7 @@ Works in a scratch folder; the tree is not touched. Needs pkg-config, Abseil, fm
 mutant is killed when a test fails, aborts or hangs; the columns say which of the three programs
 did it: `worlds` (random worlds against the ledger), `rules` (directed), `pool` (block pool).
 
-Last result: @RESULT@
+Last result: killed 55 of 55 (worlds 40 of them, rules 44, pool 6).
 """
 
 import argparse
