@@ -114,6 +114,10 @@ struct Kernels {
   // The first index from `begin` on with x > bound (x >= bound), n if none.
   int64_t (*next_above)(const float* x, int64_t begin, int64_t n, float bound);
   int64_t (*next_at_least)(const float* x, int64_t begin, int64_t n, float bound);
+  // The same with low <= x < high.
+  int64_t (*next_between)(const float* x, int64_t begin, int64_t n, float low, float high);
+  // Zeroes the x < bound.
+  void (*drop_below)(float* x, int64_t n, float bound);
   // Sum of e^((x - max) * factor); out gets the terms where it is not null.
   float (*sum_exp)(float* out, const float* x, int64_t n, float max, float factor);
   // Number and sum of the x >= bound.

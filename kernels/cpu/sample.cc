@@ -1,6 +1,7 @@
 #include "kernels/cpu/sample.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
 
@@ -27,7 +28,7 @@ void Sampler::reserve(int64_t vocab) {
   if (int64_t(weights_.size()) >= vocab) return;
   adjusted_.resize(vocab);
   weights_.resize(vocab);
-  candidates_.resize(vocab);
+  band_.resize(vocab);
   stretch_sums_.resize(vocab / kStretch + 1);
 }
 
@@ -107,97 +108,59 @@ bool Sampler::adjust(const float* row, int64_t vocab, const SampleBatch& b, int6
   return true;
 }
 
-// candidates_[0, n) = the tokens that top-k, min-p and top-p leave, by falling weight or not at
-// all ordered; the same for the same row.
-size_t Sampler::collect(int64_t vocab, float total, int64_t top_k, float min_p, float top_p) {
-  // A bound on the weight (the best token's is 1) under which no survivor can be. Top-p alone
-  // knows its target from the whole row's weight; behind another filter, from what that one keeps.
-  const bool only_top_p = top_k == 0 && !(min_p > 0);
-  float bound = 0;
-  for (const float step : {0x1p-3f, 0x1p-6f, 0x1p-10f, 0x1p-16f, 0x1p-32f}) {
-    float sum = 0;
-    const int64_t count = kernels_->mass_at_least(weights_.data(), vocab, step, &sum);
-    if (only_top_p ? sum >= top_p * total * 1.0001f
-                   : step <= min_p || (top_k > 0 && count >= top_k)) {
-      bound = step;
-      break;
-    }
+// Zeroes the weights of all but the fewest heaviest tokens that are `count` many (if count > 0) or
+// weigh `weight` together; of equal ones the lower ids stay. Bisects on the bits of a bound (as
+// positive floats order like integers), a vector pass a step, until few tokens lie between.
+void Sampler::keep_heaviest(int64_t vocab, int64_t count, float weight) {
+  constexpr int64_t kFew = 64;
+  struct Above {
+    uint32_t bits;
+    int64_t count = 0;
+    float weight = 0;
+    float bound() const { return std::bit_cast<float>(bits); }
+  };
+  const auto measure = [&](uint32_t bits) {
+    Above a{bits};
+    a.count = kernels_->mass_at_least(weights_.data(), vocab, a.bound(), &a.weight);
+    return a;
+  };
+  const auto enough = [&](const Above& a) {
+    return count > 0 ? a.count >= count : a.weight >= weight;
+  };
+  Above high{std::bit_cast<uint32_t>(2.0f)};  // the heaviest token weighs 1
+  Above low = measure(std::bit_cast<uint32_t>(std::numeric_limits<float>::min()));
+  if (!enough(low)) return;
+  while (high.bits - low.bits > 1 && low.count - high.count > kFew) {
+    const Above middle = measure(low.bits + (high.bits - low.bits) / 2);
+    (enough(middle) ? low : high) = middle;
   }
-  bound = std::max(bound, std::max(min_p, std::numeric_limits<float>::min()));
   size_t n = 0;
-  for (int64_t i = 0; (i = kernels_->next_at_least(weights_.data(), i, vocab, bound)) < vocab;
+  for (int64_t i = 0;
+       (i = kernels_->next_between(weights_.data(), i, vocab, low.bound(), high.bound())) < vocab;
        ++i) {
-    candidates_[n++] = {weights_[i], int32_t(i)};
+    band_[n++] = {weights_[i], int32_t(i)};
   }
-  const auto before = [](const Candidate& a, const Candidate& b) {
-    return a.weight != b.weight ? a.weight > b.weight : a.id < b.id;
-  };
-  if (top_k > 0 && size_t(top_k) < n) {
-    std::nth_element(candidates_.begin(), candidates_.begin() + top_k - 1, candidates_.begin() + n,
-                     before);
-    n = size_t(top_k);
+  if (high.bits - low.bits > 1) {  // else all are equal, in order of their ids
+    std::sort(band_.begin(), band_.begin() + n, [](const Candidate& a, const Candidate& b) {
+      return a.weight != b.weight ? a.weight > b.weight : a.id < b.id;
+    });
   }
-  if (!(top_p < 1)) return n;
-  double kept = total;
-  if (!only_top_p) {
-    kept = 0;
-    for (size_t c = 0; c < n; ++c) kept += candidates_[c].weight;
+  kernels_->drop_below(weights_.data(), vocab, low.bound());
+  double held = high.weight;
+  for (size_t i = 0; i < n; ++i) {
+    const bool full = count > 0 ? high.count + int64_t(i) >= count : held >= weight;
+    // The heaviest stays whatever the goal.
+    if (full && high.count + int64_t(i) > 0) weights_[band_[i].id] = 0;
+    held += band_[i].weight;
   }
-  return nucleus(n, std::max(0.0, double(top_p) * kept));
 }
 
-// The fewest of the heaviest candidates that weigh `target` together: a quickselect on the running
-// sum.
-size_t Sampler::nucleus(size_t count, double target) {
-  const auto before = [](const Candidate& a, const Candidate& b) {
-    return a.weight != b.weight ? a.weight > b.weight : a.id < b.id;
-  };
-  size_t low = 0, high = count;  // the answer is in (low, high]
-  double held = 0;               // weight of [0, low)
-  while (high - low > 1) {
-    const size_t middle = low + (high - low) / 2;
-    std::nth_element(candidates_.begin() + low, candidates_.begin() + middle,
-                     candidates_.begin() + high, before);
-    double sum = held;
-    for (size_t i = low; i < middle; ++i) sum += candidates_[i].weight;
-    if (sum >= target) {
-      high = middle;
-    } else {
-      low = middle;
-      held = sum;
-    }
-  }
-  return high;
-}
-
-int32_t Sampler::choose(const float* row, int64_t vocab, const SampleBatch& b, int64_t i,
-                        float max) {
-  const float temperature = at(b.temperature, i, 0.0f);
-  // The factor is bounded so that 0 * factor stays 0: such a draw is the argmax anyway.
-  const float factor = std::min(1.0f / temperature, 1e30f);
-  const float total = kernels_->sum_exp(weights_.data(), row, vocab, max, factor);
-  int64_t top_k = at<int32_t>(b.top_k, i, 0);
-  if (top_k < 0 || top_k >= vocab) top_k = 0;
-  const float min_p = std::min(at(b.min_p, i, 0.0f), 1.0f), top_p = at(b.top_p, i, 1.0f);
-  const double u = uniform(at<uint64_t>(b.seed, i, 0), at<int32_t>(b.position, i, 0));
-  if (top_k > 0 || min_p > 0 || top_p < 1) {
-    const size_t n = collect(vocab, total, top_k, min_p, top_p);
-    double sum = 0;
-    for (size_t c = 0; c < n; ++c) sum += candidates_[c].weight;
-    double left = u * sum;
-    for (size_t c = 0; c < n; ++c) {
-      left -= candidates_[c].weight;
-      if (left < 0) return candidates_[c].id;
-    }
-    return candidates_[n - 1].id;
-  }
-  // Steps over whole stretches first. The walk's own sum decides, in double.
+// The token at which the running sum of the weights, in order of ids, passes u of the whole.
+int32_t Sampler::walk(int64_t vocab, double u) {
   double sum = 0;
-  for (int64_t t = 0, s = 0; t < vocab; t += kStretch, ++s) {
-    double part = 0;
-    const int64_t end = std::min(vocab, t + kStretch);
-    for (int64_t j = t; j < end; ++j) part += weights_[j];
-    stretch_sums_[s] = part;
+  for (int64_t t = 0; t < vocab; t += kStretch) {
+    float& part = stretch_sums_[t / kStretch];
+    kernels_->mass_at_least(weights_.data() + t, std::min(kStretch, vocab - t), 0, &part);
     sum += part;
   }
   double left = u * sum;
@@ -205,18 +168,36 @@ int32_t Sampler::choose(const float* row, int64_t vocab, const SampleBatch& b, i
   for (; t + kStretch < vocab && left >= stretch_sums_[t / kStretch]; t += kStretch) {
     left -= stretch_sums_[t / kStretch];
   }
-  int32_t last = -1;
+  int64_t last = -1;
   for (; t < vocab; ++t) {
     if (!(weights_[t] > 0)) continue;
-    last = int32_t(t);
+    last = t;
     left -= weights_[t];
-    if (left < 0) return last;
+    if (left < 0) return int32_t(t);
   }
-  if (last >= 0) return last;
-  // Rounding led past the last token with any weight: take that one.
-  for (t = vocab - 1; t > 0 && !(weights_[t] > 0); --t) {
+  // Rounding led past the end: the last token with any weight.
+  for (t = vocab - 1; last < 0 && t >= 0; --t) {
+    if (weights_[t] > 0) last = t;
   }
-  return int32_t(t);
+  return int32_t(std::max<int64_t>(last, 0));
+}
+
+int32_t Sampler::choose(const float* row, int64_t vocab, const SampleBatch& b, int64_t i,
+                        float max) {
+  const float temperature = at(b.temperature, i, 0.0f);
+  // The factor is bounded so that 0 * factor stays 0: such a draw is the argmax anyway.
+  const float factor = std::min(1.0f / temperature, 1e30f);
+  kernels_->sum_exp(weights_.data(), row, vocab, max, factor);
+  const int64_t top_k = at<int32_t>(b.top_k, i, 0);
+  const float min_p = std::min(at(b.min_p, i, 0.0f), 1.0f), top_p = at(b.top_p, i, 1.0f);
+  if (top_k > 0 && top_k < vocab) keep_heaviest(vocab, top_k, 0);
+  if (min_p > 0) kernels_->drop_below(weights_.data(), vocab, min_p);
+  if (top_p < 1) {
+    float total = 0;
+    kernels_->mass_at_least(weights_.data(), vocab, 0, &total);
+    keep_heaviest(vocab, 0, std::max(top_p, 0.0f) * total);
+  }
+  return walk(vocab, uniform(at<uint64_t>(b.seed, i, 0), at<int32_t>(b.position, i, 0)));
 }
 
 void Sampler::draw(const SampleOut& out, const Tensor& logits, const SampleBatch& b, int64_t i) {

@@ -32,14 +32,14 @@ class Sampler {
   bool adjust(const float* row, int64_t vocab, const SampleBatch& batch, int64_t index);
   int32_t choose(const float* row, int64_t vocab, const SampleBatch& batch, int64_t index,
                  float max);
-  size_t collect(int64_t vocab, float total, int64_t top_k, float min_p, float top_p);
-  size_t nucleus(size_t count, double target);
+  void keep_heaviest(int64_t vocab, int64_t count, float weight);
+  int32_t walk(int64_t vocab, double u);
 
   const Kernels* kernels_;
   std::vector<float> adjusted_;  // logits after penalties, biases and mask
-  std::vector<float> weights_;   // e^((logit - max) / temperature)
-  std::vector<Candidate> candidates_;
-  std::vector<double> stretch_sums_;
+  std::vector<float> weights_;   // e^((logit - max) / temperature), zero once filtered out
+  std::vector<Candidate> band_;  // the tokens about where a filter cuts
+  std::vector<float> stretch_sums_;
 };
 
 // Uniform in [0, 1), from the pair alone.

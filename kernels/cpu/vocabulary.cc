@@ -44,6 +44,32 @@ int64_t next_at_least(const float* x, int64_t begin, int64_t n, float bound) {
   return n;
 }
 
+int64_t next_between(const float* x, int64_t begin, int64_t n, float low, float high) {
+  const V l = set1(low), h = set1(high);
+  int64_t i = begin;
+  for (; i + kLanes <= n; i += kLanes) {
+    const V v = load(x + i);
+    const uint32_t bits = bits_ge(v, l) & bits_gt(h, v);
+    if (bits) return i + __builtin_ctz(bits);
+  }
+  for (; i < n; ++i) {
+    if (x[i] >= low && x[i] < high) return i;
+  }
+  return n;
+}
+
+void drop_below(float* x, int64_t n, float bound) {
+  const V b = set1(bound);
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    const V v = load(x + i);
+    store(x + i, keep_where_ge(v, v, b));
+  }
+  for (; i < n; ++i) {
+    if (!(x[i] >= bound)) x[i] = 0;
+  }
+}
+
 float sum_exp(float* out, const float* x, int64_t n, float maximum, float factor) {
   const V top = set1(maximum), scale = set1(factor);
   V s[4] = {zero(), zero(), zero(), zero()};
@@ -95,6 +121,8 @@ void fill_vocabulary(Kernels* k) {
   k->row_max = row_max;
   k->next_above = next_above;
   k->next_at_least = next_at_least;
+  k->next_between = next_between;
+  k->drop_below = drop_below;
   k->sum_exp = sum_exp;
   k->mass_at_least = mass_at_least;
 }
