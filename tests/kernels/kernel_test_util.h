@@ -108,13 +108,13 @@ inline double error_of(const Matrix& got, const std::vector<double>& exact) {
   return relative_rms(flat.data(), exact.data(), int64_t(flat.size()));
 }
 
-// A cache with its blocks and heads strided as a layer's share of a larger block would be.
+// A cache whose blocks, heads and slots are all further apart than they need be.
 struct Cache {
   Cache(DType type, int64_t blocks, int64_t heads, int64_t size, int64_t dim)
-      : type(type), bytes(2 * blocks * (2 * heads * size * dim + 24) * 4, 0xff) {
-    const int64_t plane = heads * size * dim;
+      : type(type), bytes(blocks * (2 * heads * size * (dim + 2) + 24) * 4, 0xff) {
+    const int64_t plane = heads * size * (dim + 2);
     view.k = Tensor::of(bytes.data(), type, {blocks, heads, size, dim});
-    view.k.stride[0] = 2 * plane + 24;
+    view.k.stride = {2 * plane + 24, size * (dim + 2), dim + 2, 1};
     view.v = view.k;
     view.v.data = bytes.data() + plane * bits_of(type) / 8;
   }

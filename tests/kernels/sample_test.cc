@@ -269,6 +269,31 @@ TEST_P(Sample, ExactCutsAtTheEdges) {
   EXPECT_EQ(support(d), (std::vector<int32_t>{17}));
 }
 
+// Repetition makes a token less likely on either side of zero; presence and frequency count only
+// what was generated.
+TEST_P(Sample, PenaltiesChangeTheArgmax) {
+  Matrix logits(3, 20);
+  for (int i = 0; i < 20; ++i) logits.at(0, i) = logits.at(1, i) = logits.at(2, i) = -9;
+  logits.at(0, 4) = -1.0f, logits.at(0, 5) = -1.2f;
+  logits.at(1, 4) = 1.0f, logits.at(1, 5) = 0.8f;
+  logits.at(2, 4) = 3.0f, logits.at(2, 5) = 2.0f;
+  const auto greedy = [&](int row, std::vector<std::pair<int, int>> history, float repetition,
+                          float presence, float frequency) {
+    Draw d;
+    d.row = row, d.temperature = 0, d.history = history;
+    d.repetition = repetition, d.presence = presence, d.frequency = frequency;
+    return run(ops(), logits, {d}).token[0];
+  };
+  EXPECT_EQ(greedy(0, {{4, 0}}, 1.5f, 0, 0), 5);
+  EXPECT_EQ(greedy(0, {{5, 0}}, 0.5f, 0, 0), 5);
+  EXPECT_EQ(greedy(1, {{4, 0}}, 1.5f, 0, 0), 5);
+  EXPECT_EQ(greedy(2, {{4, 0}}, 1, 5, 5), 4);
+  EXPECT_EQ(greedy(2, {{4, 1}}, 1, 0.9f, 0), 4);
+  EXPECT_EQ(greedy(2, {{4, 1}}, 1, 1.1f, 0), 5);
+  EXPECT_EQ(greedy(2, {{4, 2}}, 1, 0, 0.4f), 4);
+  EXPECT_EQ(greedy(2, {{4, 3}}, 1, 0, 0.4f), 5);
+}
+
 TEST_P(Sample, BansHold) {
   std::mt19937 rng(4);
   Matrix logits(1, 70);
