@@ -176,7 +176,7 @@ StepResult RankRunner::collect() {
 }
 
 void RankRunner::warm_up() {
-  kv_.touch();
+  kv_.populate();
   const int bs = options_.block_size, vocab = model_.config().vocab_size;
   FakeWork prefill;
   BlockId block = 0;

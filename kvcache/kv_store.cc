@@ -1,5 +1,8 @@
 #include "kvcache/kv_store.h"
 
+#include <sys/resource.h>
+#include <unistd.h>
+
 #include <algorithm>
 
 #include "base/check.h"
@@ -64,15 +67,15 @@ void KvStore::fork(std::span<const BlockCopy> copies) {
   }
 }
 
-void KvStore::touch() {
-  // One source page of zeros, copied over every block: works on any device.
-  constexpr size_t kChunk = 1 << 16;
-  const Device::Buffer zeros = device_.allocate(kChunk, Memory::pinned_host);
-  char* base = static_cast<char*>(memory_.get());
-  const size_t total = block_bytes_ * size_t(num_blocks_);
-  for (size_t at = 0; at < total; at += kChunk)
-    device_.copy(base + at, zeros.get(), std::min(kChunk, total - at), device_.compute_stream());
-  device_.sync(device_.record(device_.compute_stream()));
+void KvStore::populate() {
+  populating_ = std::jthread([this](const std::stop_token& stop) {
+    // The nice value of a thread is its own on Linux: serving goes first.
+    setpriority(PRIO_PROCESS, id_t(gettid()), 19);
+    constexpr size_t kPiece = size_t{8} << 20;
+    const size_t total = block_bytes_ * size_t(num_blocks_);
+    for (size_t at = 0; at < total && !stop.stop_requested(); at += kPiece)
+      device_.populate(static_cast<char*>(memory_.get()) + at, std::min(kPiece, total - at));
+  });
 }
 
 }  // namespace sluice

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <span>
+#include <thread>
 #include <vector>
 
 #include "kernels/device.h"
@@ -30,8 +31,9 @@ class KvStore {
   // On the compute stream, before the step's KV writes (copy-on-write forks).
   void fork(std::span<const BlockCopy> copies);
 
-  // Writes zeros over everything, so that the memory is really there before the first request.
-  void touch();
+  // Starts to put real memory behind all blocks, lowest first, at the lowest priority on a thread of
+  // its own: gigabytes take seconds, and the pool hands out low blocks first.
+  void populate();
 
   const KvShape& shape() const { return shape_; }
   int num_blocks() const { return num_blocks_; }
@@ -44,6 +46,7 @@ class KvStore {
   size_t block_bytes_;
   Device::Buffer memory_;
   std::vector<KvView> layers_;
+  std::jthread populating_;  // last: ends before the memory does
 };
 
 }  // namespace sluice

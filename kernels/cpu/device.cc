@@ -16,7 +16,7 @@
 namespace sluice {
 namespace {
 
-constexpr size_t kHugePage = size_t{2} << 20;
+constexpr size_t kPage = 4096, kHugePage = size_t{2} << 20;
 constexpr int kMaxThreads = 1024;
 
 size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
@@ -36,11 +36,11 @@ Device::Buffer allocate_host(size_t bytes) {
     std::memset(p, 0, size);
     return {p, [](void* q) { ::operator delete (q, std::align_val_t{64}); }};
   }
-  const size_t size = round_up(bytes, 4096) + kHugePage;
+  const size_t size = round_up(bytes, kPage) + kHugePage;
   void* base = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (base == MAP_FAILED) out_of_memory(bytes);
   void* p = reinterpret_cast<void*>(round_up(reinterpret_cast<size_t>(base), kHugePage));
-  madvise(p, round_up(bytes, 4096), MADV_HUGEPAGE);
+  madvise(p, round_up(bytes, kPage), MADV_HUGEPAGE);
   return {p, [base, size](void*) { munmap(base, size); }};
 }
 
@@ -109,6 +109,12 @@ class CpuDevice final : public Device {
   }
   Buffer allocate(size_t bytes, Memory) override { return allocate_host(bytes); }
   size_t free_bytes() const override { return available_memory(); }
+  void populate(void* memory, size_t bytes) override {
+    // Whole pages inside the part. A kernel before 5.14 refuses: pages come with their first use.
+    const size_t begin = round_up(reinterpret_cast<size_t>(memory), kPage);
+    const size_t end = (reinterpret_cast<size_t>(memory) + bytes) / kPage * kPage;
+    if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_POPULATE_WRITE);
+  }
   Ops& ops() override { return ops_; }
 
   Stream compute_stream() override { return {}; }

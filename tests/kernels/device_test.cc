@@ -1,5 +1,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 
 #include "base/status.h"
 #include "kernel_test_util.h"
@@ -41,6 +42,23 @@ TEST(CpuDevice, AllocatesZeroedAlignedMemory) {
     std::memset(b.get(), 1, bytes);
   }
   EXPECT_GT(device->free_bytes(), size_t{1} << 20);
+}
+
+TEST(CpuDevice, PopulatesPagesAndKeepsWhatTheyHold) {
+  const auto device = make_cpu_device({1, "auto"}).value();
+  constexpr size_t kBytes = size_t{32} << 20, kPage = 4096;
+  const Device::Buffer b = device->allocate(kBytes, Memory::device);
+  auto* bytes = static_cast<uint8_t*>(b.get());
+  bytes[0] = 7;
+  bytes[kBytes - 1] = 9;
+  if (madvise(bytes, kPage, MADV_POPULATE_WRITE) != 0) GTEST_SKIP() << "needs Linux 5.14";
+  device->populate(bytes + 100, kBytes - 200);  // what is partly covered may stay as it was
+  std::vector<unsigned char> resident(kBytes / kPage);
+  ASSERT_EQ(mincore(bytes, kBytes, resident.data()), 0);
+  for (size_t i = 1; i + 1 < resident.size(); ++i) ASSERT_EQ(resident[i] & 1, 1) << i;
+  EXPECT_EQ(bytes[0], 7);
+  EXPECT_EQ(bytes[kBytes - 1], 9);
+  device->populate(bytes + 1, 2);  // no whole page: nothing to do
 }
 
 TEST(CpuDevice, IsSynchronous) {

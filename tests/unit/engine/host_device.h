@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 
@@ -18,6 +19,7 @@ class HostDevice final : public Device {
     return Buffer(p, [](void* q) { std::free(q); });
   }
   size_t free_bytes() const override { return size_t{1} << 40; }
+  void populate(void*, size_t bytes) override { populated += bytes; }
   Ops& ops() override { std::abort(); }
   Stream compute_stream() override { return {}; }
   Stream copy_stream() override { return {}; }
@@ -31,6 +33,7 @@ class HostDevice final : public Device {
   std::unique_ptr<Graph> capture(Stream, const std::function<void()>&) override { return nullptr; }
 
   int num_allocations = 0, num_copies = 0;
+  std::atomic<size_t> populated = 0;
 };
 
 }  // namespace sluice

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <set>
+#include <thread>
 
 #include "tests/unit/engine/host_device.h"
 
@@ -71,13 +72,21 @@ TEST_P(KvStoreTest, ForkCopiesOneBlockOfEveryLayerAndNothingElse) {
   for_each_element(kv, [&](char* at, int64_t block) { ASSERT_EQ(*at, expected[block]); });
 }
 
-TEST_P(KvStoreTest, TouchZeroesEverything) {
+// The whole of the memory, once, and nothing outside it, while it is in use.
+TEST_P(KvStoreTest, PopulateReachesEverythingAndKeepsWhatIsThere) {
   const auto [dtype, block_size] = GetParam();
   HostDevice device;
-  KvStore kv(device, pruned_shape(dtype, block_size), 300);  // more than one piece of the copy
-  for_each_element(kv, [](char* at, int64_t) { *at = 1; });
-  kv.touch();
-  for_each_element(kv, [&](char* at, int64_t) { ASSERT_EQ(*at, 0); });
+  const KvShape shape = pruned_shape(dtype, block_size);
+  const int num_blocks = int((size_t{20} << 20) / KvStore::bytes_per_block(shape)) + 1;  // pieces
+  {
+    KvStore kv(device, shape, num_blocks);
+    for_each_element(kv, [](char* at, int64_t) { *at = 1; });
+    kv.populate();
+    while (device.populated < KvStore::bytes_per_block(shape) * size_t(num_blocks))
+      std::this_thread::yield();
+    for_each_element(kv, [&](char* at, int64_t) { ASSERT_EQ(*at, 1); });
+  }
+  EXPECT_EQ(device.populated, KvStore::bytes_per_block(shape) * size_t(num_blocks));
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, KvStoreTest,
