@@ -30,7 +30,7 @@ struct Config {
   } cache;
   struct Scheduler {
     int max_seqs = 256;             // sequences that run at once
-    int max_step_tokens = 512;      // token budget of a step
+    int max_step_tokens = 256;      // token budget of a step
     int max_queue = 1024;           // requests waiting for admission
     int64_t max_queued_tokens = 0;  // prompt tokens waiting; 0: no limit
     int max_preemptions = 4;  // a request preempted this often returns with all it needs reserved
