@@ -10,6 +10,6 @@ if [ ! -f "build/$preset/build.ninja" ]; then
   echo "configuring build/$preset"
   cmake --preset "$preset" > "$log" 2>&1 || { cat "$log" >&2; exit 1; }
 fi
-if command -v nvcc >/dev/null; then cuda="nvcc is here, but there is no CUDA code yet"; else cuda="no nvcc: CPU only"; fi
+if command -v nvcc >/dev/null; then cuda="with CUDA parts"; else cuda="no nvcc: without CUDA parts"; fi
 echo "building build/$preset ($cuda)"
 cmake --build --preset "$preset" ${1:+--target "$@"}
