@@ -126,6 +126,12 @@ void add_bench(Program& p) {
   CLI::App* model = bench->add_subcommand("model", "Prefill and decode speed of a model here");
   model->add_option("DIR", p.bench_model.model_dir, "Model directory")->required();
   model->add_option("--threads", p.bench_model.threads, "CPU threads; 0: the cgroup's quota");
+  const auto list = [model](const char* name, std::vector<int>& values, const char* help) {
+    model->add_option(name, values, help)->delimiter(',')->check(CLI::Range(1, 1 << 20));
+  };
+  list("--prompts", p.bench_model.prompts, "Prefill: lengths of the prompts, as 128,512");
+  list("--batches", p.bench_model.batches, "Decode: sequences at once, as 1,8,32");
+  list("--contexts", p.bench_model.contexts, "Decode: tokens of each sequence");
   model->add_option("--json", p.bench_model.json_path, "Also write the results to this file");
   model->callback([&p] { p.result = bench_model(p.bench_model); });
 
