@@ -60,7 +60,7 @@ run_ctest release unit
 
 say "rules and end-to-end tests"
 rm -f build/e2e.xml
-build/venv/bin/pytest -q -x --maxfail=20 --junitxml=build/e2e.xml tests/arch tests/e2e 2>&1 | tail -n 40
+build/venv/bin/pytest -q --maxfail=20 --junitxml=build/e2e.xml tests/arch tests/e2e 2>&1 | tail -n 40
 count build/e2e.xml end-to-end
 
 if $sanitize; then
