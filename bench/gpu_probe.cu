@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+namespace sluice {
 namespace {
 
 constexpr int kSkipped = 77, kRuns = 9;
@@ -241,9 +242,7 @@ void matmuls(const Stream& stream, const cudaDeviceProp& chip) {
                 operations / fp8 / kTera);
 }
 
-}  // namespace
-
-int main() {
+int probe() {
   int devices = 0;
   const cudaError_t error = cudaGetDeviceCount(&devices);
   if (error != cudaSuccess || devices == 0) {
@@ -265,3 +264,8 @@ int main() {
   matmuls(stream, chip);
   return 0;
 }
+
+}  // namespace
+}  // namespace sluice
+
+int main() { return sluice::probe(); }
