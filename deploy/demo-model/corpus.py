@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import phrasings
 import stories
 import talk
 import world
@@ -106,7 +107,7 @@ STRANGERS = ["Peter", "Karl", "Sophie", "David", "Julia", "Marcus", "Olga", "Hen
 
 
 def question(rng: random.Random, kinds: dict[str, list[world.Fact]], templates: dict[str, list[str]]) -> Turn:
-    kind = rng.choice(list(kinds))
+    kind = rng.choice([*kinds, "yes_job", "yes_pet"])   # yes or no: twice as often, they are the hardest
     if kind.startswith("yes"):   # as many Yes as No
         want = rng.choice(["Yes", "No"])
         fact = rng.choice([f for f in kinds[kind] if f.gold == want])
@@ -187,7 +188,7 @@ def talk_turn(rng: random.Random) -> Turn:
     return Turn(fill(user, {"X": rng.choice(talk.UNKNOWN), "N": rng.choice(STRANGERS)}), rng.choice(answers))
 
 
-TRAIN_TEMPLATES = {k: [e for t in train for e in expand(t)] for k, (train, _) in world.TEMPLATES.items()}
+TRAIN_TEMPLATES = {k: [e for t in train + phrasings.EXTRA.get(k, []) for e in expand(t)] for k, (train, _) in world.TEMPLATES.items()}
 HELD_OUT_TEMPLATES = {k: [e for t in test for e in expand(t)] for k, (_, test) in world.TEMPLATES.items()}
 SINGLE_TRAIN = [(e, i) for i, s in enumerate(world.SINGLES) for t in s[2] for e in expand(t)]
 SINGLE_HELD_OUT = [(e, i) for i, s in enumerate(world.SINGLES) for t in s[3] for e in expand(t)]
