@@ -105,13 +105,13 @@ class Peer:
 
 def load(args: argparse.Namespace, server: contextlib.AbstractContextManager[str], clients: int) -> dict[str, float]:
     with server as url, tempfile.NamedTemporaryFile(suffix=".json") as file:
-        output(args.sluice, "bench", "serve", "--url", url, "--concurrency", clients, "--num-requests", clients * REQUESTS_PER_CLIENT,
-               "--input-len", CONTEXT, "--output-len", OUTPUT, "--json", file.name)
+        command = [args.sluice, "bench", "serve", "--url", url, "--concurrency", clients, "--num-requests", clients * REQUESTS_PER_CLIENT,
+                   "--input-len", CONTEXT, "--output-len", OUTPUT, "--json", file.name]
+        # Failed requests are part of the result: random weights make text that not every server bears.
+        subprocess.run([str(c) for c in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         result = json.loads(Path(file.name).read_text())
-    if result["failed"]:
-        raise SystemExit(f"{result['failed']} requests failed: {result['errors']}")
     return {"output tok/s": result["output_tokens_per_second"], "TTFT p50 ms": result["ttft_ms"]["p50"],
-            "inter-token p99 ms": result["inter_token_ms"]["p99"]}
+            "inter-token p99 ms": result["inter_token_ms"]["p99"], "failed requests": result["failed"]}
 
 
 def main() -> None:
@@ -141,9 +141,10 @@ def main() -> None:
 
     print("\n| | Sluice | llama.cpp | ratio (range) |\n|---|---|---|---|")
     for (name, unit), pairs in figures.items():
-        ratios = [a / b for a, b in pairs]
         a, b = (statistics.median(side) for side in zip(*pairs))
-        print(f"| {name}: {unit} | {a:.1f} | {b:.1f} | {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) |")
+        ratios = [x / y for x, y in pairs if y]
+        ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})" if len(ratios) == len(pairs) else ""
+        print(f"| {name}: {unit} | {a:.1f} | {b:.1f} | {ratio} |")
 
 
 if __name__ == "__main__":
