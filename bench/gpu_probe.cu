@@ -1,5 +1,6 @@
-// What one NVIDIA GPU can do at most: the ceilings that kernels and swaps are held against. Prints a
-// table; exits 77 (skipped) and says why when there is no usable GPU. No code of Sluice is involved.
+// What one NVIDIA GPU can do at most: the ceilings that kernels and swaps are held against. Prints
+// a table; exits 77 (skipped) and says why when there is no usable GPU. No code of Sluice is
+// involved.
 #include <cublasLt.h>
 #include <cuda_runtime.h>
 #include <dlfcn.h>
@@ -94,8 +95,10 @@ __global__ void fill(uint8_t* x, size_t n, int width) {
   h ^= h >> 15;
   h *= 2246822519u;
   h ^= h >> 13;
-  if (width == 1) x[i] = uint8_t((h & 0x87) | 0x38);
-  else x[i] = i % 2 == 0 ? uint8_t(h) : uint8_t((h & 0x80) | 0x3f);
+  if (width == 1)
+    x[i] = uint8_t((h & 0x87) | 0x38);
+  else
+    x[i] = i % 2 == 0 ? uint8_t(h) : uint8_t((h & 0x80) | 0x3f);
 }
 
 void memory(const Stream& stream, const cudaDeviceProp& chip) {
@@ -148,8 +151,8 @@ void launches(const Stream& stream) {
   launch_all();
   check(cudaStreamEndCapture(stream.get(), &graph), "capture");
   check(cudaGraphInstantiate(&runnable, graph, 0), "graph");
-  const double s = stream.seconds(
-      [&] { check(cudaGraphLaunch(runnable, stream.get()), "graph launch"); });
+  const double s =
+      stream.seconds([&] { check(cudaGraphLaunch(runnable, stream.get()), "graph launch"); });
   std::printf("%-44s %10.2f us\n", "kernel to kernel, in a graph", s / kKernels * 1e6);
   cudaGraphExecDestroy(runnable);
   cudaGraphDestroy(graph);
@@ -182,7 +185,7 @@ double matmul_seconds(const Blas& blas, const Stream& stream, cudaDataType_t typ
   const size_t space_bytes = 64 * kMiB, bytes = n * n * element;
   for (const DeviceMemory* m : {&a, &b})
     fill<<<unsigned((bytes + 255) / 256), 256, 0, stream.get()>>>(m->get<uint8_t>(), bytes,
-                                                                 int(element));
+                                                                  int(element));
   check(cudaGetLastError(), "fill");
   cublasLtHandle_t handle;
   check(blas.find<decltype(cublasLtCreate)>("cublasLtCreate")(&handle), "create");
@@ -199,11 +202,12 @@ double matmul_seconds(const Blas& blas, const Stream& stream, cudaDataType_t typ
   check(layout(&in, type, n, n, n), "layout");
   check(layout(&out, CUDA_R_16BF, n, n, n), "layout");
   cublasLtMatmulPreference_t wish;
-  check(blas.find<decltype(cublasLtMatmulPreferenceCreate)>("cublasLtMatmulPreferenceCreate")(&wish),
-        "preference");
+  check(
+      blas.find<decltype(cublasLtMatmulPreferenceCreate)>("cublasLtMatmulPreferenceCreate")(&wish),
+      "preference");
   check(blas.find<decltype(cublasLtMatmulPreferenceSetAttribute)>(
-            "cublasLtMatmulPreferenceSetAttribute")(
-            wish, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &space_bytes, sizeof space_bytes),
+            "cublasLtMatmulPreferenceSetAttribute")(wish, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                                                    &space_bytes, sizeof space_bytes),
         "workspace");
   cublasLtMatmulHeuristicResult_t plan;
   int found = 0;
@@ -233,8 +237,7 @@ void matmuls(const Stream& stream, const cudaDeviceProp& chip) {
   constexpr int64_t n = 8192;
   const double operations = 2.0 * n * n * n;
   const double bf16 = matmul_seconds(blas, stream, CUDA_R_16BF, n);
-  std::printf("%-44s %10.0f TFLOP/s\n", "matmul bf16, 8192 cubed",
-              operations / bf16 / kTera);
+  std::printf("%-44s %10.0f TFLOP/s\n", "matmul bf16, 8192 cubed", operations / bf16 / kTera);
   if (chip.major * 10 + chip.minor < 89) return;  // fp8 came with Ada and Hopper
   const double fp8 = matmul_seconds(blas, stream, CUDA_R_8F_E4M3, n);
   if (fp8 > 0)
