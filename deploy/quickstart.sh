@@ -41,7 +41,7 @@ read -r http grpc < "$ports"
 echo "ready: HTTP on 127.0.0.1:$http, gRPC on 127.0.0.1:$grpc (log: $log)"
 
 question="Tell me a short story about a fox."
-body='{"messages":[{"role":"user","content":"'$question'"}],"stream":true,"max_tokens":80,"temperature":0.7,"seed":7}'
+body='{"messages":[{"role":"user","content":"'$question'"}],"stream":true,"max_tokens":220,"temperature":0.7,"seed":7}'
 
 echo "== 4. over HTTP (server-sent events): $question"
 # Each event is one line of JSON; show its text as it comes.
@@ -57,7 +57,7 @@ for line in sys.stdin:
 print()'
 
 echo "== 5. over gRPC (sluice.v1.Inference/Chat): $question"
-build/release/bin/sluice chat --address "127.0.0.1:$grpc" --max-tokens 80 --seed 7 --temperature 0.7 "$question"
+build/release/bin/sluice chat --address "127.0.0.1:$grpc" --max-tokens 220 --seed 7 --temperature 0.7 "$question"
 
 if $once; then
   echo "== done"

@@ -31,8 +31,8 @@ class KvStore {
   // On the compute stream, before the step's KV writes (copy-on-write forks).
   void fork(std::span<const BlockCopy> copies);
 
-  // Starts to put real memory behind all blocks, lowest first, at the lowest priority on a thread of
-  // its own: gigabytes take seconds, and the pool hands out low blocks first.
+  // Starts to put real memory behind all blocks, lowest first, at the lowest priority on a thread
+  // of its own: gigabytes take seconds, and the pool hands out low blocks first.
   void populate();
 
   const KvShape& shape() const { return shape_; }
