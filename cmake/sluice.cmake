@@ -25,7 +25,7 @@ function(sluice_library name)
   endif()
 endfunction()
 
-# What tests/run.sh --sanitize builds: files and text that strangers wrote (address), and threads
+# What tests/run.sh builds with sanitizers: files and text that strangers wrote (address), and threads
 # (thread). tests/sanitize.sh builds and runs everything.
 set(SLUICE_SANITIZED_address parse_test stream_test model_files_test text_test jinja_bounds_test)
 set(SLUICE_SANITIZED_thread base_test engine_test http_server_test)

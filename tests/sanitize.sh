@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Every test under AddressSanitizer with UndefinedBehaviorSanitizer, the end-to-end tests with a
 # sanitized daemon included, then everything that does not link gRPC under ThreadSanitizer (Debian's
-# libgrpc is not instrumented). Slow; tests/run.sh --sanitize runs a short part. Last line: N passed, N failed.
+# libgrpc is not instrumented). Slow; tests/run.sh runs a short part. Last line: N passed, N failed.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 failures=0
