@@ -178,20 +178,10 @@ StepResult RankRunner::collect() {
 void RankRunner::warm_up() {
   kv_.populate();
   const int bs = options_.block_size, vocab = model_.config().vocab_size;
-  FakeWork prefill;
-  BlockId block = 0;
-  for (int left = options_.max_step_tokens;
-       left > 0 && int(prefill.sequences.size()) < options_.max_seqs;) {
-    const int fit = (options_.num_blocks - block) * bs;
-    const int tokens = std::min({left, options_.max_model_len, fit});
-    if (tokens == 0) break;
-    prefill.add(tokens, block, bs, vocab);
-    block += (tokens + bs - 1) / bs;
-    left -= tokens;
-  }
-  FakeWork decode;
+  // A step as full as any: all rows, and what is left of the tokens in chunks of the first ones.
+  FakeWork full;
   // Everything a draw can ask for, so that the sampler's own scratch grows now.
-  SamplingParams& p = decode.request.sampling;
+  SamplingParams& p = full.request.sampling;
   p.temperature = 0.9f;
   p.top_p = 0.9f;
   p.min_p = 0.01f;
@@ -200,9 +190,21 @@ void RankRunner::warm_up() {
   p.top_logprobs = std::min(kUsualTop, vocab);
   p.logit_bias = {{0, 0.0f}};
   p.prompt_logprobs = 0;
-  const int rows = std::min({options_.max_seqs, options_.max_step_tokens, options_.num_blocks});
-  for (int i = 0; i < rows; ++i) decode.add(1, i, bs, vocab);
-  for (FakeWork* work : {&prefill, &decode}) {
+  int left = options_.max_step_tokens;
+  BlockId block = 0;
+  for (int others = std::min({options_.max_seqs, left, options_.num_blocks}) - 1; others >= 0;
+       --others) {
+    const int room = (options_.num_blocks - block - others) * bs;
+    const int tokens = std::min({left - others, options_.max_model_len, room});
+    full.add(tokens, block, bs, vocab);
+    block += (tokens + bs - 1) / bs;
+    left -= tokens;
+  }
+  FakeWork chunk;  // where rows and tokens are equally many, the full step had none
+  chunk.add(
+      std::min({32, options_.max_step_tokens, options_.max_model_len, options_.num_blocks * bs}), 0,
+      bs, vocab);
+  for (FakeWork* work : {&full, &chunk}) {
     work->make_plan();
     launch(work->plan);
     reuse(collect());
