@@ -13,6 +13,8 @@ import pytest
 from conftest import DEMO, pb, run_cli
 
 SLOW = {"prompt": "The fox", "ignore_eos": True, "temperature": 0}
+# Seconds of work for the nano model on any machine, so that a test can look on.
+VERY_SLOW = {**SLOW, "max_tokens": 4000, "n": 16}
 
 
 def test_help_names_every_subcommand():
@@ -155,10 +157,10 @@ def in_thread(function):
 
 def test_sigterm_finishes_what_runs(start):
     daemon = start(DEMO)
-    body = {**SLOW, "max_tokens": 400}
+    body = {**SLOW, "max_tokens": 1900}
     http_thread, http_result = in_thread(lambda: daemon.chunks("/v1/completions", body))
     request = pb.GenerateRequest(prompt="The fox", sampling=pb.SamplingParams(
-        max_tokens=400, ignore_eos=True, temperature=0))
+        max_tokens=1900, ignore_eos=True, temperature=0))
     rpc_thread, rpc_result = in_thread(lambda: list(daemon.grpc.generate(request, timeout=60)))
     daemon.wait_for(lambda: daemon.metric("sluice_requests_running") >= 2)
     daemon.process.send_signal(signal.SIGTERM)
@@ -166,12 +168,12 @@ def test_sigterm_finishes_what_runs(start):
     rpc_thread.join(60)
     assert daemon.process.wait(30) == 0
     assert http_result[0][-1]["choices"][0]["finish_reason"] == "length"
-    assert rpc_result[0][-1].usage.completion_tokens == 400
+    assert rpc_result[0][-1].usage.completion_tokens == 1900
 
 
 def test_drain_refuses_new_work_and_says_so(start, nano_model):
     daemon = start(nano_model, "--server.drain_seconds=20")
-    thread, _ = in_thread(lambda: daemon.chunks("/v1/completions", {**SLOW, "max_tokens": 4000}))
+    thread, _ = in_thread(lambda: daemon.chunks("/v1/completions", VERY_SLOW))
     daemon.wait_for(lambda: daemon.metric("sluice_requests_running") >= 1)
     daemon.process.send_signal(signal.SIGTERM)
     daemon.wait_for(lambda: daemon.http.get("/health/ready").status_code == 503)
@@ -188,7 +190,7 @@ def test_drain_is_bounded(start, nano_model):
     daemon = start(nano_model, "--server.drain_seconds=1")
 
     def stream():
-        return list(daemon.stream("/v1/completions", {**SLOW, "max_tokens": 4000, "n": 16}))
+        return list(daemon.stream("/v1/completions", VERY_SLOW))
 
     thread, result = in_thread(stream)
     daemon.wait_for(lambda: daemon.metric("sluice_requests_running") >= 1)
@@ -200,10 +202,8 @@ def test_drain_is_bounded(start, nano_model):
 
 
 def test_overload_is_a_503(start, nano_model):
-    daemon = start(nano_model, "--scheduler.max_seqs=1", "--scheduler.max_queue=2",
-                   )
-    body = {**SLOW, "max_tokens": 4000}
-    threads = [in_thread(lambda: daemon.post("/v1/completions", body)) for _ in range(3)]
+    daemon = start(nano_model, "--scheduler.max_seqs=16", "--scheduler.max_queue=2")
+    threads = [in_thread(lambda: daemon.post("/v1/completions", VERY_SLOW)) for _ in range(3)]
     daemon.wait_for(lambda: daemon.metric("sluice_requests_waiting") >= 2)
     refused = daemon.post("/v1/completions", {"prompt": "x", "max_tokens": 1, "stream": True})
     assert refused.status_code == 503 and refused.json()["error"]["code"] == "overloaded"
