@@ -197,7 +197,7 @@ def test_a_client_that_leaves_frees_its_blocks(demo):
     demo.wait_for(demo.idle)
     for stream in (True, False):
         s = demo.socket()
-        s.sendall(post_bytes({**LONG, "max_tokens": 450, "stream": stream}))
+        s.sendall(post_bytes({**LONG, "max_tokens": 1900, "stream": stream}))
         demo.wait_for(lambda: demo.metric("sluice_requests_running") > 0)
         # Reset, as a killed process leaves it.
         s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -219,7 +219,7 @@ def test_overload_is_a_503(start, nano_model):
 def test_grpc_deadline_and_cancel_free_the_request(start, nano_model):
     daemon = start(nano_model)
     request = pb.GenerateRequest(prompt="x", sampling=pb.SamplingParams(
-        max_tokens=4000, ignore_eos=True))
+        max_tokens=4000, n=16, ignore_eos=True))
     with pytest.raises(grpc.RpcError) as raised:
         list(daemon.grpc.generate(request, timeout=0.3))
     assert raised.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
