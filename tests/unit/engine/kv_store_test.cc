@@ -72,7 +72,7 @@ TEST_P(KvStoreTest, ForkCopiesOneBlockOfEveryLayerAndNothingElse) {
   for_each_element(kv, [&](char* at, int64_t block) { ASSERT_EQ(*at, expected[block]); });
 }
 
-// The whole of the memory, once, and nothing outside it, while it is in use.
+// As many bytes as there are, while they are in use.
 TEST_P(KvStoreTest, PopulateReachesEverythingAndKeepsWhatIsThere) {
   const auto [dtype, block_size] = GetParam();
   HostDevice device;
