@@ -158,13 +158,13 @@ int HttpServer::num_connections() const { return impl_->shared.num_connections; 
 void HttpServer::begin_drain() {
   impl_->shared.frontend.begin_drain();
   impl_->shared.draining = true;
-  impl_->for_each_session([](HttpSession& session) { session.drain(); });
 }
 
 void HttpServer::stop() {
   Impl& impl = *impl_;
   if (impl.running.empty()) return;
   begin_drain();
+  impl.for_each_session([](HttpSession& session) { session.close_if_idle(); });
   asio::post(impl.threads.front()->context, [&impl] {
     boost::system::error_code ignored;
     impl.acceptor->close(ignored);

@@ -21,8 +21,9 @@ class HttpServer {
 
   absl::Status start();  // binds and listens; an address in use is an error, not a crash
   int port() const;      // the one bound, when the configured one was 0
-  // Answers what is under way, says `Connection: close`, and closes idle connections. New requests
-  // for work get 503; probes and metrics still answer.
+  // Answers what is under way and says `Connection: close`. New requests for work get 503; probes
+  // and metrics still answer. Idle connections stay open until stop(): a balancer may be sending on
+  // one right now, and a 503 tells it to go elsewhere where a closed socket tells it nothing.
   void begin_drain();
   // Waits a moment for the last bytes to leave, closes every connection, joins the threads.
   void stop();

@@ -107,7 +107,7 @@ void HttpSession::check_deadlines(Instant at) {
   }
 }
 
-void HttpSession::drain() {
+void HttpSession::close_if_idle() {
   if (!idle_) return;
   eof_ = true;
   notify();

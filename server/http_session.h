@@ -62,7 +62,7 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
   static void run(std::shared_ptr<HttpSession>);
 
   void check_deadlines(Instant now);
-  void drain();  // closes when idle
+  void close_if_idle();  // between requests
   void abort();  // closes now
 
  private:
