@@ -63,7 +63,7 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
 
   void check_deadlines(Instant now);
   void close_if_idle();  // between requests
-  void abort();  // closes now
+  void abort();          // closes now
 
  private:
   using Parser = http::request_parser<http::string_body>;
