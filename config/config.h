@@ -27,13 +27,33 @@ struct Config {
     double memory_fraction = 0.5;  // of the cgroup's limit, less the weights
     bool prefix_caching = true;
     std::string dtype = "auto";  // auto (bf16, or f32 with f32 weights), f32, bf16
+    int64_t host_bytes = 0;      // second tier in host memory: swaps and evicted prefixes; 0: none
   } cache;
   struct Scheduler {
-    int max_seqs = 256;             // sequences that run at once
-    int max_step_tokens = 256;      // token budget of a step
-    int max_queue = 1024;           // requests waiting for admission
-    int64_t max_queued_tokens = 0;  // prompt tokens waiting; 0: no limit
+    // A system of the field by name, or sluice: one value for each choice below that is "auto".
+    std::string preset = "sluice";
+    std::string order = "auto";        // fcfs, fcfs_strict, mlfq
+    std::string step = "auto";         // chunked, whole, prefill_first, batch, ratio
+    std::string reservation = "auto";  // paged, full
+    std::string budget = "auto";       // fixed, target, split_fuse
+    std::string pressure = "auto";     // recompute, swap, swap_groups, cheapest
+    std::string proactive = "auto";    // on, off
+    int max_seqs = 256;                // sequences that hold cache blocks at once
+    int max_rows = 0;                  // of those, how many a step computes; 0: all
+    int max_step_tokens = 0;           // token budget of a step; 0: 256, or 2048 for whole prompts
+    int max_queue = 1024;              // requests waiting for admission
+    int64_t max_queued_tokens = 0;     // prompt tokens waiting; 0: no limit
     int max_preemptions = 4;  // a request preempted this often returns with all it needs reserved
+    int min_residency = 2;    // steps a request computes before it may be preempted
+    double token_interval_ms = 0;  // budget=target: time between tokens; 0: interval_factor
+    double interval_factor = 5;    // times a plain decode step of what runs
+    int max_prefill_steps = 1;     // budget=split_fuse
+    double quantum_ms = 0;         // order=mlfq: of the first level; 0: one decode step
+    double promote_ms = 0;  // order=mlfq: starving after so long without a step; 0: the preset's
+    double promote_growth = 0;    // times this per level; 0: the preset's
+    double waiting_ratio = 0.3;   // step=ratio
+    int max_waiting_steps = 20;   // step=ratio
+    double max_ttft_seconds = 0;  // a request predicted to wait longer is refused; 0: none is
   } scheduler;
   struct Server {
     std::string host = "127.0.0.1";

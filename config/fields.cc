@@ -6,6 +6,8 @@
 #include <cmath>
 #include <optional>
 
+#include "config/presets.h"
+
 namespace sluice {
 namespace {
 
@@ -128,14 +130,72 @@ std::vector<Field> engine_fields(Config& c) {
        0,
        0,
        {"auto", "f32", "bf16"}},
-      {"scheduler.max_seqs", &c.scheduler.max_seqs, "Sequences that run at once", "", 1, 4096},
-      {"scheduler.max_step_tokens", &c.scheduler.max_step_tokens,
-       "Tokens one engine step may compute", "", 1, 65536},
-      {"scheduler.max_queue", &c.scheduler.max_queue, "Requests that may wait", "", 1, 1000000},
-      {"scheduler.max_queued_tokens", &c.scheduler.max_queued_tokens,
+      {"cache.host_bytes",
+       &c.cache.host_bytes,
+       "Host memory for swapped requests and evicted prefixes; 0: none",
+       "",
+       0,
+       0x1p50,
+       {},
+       true},
+  };
+}
+
+// A choice of the scheduler: "auto" leaves it to the preset.
+Field choice(std::string_view name, std::string* value, std::string_view help,
+             std::vector<std::string_view> choices) {
+  choices.insert(choices.begin(), "auto");
+  return {name, value, help, "", 0, 0, std::move(choices)};
+}
+
+std::vector<Field> scheduler_fields(Config& config) {
+  Config::Scheduler& c = config.scheduler;
+  return {
+      {"scheduler.preset", &c.preset, "Which system's scheduling; each choice can be set alone", "",
+       0, 0, preset_names()},
+      choice("scheduler.order", &c.order, "Who comes first", {"fcfs", "fcfs_strict", "mlfq"}),
+      choice("scheduler.step", &c.step, "What a step may hold",
+             {"chunked", "whole", "prefill_first", "batch", "ratio"}),
+      choice("scheduler.reservation", &c.reservation, "Blocks a request must find free",
+             {"paged", "full"}),
+      choice("scheduler.budget", &c.budget, "How many tokens a step computes",
+             {"fixed", "target", "split_fuse"}),
+      choice("scheduler.pressure", &c.pressure, "What happens when the cache is full",
+             {"recompute", "swap", "swap_groups", "cheapest"}),
+      choice("scheduler.proactive", &c.proactive,
+             "Preempt for waiting requests of a better level, swap ahead of need", {"on", "off"}),
+      {"scheduler.max_seqs", &c.max_seqs, "Sequences that hold cache blocks at once", "", 1, 4096},
+      {"scheduler.max_rows", &c.max_rows, "Sequences a step computes; 0: max_seqs", "", 0, 4096},
+      {"scheduler.max_step_tokens", &c.max_step_tokens,
+       "Tokens one engine step may compute; 0: 256, or 2048 where prompts are not cut", "", 0,
+       65536},
+      {"scheduler.max_queue", &c.max_queue, "Requests that may wait", "", 1, 1000000},
+      {"scheduler.max_queued_tokens", &c.max_queued_tokens,
        "Prompt tokens that may wait; 0: no limit", "", 0, 0x1p50},
-      {"scheduler.max_preemptions", &c.scheduler.max_preemptions,
+      {"scheduler.max_preemptions", &c.max_preemptions,
        "After so many preemptions a request returns with all it can need reserved", "", 0, 1000},
+      {"scheduler.min_residency", &c.min_residency,
+       "Steps a request computes before it may be preempted", "", 0, 10000},
+      {"scheduler.token_interval_ms", &c.token_interval_ms,
+       "budget=target: time between tokens to keep; 0: interval_factor", "", 0, 1e6},
+      {"scheduler.interval_factor", &c.interval_factor,
+       "budget=target: a step may take so many times a plain decode step", "", 1, 1000},
+      {"scheduler.max_prefill_steps", &c.max_prefill_steps,
+       "budget=split_fuse: steps a prompt may take", "", 1, 10000},
+      {"scheduler.quantum_ms", &c.quantum_ms,
+       "order=mlfq: work of the first level, doubled for each below; 0: one decode step", "", 0,
+       1e6},
+      {"scheduler.promote_ms", &c.promote_ms,
+       "order=mlfq: a request without a step for so long goes first; 0: the preset's", "", 0, 1e9},
+      {"scheduler.promote_growth", &c.promote_growth,
+       "order=mlfq: promote_ms grows so many times per level; 0: the preset's", "", 0, 16},
+      {"scheduler.waiting_ratio", &c.waiting_ratio,
+       "step=ratio: newcomers wait to be such a share of what runs", "", 0, 100},
+      {"scheduler.max_waiting_steps", &c.max_waiting_steps, "step=ratio: or for so many steps", "",
+       1, 1000000},
+      {"scheduler.max_ttft_seconds", &c.max_ttft_seconds,
+       "Refuse (503) a request whose first token is predicted later than this; 0: none", "", 0,
+       1e6},
   };
 }
 
@@ -187,8 +247,8 @@ std::vector<Field> server_fields(Config& c) {
 
 std::vector<Field> fields_of(Config& config) {
   std::vector<Field> fields = engine_fields(config);
-  const std::vector<Field> more = server_fields(config);
-  fields.insert(fields.end(), more.begin(), more.end());
+  for (const std::vector<Field>& more : {scheduler_fields(config), server_fields(config)})
+    fields.insert(fields.end(), more.begin(), more.end());
   return fields;
 }
 

@@ -7,6 +7,7 @@
 
 #include "base/check.h"
 #include "base/log.h"
+#include "config/presets.h"
 #include "engine/make_device.h"
 #include "engine/models/registry.h"
 
@@ -72,7 +73,9 @@ absl::StatusOr<RunnerOptions> runner_options(const Config& config, const Model& 
   return o;
 }
 
-absl::StatusOr<MemoryPlan> plan_memory(const Config& config) {
+absl::StatusOr<MemoryPlan> plan_memory(const Config& wanted) {
+  Config config = wanted;
+  if (auto status = apply_preset(config.scheduler); !status.ok()) return status;
   auto device = make_device(config.device);
   if (!device.ok()) return device.status();
   RunnerOptions options;
@@ -81,8 +84,13 @@ absl::StatusOr<MemoryPlan> plan_memory(const Config& config) {
   return plan;
 }
 
-absl::StatusOr<std::unique_ptr<ServedModel>> ServedModel::load(const Config& config) {
+absl::StatusOr<std::unique_ptr<ServedModel>> ServedModel::load(const Config& wanted) {
+  Config config = wanted;
+  if (auto status = apply_preset(config.scheduler); !status.ok()) return status;
+  const auto policy = Policy::from(config.scheduler, config.cache);
+  if (!policy.ok()) return policy.status();
   std::unique_ptr<ServedModel> served(new ServedModel);
+  served->policy_ = *policy;
   served->options_ = config;
   served->name_ = served_name(config.model);
   auto device = make_device(config.device);
@@ -107,9 +115,8 @@ absl::StatusOr<std::unique_ptr<ServedModel>> ServedModel::load(const Config& con
 
 std::unique_ptr<Engine> ServedModel::make_engine(OutputSink& sink, Metrics& metrics) {
   CHECK(runner_ != nullptr);
-  auto scheduler =
-      std::make_unique<Scheduler>(Policy::from(options_.scheduler, options_.cache.prefix_caching),
-                                  *pool_, runner_->depth(), config().eos_ids, max_model_len());
+  auto scheduler = std::make_unique<Scheduler>(policy_, CostModel(), *pool_, nullptr,
+                                               runner_->depth(), config().eos_ids, max_model_len());
   return std::make_unique<Engine>(std::move(scheduler), std::move(runner_), sink, metrics,
                                   options_.scheduler.max_queue);
 }

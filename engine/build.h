@@ -35,6 +35,7 @@ class ServedModel {
  private:
   ServedModel() = default;
   Config options_;
+  Policy policy_;
   std::string name_;
   MemoryPlan plan_;
   std::unique_ptr<Device> device_;

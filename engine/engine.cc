@@ -250,7 +250,7 @@ bool Engine::Impl::turn() {
   const bool launch_first = runner->depth() > 1;
   bool worked = false;
   while (in_flight < runner->depth()) {
-    const StepPlan plan = scheduler->schedule(now(), events);
+    const StepPlan plan = scheduler->schedule(now(), runner->copies(), events);
     if (plan.empty()) break;
     note_launch(plan);
     if (!launch_first) deliver();

@@ -1,11 +1,13 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "base/types.h"
+#include "scheduler/trace.h"
 
 namespace sluice {
 
@@ -14,8 +16,8 @@ struct SamplingParams {
   float temperature = 1.0f, top_p = 1.0f, min_p = 0.0f;
   int top_k = 0;  // 0: off
   float presence_penalty = 0.0f, frequency_penalty = 0.0f, repetition_penalty = 1.0f;
-  uint64_t seed =
-      0;  // drawn by the front end when the client gave none; sample i uses mix64(seed, i)
+  uint64_t seed = 0;  // sample i uses mix64(seed, i); drawn by the front end if not seed_given
+  bool seed_given = false;  // by the client; else a session goes on with its own
   // Before min_tokens tokens the sampler bans end-of-text and stop tokens, and none ends a sample.
   int max_tokens = 256, min_tokens = 0;
   int top_logprobs = 0;      // alternatives wanted with each token
@@ -26,14 +28,23 @@ struct SamplingParams {
   std::vector<TokenId> allowed;  // empty: all
 };
 
+inline constexpr int kMinPriority = -1000, kMaxPriority = 1000;
+
 // What a front end hands to the engine: token ids in, token ids out.
 struct GenerateRequest {
   std::vector<TokenId> prompt;
   SamplingParams sampling;
   int num_samples = 1;        // sequences forked after the prompt, blocks shared copy-on-write
+  int priority = 0;           // lower runs first; kMinPriority to kMaxPriority
+  uint32_t tenant = 0;        // index into Policy::tenant_weights
   Instant deadline = kNever;  // work past it is dropped and freed
-  uint64_t cache_salt = 0;    // requests share prefixes only with requests of the same salt
-  std::string tag;            // opaque; appears in logs
+  // When the client wants its first token, and the time between tokens it wants (0: as configured).
+  // The first moves it up in the order when time runs out, the second shortens steps beside it.
+  Instant first_token_by = kNever;
+  Nanos token_interval{0};
+  uint64_t session = 0;     // 0: none; else the last, partial block is kept for the next turn
+  uint64_t cache_salt = 0;  // requests share prefixes only with requests of the same salt
+  std::string tag;          // opaque; appears in logs
 };
 
 struct TokenLogprob {
@@ -58,6 +69,7 @@ struct TokenEvent {
   // The request's first token, if asked for: for each prompt token but the first, its own logprob
   // followed by the `prompt_logprobs` best alternatives; flat.
   std::vector<TokenLogprob> prompt_logprobs;
+  std::shared_ptr<const RequestTrace> trace;  // on the request's very last event
 };
 
 }  // namespace sluice

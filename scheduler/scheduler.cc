@@ -7,14 +7,10 @@
 
 namespace sluice {
 
-Scheduler::Scheduler(const Config::Scheduler& config, BlockPool& pool, bool prefix_caching,
-                     int depth, std::vector<TokenId> eos_tokens, int max_model_len)
-    : Scheduler(Policy::from(config, prefix_caching), pool, depth, std::move(eos_tokens),
-                max_model_len) {}
-
-Scheduler::Scheduler(const Policy& policy, BlockPool& pool, int depth,
-                     std::vector<TokenId> eos_tokens, int max_model_len)
-    : impl_(std::make_unique<Impl>(policy, pool, depth, std::move(eos_tokens), max_model_len)) {}
+Scheduler::Scheduler(const Policy& policy, const CostModel& seed, BlockPool& device,
+                     BlockPool* host, int depth, std::vector<TokenId> eos_tokens, int max_model_len)
+    : impl_(std::make_unique<Impl>(policy, seed, device, host, depth, std::move(eos_tokens),
+                                   max_model_len)) {}
 
 Scheduler::~Scheduler() = default;
 
@@ -24,7 +20,7 @@ absl::Status Scheduler::add(RequestId id, GenerateRequest request, Instant now) 
 void Scheduler::cancel(RequestId id, int sample) {
   impl_->cancel(id, sample, FinishReason::cancelled);
 }
-StepPlan Scheduler::schedule(Instant now, std::vector<TokenEvent>& events) {
+StepPlan Scheduler::schedule(Instant now, const CopyProgress&, std::vector<TokenEvent>& events) {
   return impl_->schedule(now, events);
 }
 void Scheduler::commit(const StepResult& result, Instant, std::vector<TokenEvent>& events) {
@@ -36,9 +32,15 @@ bool Scheduler::idle() const {
 Scheduler::Stats Scheduler::stats() const { return impl_->stats(); }
 void Scheduler::check_invariants() const { impl_->check_invariants(); }
 
-Scheduler::Impl::Impl(const Policy& policy, BlockPool& pool, int depth,
-                      std::vector<TokenId> eos_tokens, int max_model_len)
+const CostModel& Scheduler::cost_model() const { return impl_->cost_; }
+std::vector<RequestInfo> Scheduler::list(Instant) const { return {}; }
+bool Scheduler::find(RequestId, Instant, RequestInfo&) const { return false; }
+double Scheduler::tenant_served(uint32_t) const { return 0; }
+
+Scheduler::Impl::Impl(const Policy& policy, const CostModel& seed, BlockPool& pool, BlockPool*,
+                      int depth, std::vector<TokenId> eos_tokens, int max_model_len)
     : policy_(policy),
+      cost_(seed),
       pool_(pool),
       block_size_(pool.block_size()),
       watermark_(int(std::ceil(policy.watermark * pool.num_blocks()))),

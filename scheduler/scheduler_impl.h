@@ -49,7 +49,8 @@ struct alignas(64) Record {
 };
 
 struct Scheduler::Impl {
-  Impl(const Policy&, BlockPool&, int depth, std::vector<TokenId> eos_tokens, int max_model_len);
+  Impl(const Policy&, const CostModel& seed, BlockPool& device, BlockPool* host, int depth,
+       std::vector<TokenId> eos_tokens, int max_model_len);
 
   // admission.cc: who may wait, and who comes in.
   absl::Status add(RequestId, GenerateRequest, Instant now);
@@ -107,10 +108,9 @@ struct Scheduler::Impl {
   // The policy's order. Whoever comes first is served first, and preempted last.
   bool before(const Record& a, const Record& b) const {
     switch (policy_.order) {
-      case Policy::Order::fcfs:
+      default:
         return a.ticket < b.ticket;
     }
-    return false;
   }
 
   // A launched plan: its rows, and what comes back to the pool when it commits.
@@ -136,6 +136,7 @@ struct Scheduler::Impl {
   };
 
   const Policy policy_;
+  CostModel cost_;
   BlockPool& pool_;
   const int block_size_, watermark_, max_model_len_;
   const std::vector<TokenId> eos_;

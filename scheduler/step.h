@@ -23,8 +23,19 @@ struct StepPlan {
   uint64_t id = 0;
   std::vector<StepRow> rows;           // decode rows first, then prefill chunks
   std::vector<BlockCopy> fork_copies;  // device -> device, before the step's KV writes
+  // Between the device and the host, started with the step and done some time later, in no order
+  // with the step or among themselves: no step in flight touches either end of a copy before
+  // ModelRunner::copies() has reported it.
+  std::vector<BlockCopy> swap_out, swap_in;  // device -> host, host -> device
   int num_tokens = 0;
-  bool empty() const { return rows.empty(); }
+  bool empty() const { return rows.empty() && swap_out.empty() && swap_in.empty(); }
+};
+
+// How far the copies have come. `blocks` and `time` count from the start.
+struct CopyProgress {
+  uint64_t done = 0;   // the copies of every plan up to this id have finished
+  int64_t blocks = 0;  // copied
+  Nanos time{};        // spent copying them
 };
 
 // What came out. Draws of row i are [first[i], first[i + 1]).

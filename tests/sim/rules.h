@@ -33,7 +33,7 @@ class Rules : public ::testing::Test {
  protected:
   void make(int num_blocks, int block_size, int depth = 1) {
     pool.emplace(num_blocks, block_size);
-    scheduler.emplace(policy, *pool, depth, std::vector<TokenId>{kEos}, max_model_len);
+    scheduler.emplace(policy, CostModel(), *pool, nullptr, depth, std::vector<TokenId>{kEos}, max_model_len);
   }
 
   static GenerateRequest request(int prompt_len, int max_tokens, TokenId first = 1000) {
@@ -49,7 +49,7 @@ class Rules : public ::testing::Test {
 
   // Schedules and launches one step; its rows, or none where the plan is empty.
   std::vector<Row> launch() {
-    const StepPlan plan = scheduler->schedule(now, events);
+    const StepPlan plan = scheduler->schedule(now, {}, events);
     scheduler->check_invariants();
     num_copies = int(plan.fork_copies.size());
     std::vector<Row> rows;

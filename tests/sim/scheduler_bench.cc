@@ -37,7 +37,7 @@ void measure(const char* name, int num_seqs, int prompt_len, int num_blocks, int
   policy.max_seqs = num_seqs;
   policy.max_step_tokens = 2 * num_seqs;
   policy.max_queue = 1 << 20;
-  Scheduler scheduler(policy, pool, 1, {2}, 1 << 20);
+  Scheduler scheduler(policy, CostModel(), pool, nullptr, 1, {2}, 1 << 20);
   for (int i = 0; i < num_seqs + waiting; ++i) {
     GenerateRequest q;
     for (int k = 0; k < prompt_len; ++k) q.prompt.push_back(k < 32 ? k : i * 7 + k);
@@ -49,7 +49,7 @@ void measure(const char* name, int num_seqs, int prompt_len, int num_blocks, int
   size_t rows = 0;
   for (int step = 0; step < 2500; ++step) {
     const double t0 = now_us();
-    StepPlan plan = scheduler.schedule(Instant{}, events);
+    StepPlan plan = scheduler.schedule(Instant{}, {}, events);
     const double t1 = now_us();
     const StepResult result = results_of(plan);
     events.clear();

@@ -47,7 +47,8 @@ class World {
       : rng_(seed * 31 + uint64_t(depth)), depth_(depth), c_(coverage) {
     draw_policy();
     pool_.emplace(draw_blocks(), block_size_);
-    scheduler_.emplace(policy_, *pool_, depth, std::vector<TokenId>{kEos}, max_len_);
+    scheduler_.emplace(policy_, CostModel(), *pool_, nullptr, depth, std::vector<TokenId>{kEos},
+                       max_len_);
     LedgerOptions o;
     o.block_size = block_size_;
     o.num_blocks = pool_->num_blocks();
@@ -75,7 +76,7 @@ class World {
       }
       while (runner_->in_flight() < depth_) {
         if (cancels_ && last_id_ && rnd(0, cancels_) == 0) cancel();
-        StepPlan plan = scheduler_->schedule(now_, events_);
+        StepPlan plan = scheduler_->schedule(now_, {}, events_);
         scheduler_->check_invariants();
         take_events();
         if (plan.empty()) break;

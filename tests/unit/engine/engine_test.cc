@@ -96,9 +96,10 @@ struct World {
     ledger.eos_tokens = kEos;
     ledger.step_time = o.step_time;
     ledger.sleep = o.sleep;
-    engine = std::make_unique<Engine>(
-        std::make_unique<Scheduler>(policy, pool, o.depth, kEos, o.max_model_len),
-        std::make_unique<LedgerRunner>(ledger), inbox, metrics, o.inbox);
+    engine =
+        std::make_unique<Engine>(std::make_unique<Scheduler>(policy, CostModel(), pool, nullptr,
+                                                             o.depth, kEos, o.max_model_len),
+                                 std::make_unique<LedgerRunner>(ledger), inbox, metrics, o.inbox);
   }
   void expect_empty() {
     const Scheduler::Stats s = engine->stats();
@@ -356,7 +357,7 @@ TEST(EngineTest, AStuckStepShowsAsLackOfProgress) {
   Metrics metrics("test");
   Inbox inbox;
   std::mutex gate;
-  Engine engine(std::make_unique<Scheduler>(Policy{}, pool, 1, kEos, 200),
+  Engine engine(std::make_unique<Scheduler>(Policy{}, CostModel(), pool, nullptr, 1, kEos, 200),
                 std::make_unique<StuckRunner>(std::make_unique<LedgerRunner>(small_ledger()), gate),
                 inbox, metrics, 10);
   gate.lock();
@@ -391,7 +392,7 @@ std::string order_of_one_request(int depth) {
   Inbox inbox;
   std::string log;
   inbox.on_deliver = [&] { log += 'D'; };
-  Engine engine(std::make_unique<Scheduler>(Policy{}, pool, depth, kEos, 200),
+  Engine engine(std::make_unique<Scheduler>(Policy{}, CostModel(), pool, nullptr, depth, kEos, 200),
                 std::make_unique<LoggingRunner>(depth, log), inbox, metrics, 10);
   GenerateRequest r = request(1, 10, 4);
   r.sampling.ignore_eos = true;

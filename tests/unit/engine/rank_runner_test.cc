@@ -89,7 +89,8 @@ Outcome run(Rank& rank, const Schedule& s,
   policy.max_seqs = s.max_seqs;
   policy.max_step_tokens = s.max_step_tokens;
   policy.prefix_caching = s.prefix_caching;
-  Scheduler scheduler(policy, pool, 1, rank.model->config().eos_ids, rank.model->max_len());
+  Scheduler scheduler(policy, CostModel(), pool, nullptr, 1, rank.model->config().eos_ids,
+                      rank.model->max_len());
   std::mt19937 rng(s.arrivals);
   std::vector<TokenEvent> events;
   Outcome out;
@@ -100,7 +101,7 @@ Outcome run(Rank& rank, const Schedule& s,
       EXPECT_TRUE(scheduler.add(requests[next].first, requests[next].second, now).ok());
       ++next;
     }
-    const StepPlan plan = scheduler.schedule(now, events);
+    const StepPlan plan = scheduler.schedule(now, {}, events);
     if (!plan.empty()) {
       runner.launch(plan);
       StepResult result = runner.collect();

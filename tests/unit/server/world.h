@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "config/presets.h"
 #include "engine/engine.h"
 #include "server/frontend.h"
 #include "tests/sim/ledger.h"
@@ -101,8 +102,11 @@ struct World {
     ledger.eos_tokens = {CharTokenizer::kEos};
     ledger.sleep = o.step_time.count() > 0;
     ledger.step_time = o.step_time;
+    CHECK(apply_preset(config.scheduler).ok());
+    const auto policy = Policy::from(config.scheduler, config.cache);
+    CHECK(policy.ok());
     engine = std::make_unique<Engine>(
-        std::make_unique<Scheduler>(config.scheduler, pool, true, 1, ledger.eos_tokens,
+        std::make_unique<Scheduler>(*policy, CostModel(), pool, nullptr, 1, ledger.eos_tokens,
                                     o.max_model_len),
         std::make_unique<LedgerRunner>(ledger), hub, metrics, 4 * o.max_queue);
     ModelInfo info;
