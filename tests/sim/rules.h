@@ -33,7 +33,8 @@ class Rules : public ::testing::Test {
  protected:
   void make(int num_blocks, int block_size, int depth = 1) {
     pool.emplace(num_blocks, block_size);
-    scheduler.emplace(policy, CostModel(), *pool, nullptr, depth, std::vector<TokenId>{kEos}, max_model_len);
+    scheduler.emplace(policy, CostModel(), *pool, nullptr, depth, std::vector<TokenId>{kEos},
+                      max_model_len);
   }
 
   static GenerateRequest request(int prompt_len, int max_tokens, TokenId first = 1000) {
