@@ -63,6 +63,11 @@ class BlockPool {
   // copied before writing otherwise; publishing it again when full replaces the hash).
   // The first block published under a hash keeps it: later ones stay private.
   void publish(BlockId, BlockHash, std::span<const TokenId> tokens);
+  // What a block was published with; no tokens: it was not. The hash counts only with tokens.
+  std::span<const TokenId> published(BlockId b) const {
+    return {&tokens_[size_t(b) * size_t(block_size_)], size_t(blocks_[b].num_tokens)};
+  }
+  const BlockHash& hash(BlockId b) const { return blocks_[b].hash; }
   void prefetch(BlockId, const BlockHash&) const;                // will be published soon
   void retain(std::span<const BlockId> blocks);                  // one more reference on each
   int refs(BlockId block) const { return blocks_[block].refs; }  // > 1: copy before writing

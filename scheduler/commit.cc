@@ -4,17 +4,22 @@
 
 namespace sluice {
 
-void Scheduler::Impl::commit(const StepResult& result, std::vector<TokenEvent>& events) {
+void Scheduler::Impl::commit(const StepResult& result, Instant now,
+                             std::vector<TokenEvent>& events) {
   CHECK(in_flight() > 0 && result.id == committed_ + 1);
   committed_ = result.id;
+  now_ = std::max(now_, now);
   Flight& f = flight(committed_);
   CHECK(result.first.size() == f.rows.size() + 1);
+  const Shares shares = learn(f, to_seconds(result.device_time));
+  const bool charges = shares.scale > 0 && policy_.order == Policy::Order::mlfq;
   if (policy_.prefix_caching) prepare_publish(f);
   auto full = full_rows_.begin();
   for (size_t i = 0; i < f.rows.size(); ++i) {
     prefetch_flight(f, i);
     const bool fills = full != full_rows_.end() && *full == i;
     full += fills;
+    if (charges) charge_row(f, i, shares);
     if (f.rows[i].seq->ended) continue;
     if (fills) publish(sequence_of(f, i), f.rows[i].begin, f.rows[i].begin + f.rows[i].count);
     commit_row(*f.owners[i], f.rows[i], result, i, events);
@@ -23,6 +28,28 @@ void Scheduler::Impl::commit(const StepResult& result, std::vector<TokenEvent>& 
   num_coming_ -= f.num_coming;
   f.num_coming = 0;
   sweep();
+}
+
+// A step's time goes to the cost model, and to the requests in it by their own shares: a decode
+// beside a long prefill does not pay for the prefill.
+Scheduler::Impl::Shares Scheduler::Impl::learn(const Flight& f, double seconds) {
+  if (f.rows.empty() || seconds <= 0) return {};
+  const Shares shares{seconds / cost_.seconds(f.work),
+                      cost_.cost().constant / double(f.rows.size())};
+  cost_.observe(f.work, seconds);
+  if (f.work.decode_rows > 0) rows_average_ += 0.05 * (double(f.rows.size()) - rows_average_);
+  if (policy_.quantum <= 0) {
+    const StepCost& c = cost_.cost();
+    quantum_ = c.constant / rows_average_ + c.per_decode_row;
+  }
+  return shares;
+}
+
+void Scheduler::Impl::charge_row(const Flight& f, size_t i, const Shares& shares) {
+  if (f.owners[i]->retired) return;
+  StepWork own;
+  own.add(f.rows[i].begin, f.rows[i].count, is_decode(f.rows[i]));
+  charge(*f.owners[i], shares.scale * (shares.constant + cost_.marginal(own)));
 }
 
 void Scheduler::Impl::prefetch_flight(const Flight& f, size_t i) const {
@@ -98,6 +125,10 @@ void Scheduler::Impl::accept(Record& r, Sequence& s, const StepResult& result, i
                              std::vector<TokenEvent>& events) {
   s.tokens.push_back(result.tokens[draw]);
   ++counters_.generated_tokens;
+  preempted_since_token_ = 0;
+  Tenant& tenant = tenants_[r.request.tenant];
+  ++tenant.tokens;
+  tenant.counter += 1 / tenant.weight;
   TokenEvent& e = events.emplace_back();
   e.request = r.id;
   e.sample = s.sample;
@@ -107,10 +138,28 @@ void Scheduler::Impl::accept(Record& r, Sequence& s, const StepResult& result, i
   if (r.request.sampling.top_logprobs > 0 && !result.top.empty()) e.top = result.top[draw];
   if (!r.first_event_sent) {
     r.first_event_sent = true;
+    r.trace->first_token = now_;
+    r.trace->note(now_, RequestTrace::Kind::first_token, 0);
     e.num_cached = r.num_cached;
     e.prompt_logprobs = std::move(r.prompt_logprobs);
   }
-  if (e.finish != FinishReason::none) end_sample(r, s.sample);
+  if (e.finish == FinishReason::none) return;
+  if (r.num_live == 1) e.trace = close_trace(r);
+  keep_session(r, s);
+  end_sample(r, s.sample);
+}
+
+int Scheduler::Impl::num_output(const Record& r) const {
+  int tokens = 0;
+  for (const Sequence& s : r.seqs) tokens += s.num_tokens() - s.num_prompt;
+  return tokens;
+}
+
+std::shared_ptr<const RequestTrace> Scheduler::Impl::close_trace(Record& r) {
+  r.trace->ended = now_;
+  r.trace->output_tokens = num_output(r);
+  r.trace->note(now_, RequestTrace::Kind::ended, r.trace->output_tokens);
+  return r.trace;
 }
 
 FinishReason Scheduler::Impl::finish_reason(const Record& r, const Sequence& s) const {
@@ -130,10 +179,43 @@ FinishReason Scheduler::Impl::finish_reason(const Record& r, const Sequence& s) 
 void Scheduler::Impl::publish(Sequence& s, int begin, int end) {
   const int full = end / block_size_;
   extend_hashes(s, full);
+  const bool behind = host_ != nullptr && policy_.write_behind;
   for (int i = begin / block_size_; i < full; ++i) {
-    pool_.publish(s.blocks[i], s.hashes[i],
+    const BlockId block = s.blocks[i];
+    const bool known = !pool_.published(block).empty();
+    pool_.publish(block, s.hashes[i],
                   std::span(s.tokens).subspan(size_t(i) * block_size_, size_t(block_size_)));
+    if (!behind || known) continue;
+    pool_.retain(std::span(&block, 1));
+    behind_.push_back(block);
   }
+}
+
+// The next turn goes on where this one ended: with its last, partial block, and its random state.
+void Scheduler::Impl::keep_session(Record& r, Sequence& s) {
+  if (r.request.session == 0 || r.num_samples > 1 || !use_cache(r)) return;
+  const int end = s.num_computed, over = end % block_size_;
+  if (over > 0) {
+    extend_hashes(s, end / block_size_);
+    pool_.publish(s.blocks[end / block_size_], session_hash(r, s, end),
+                  std::span(s.tokens).subspan(size_t(end - over), size_t(over)));
+  }
+  if (sessions_.size() >= kMaxSessions && !sessions_.contains(r.request.session)) {
+    const auto oldest = std::min_element(
+        sessions_.begin(), sessions_.end(),
+        [](const auto& a, const auto& b) { return a.second.used < b.second.used; });
+    sessions_.erase(oldest);
+  }
+  sessions_[r.request.session] = {end, r.request.sampling.seed, arrivals_};
+}
+
+// Of the partial block that tokens [.., end) end in: no other session finds it.
+BlockHash Scheduler::Impl::session_hash(const Record& r, const Sequence& s, int end) const {
+  const int full = end / block_size_;
+  BlockHash parent = full > 0 ? s.hashes[full - 1] : pool_.hasher().root(r.request.cache_salt);
+  parent.hi ^= r.request.session;
+  return pool_.hasher().chain(
+      parent, std::span(s.tokens).subspan(size_t(full * block_size_), size_t(end % block_size_)));
 }
 
 void Scheduler::Impl::end_sample(Record& r, int sample) {
@@ -151,11 +233,13 @@ void Scheduler::Impl::end_sample(Record& r, int sample) {
       next->num_scheduled = next->num_computed = shared;
     }
     release(r, s->blocks);
+    if (host_ != nullptr) host_->release(s->host_blocks);
     release_slot(r.samples[sample]);
     trim_spare(r);
   } else if (r.num_live == 0) {
     r.seqs[0].ended = true;
     release(r, r.seqs[0].blocks);
+    if (host_ != nullptr) host_->release(r.seqs[0].host_blocks);
     for (Record::Sample& other : r.samples) release_slot(other);
   } else {
     trim_spare(r);
@@ -165,12 +249,23 @@ void Scheduler::Impl::end_sample(Record& r, int sample) {
 
 void Scheduler::Impl::retire(Record& r) {
   pool_.release(r.spare);
-  if (r.state == SeqState::running) {
+  count_level(r, -1);
+  if (r.resident()) {
     --num_running_;
+    if (r.state == SeqState::arriving) std::erase(arriving_, &r);
+    if (r.refiled) std::erase(refiled_, &r);
   } else {
-    --num_waiting_;
-    waiting_tokens_ -= r.seqs[0].num_prompt;
+    unfile(r);
+    if (r.state == SeqState::swapped) {
+      --num_swapped_;
+    } else {
+      --num_waiting_;
+      waiting_tokens_ -= r.seqs[0].num_prompt;
+    }
   }
+  Tenant& tenant = tenants_[r.request.tenant];
+  active_tenants_ -= --tenant.live == 0;
+  num_paced_ -= r.request.token_interval.count() > 0;
   r.retired = true;
   swept_ = false;
   const auto it = live_.find(r.id);
@@ -181,64 +276,10 @@ void Scheduler::Impl::retire(Record& r) {
 // Rows in flight, and the lists until here, may name a request that has ended.
 void Scheduler::Impl::sweep() {
   if (!swept_) {
-    std::erase_if(running_, [](const Record* r) { return r->retired; });
-    std::erase_if(waiting_, [](const Record* r) { return r->retired; });
+    std::erase_if(running_, [](const Filed& f) { return f.record->retired; });
     swept_ = true;
   }
   std::erase_if(ended_, [&](const auto& r) { return r->last_plan <= committed_; });
-}
-
-// What must hold between any two calls; linear in everything.
-void Scheduler::Impl::check_invariants() const {
-  pool_.check_invariants();
-  std::vector<int> refs(size_t(pool_.num_blocks()));
-  const auto count = [&](const std::vector<BlockId>& blocks) {
-    for (BlockId b : blocks) ++refs[b];
-  };
-  std::vector<char> slots(size_t(policy_.max_seqs));
-  int waiting = 0, running = 0;
-  int64_t waiting_tokens = 0;
-  for (const auto& [id, owned] : live_) {
-    const Record& r = *owned;
-    const bool in = r.state == SeqState::running;
-    CHECK(r.id == id && !r.retired && r.num_live > 0);
-    CHECK(r.num_preempted <= policy_.max_preemptions);
-    CHECK(r.num_overtaken <= policy_.max_overtakes);
-    CHECK(in || r.spare.empty());
-    CHECK(!in || !reserved(r) || int(r.spare.size()) + num_coming_ >= remaining_need(r));
-    count(r.spare);
-    (in ? running : waiting) += 1;
-    if (!in) waiting_tokens += r.seqs[0].num_prompt;
-    for (const Record::Sample& sample : r.samples) {
-      CHECK((sample.slot >= 0) == (in && (!r.forked || !sample.done)));
-      if (sample.slot >= 0) CHECK(slots[sample.slot]++ == 0);
-    }
-    for (const Sequence& s : r.seqs) {
-      count(s.blocks);
-      CHECK(s.num_computed <= s.num_scheduled && s.num_computed <= s.num_tokens());
-      if (s.ended) CHECK(s.blocks.empty());
-      if (s.ended) continue;
-      CHECK(in || (s.blocks.empty() && s.num_scheduled == 0));
-      CHECK(int(s.blocks.size()) * block_size_ >= s.num_scheduled);
-      CHECK(int(s.blocks.size()) <= std::max(r.final_blocks, blocks_for(s.num_tokens())));
-      CHECK(s.seq_slot == r.samples[s.sample].slot);
-    }
-  }
-  for (int slot : free_slots_) CHECK(slots[slot]++ == 0);
-  CHECK(std::count(slots.begin(), slots.end(), 1) == policy_.max_seqs);
-  CHECK(waiting == num_waiting_ && running == num_running_ && waiting_tokens == waiting_tokens_);
-  int coming = 0;
-  for (const Flight& f : flights_) {
-    count(f.freed);
-    coming += f.num_coming;
-  }
-  CHECK(coming == num_coming_);
-  for (size_t b = 0; b < refs.size(); ++b) CHECK(refs[b] == pool_.refs(BlockId(b)));
-  const auto sorted = [&](auto& list) {
-    return std::is_sorted(list.begin(), list.end(),
-                          [&](auto* a, auto* b) { return before(*a, *b); });
-  };
-  CHECK(sorted(running_) && sorted(waiting_));
 }
 
 }  // namespace sluice

@@ -14,76 +14,113 @@ void Scheduler::Impl::extend_hashes(Sequence& s, int num_blocks) const {
 }
 
 // One more token of a decoding sequence: a block that nobody else writes.
-bool Scheduler::Impl::grow(Record& r, Sequence& s, size_t index, StepPlan& plan) {
+bool Scheduler::Impl::grow(Record& r, Sequence& s, StepPlan& plan) {
   const bool inside = s.num_scheduled < int(s.blocks.size()) * block_size_;
   if (inside && r.num_samples == 1) return true;
-  if (!inside) return take_block(r, index, s.blocks);
+  if (!inside) return take_block(r, s.blocks, plan);
   const int at = s.num_scheduled / block_size_;
   // Samples share the prompt's last, partial block after a fork: all but the last one copy it.
   if (at != r.shared_blocks || pool_.refs(s.blocks[at]) == 1) return true;
   scratch_.assign(1, s.blocks[at]);
   std::vector<BlockId> fresh;
-  if (!take_block(r, index, fresh)) return false;
+  if (!take_block(r, fresh, plan)) return false;
   plan.fork_copies.push_back({s.blocks[at], fresh[0]});
   s.blocks[at] = fresh[0];
+  scratch_.assign(1, plan.fork_copies.back().src);
   pool_.release(scratch_);  // a sibling holds it still, so nobody else can get it in this step
   return true;
 }
 
-bool Scheduler::Impl::take_block(Record& r, size_t index, std::vector<BlockId>& out) {
+bool Scheduler::Impl::take_block(Record& r, std::vector<BlockId>& out, StepPlan& plan) {
   if (!r.spare.empty()) {
     out.push_back(r.spare.back());
     r.spare.pop_back();
     return true;
   }
-  return make_room(index) && pool_.allocate(1, out);
+  return make_room(r, plan) && pool_.allocate(1, out);
 }
 
 // Takes from the policy's tail until a block is free. A victim in flight is kept out of this step
-// and taken when it has landed; meanwhile the caller stalls, and so does whoever comes later and
-// needs memory, for there is none. Each victim is asked once in a step, so the whole of it is
-// linear.
-bool Scheduler::Impl::make_room(size_t index) {
+// and taken when it has landed; one that goes to the host frees its blocks when they are copied.
+// Meanwhile the caller stalls, and so does whoever comes later and needs memory, for there is none.
+// Each victim is asked once in a step, so the whole of it is linear.
+bool Scheduler::Impl::make_room(const Record& r, StepPlan& plan) {
   while (pool_.num_available() == 0) {
-    if (num_coming_ + soon_ > 0 || victims_end_ <= index + 1) return false;
-    Record& victim = *running_[--victims_end_];
-    if (victim.state != SeqState::running || reserved(victim)) continue;
+    if (num_coming_ + num_leaving_ + soon_ > 0) return false;
+    if (!victims_listed_) list_victims();
+    if (victims_.empty()) return false;
+    Record& victim = *victims_.back().record;
+    const uint64_t key = victims_.back().key;
+    victims_.pop_back();
+    // Whoever comes first keeps what it has; those before the caller have their rows already.
+    if (key <= r.key || victim.state != SeqState::running || victim.last_plan == plan_) continue;
     if (victim.last_plan <= committed_) {
-      preempt(victim);
-      continue;
-    }
-    victim.held_back = round_;
-    for (const Sequence& s : victim.seqs) {
-      for (BlockId b : s.blocks) soon_ += pool_.refs(b) == 1;
+      preempt(victim, plan, false);
+    } else {
+      hold_back(victim);
     }
   }
   return true;
 }
 
-void Scheduler::Impl::preempt(Record& r) {
-  CHECK(!reserved(r) && r.last_plan <= committed_);
+// Out of this step, so that it has landed when the next one is made.
+void Scheduler::Impl::hold_back(Record& victim) {
+  victim.held_back = round_;
+  for (const Sequence& s : victim.seqs) {
+    for (BlockId b : s.blocks) soon_ += pool_.refs(b) == 1;
+  }
+}
+
+void Scheduler::Impl::preempt(Record& r, StepPlan& plan, bool proactive) {
+  CHECK(!reserved(r) && r.state == SeqState::running && r.last_plan <= committed_);
   ++r.num_preempted;
   ++counters_.preemptions;
+  ++preempted_since_token_;
+  counters_.proactive += proactive;
+  pushed_out_ = true;
+  count_level(r, -1);
+  const bool swapped = prefers_swap(r) && swap_out(r, plan);
+  if (!swapped) give_up(r);
   for (Sequence& s : r.seqs) {
     pool_.release(s.blocks);
-    s.num_scheduled = s.num_computed = s.num_cached = 0;
+    if (!swapped) s.num_computed = s.num_cached = 0;
+    s.num_scheduled = s.num_computed;
     s.seq_slot = -1;
   }
   for (Record::Sample& sample : r.samples) release_slot(sample);
-  r.state = SeqState::waiting;
+  r.state = swapped ? SeqState::swapped : SeqState::waiting;
+  if (swapped) r.out_since = now_;
+  count_level(r, 1);
   --num_running_;
-  ++num_waiting_;
-  waiting_tokens_ += r.seqs[0].num_prompt;
+  ++(swapped ? num_swapped_ : num_waiting_);
+  if (!swapped) waiting_tokens_ += r.seqs[0].num_prompt;
   preempted_.push_back(&r);
+}
+
+// Its keys and values are lost but for what stays cached: it will compute them again.
+void Scheduler::Impl::give_up(Record& r) {
+  int tokens = 0;
+  for (const Sequence& s : r.seqs) {
+    if (s.ended) continue;
+    const int shared = tokens > 0 ? std::min(s.num_computed, r.shared_blocks * block_size_) : 0;
+    tokens += s.num_computed - shared;
+  }
+  counters_.wasted_recompute += tokens;
+  ++r.trace->recomputes;
+  r.trace->recomputed_tokens += tokens;
+  r.trace->note(now_, RequestTrace::Kind::recompute, tokens);
 }
 
 void Scheduler::Impl::requeue_preempted() {
   if (preempted_.empty()) return;
-  std::erase_if(running_, [](const Record* r) { return r->state != SeqState::running; });
   for (Record* r : preempted_) {
-    waiting_.insert(std::upper_bound(waiting_.begin(), waiting_.end(), r,
-                                     [&](auto* a, auto* b) { return before(*a, *b); }),
-                    r);
+    if (r->refiled) std::erase(refiled_, r);
+    r->refiled = false;
+  }
+  std::erase_if(running_, [](const Filed& f) { return !f.record->resident(); });
+  for (Record* r : preempted_) {
+    file(*r);
+    watch(*r);
   }
   preempted_.clear();
 }
@@ -123,7 +160,8 @@ int Scheduler::Impl::remaining_need(const Record& r) const {
     need += r.final_blocks - int(s.blocks.size());
     // Fresh from the fork: the next token goes to the partial block that samples share.
     if (s.num_scheduled != s.num_prompt || s.num_prompt % block_size_ == 0) continue;
-    const int holders = pool_.refs(s.blocks[r.shared_blocks]);
+    // A copy on its way in holds it too, and will be done by then.
+    const int holders = pool_.refs(s.blocks[r.shared_blocks]) - (r.state != SeqState::running);
     if (holders == 1) continue;
     refs = holders;
     ++sharing;

@@ -20,84 +20,168 @@ absl::Status Scheduler::add(RequestId id, GenerateRequest request, Instant now) 
 void Scheduler::cancel(RequestId id, int sample) {
   impl_->cancel(id, sample, FinishReason::cancelled);
 }
-StepPlan Scheduler::schedule(Instant now, const CopyProgress&, std::vector<TokenEvent>& events) {
-  return impl_->schedule(now, events);
+StepPlan Scheduler::schedule(Instant now, const CopyProgress& copies,
+                             std::vector<TokenEvent>& events) {
+  return impl_->schedule(now, copies, events);
 }
-void Scheduler::commit(const StepResult& result, Instant, std::vector<TokenEvent>& events) {
-  impl_->commit(result, events);
+void Scheduler::commit(const StepResult& result, Instant now, std::vector<TokenEvent>& events) {
+  impl_->commit(result, now, events);
 }
 bool Scheduler::idle() const {
-  return impl_->live_.empty() && impl_->owed_.empty() && impl_->in_flight() == 0;
+  return impl_->live_.empty() && impl_->owed_.empty() && impl_->in_flight() == 0 &&
+         impl_->copies_.empty() && impl_->behind_.empty();
 }
 Scheduler::Stats Scheduler::stats() const { return impl_->stats(); }
 void Scheduler::check_invariants() const { impl_->check_invariants(); }
-
 const CostModel& Scheduler::cost_model() const { return impl_->cost_; }
-std::vector<RequestInfo> Scheduler::list(Instant) const { return {}; }
-bool Scheduler::find(RequestId, Instant, RequestInfo&) const { return false; }
-double Scheduler::tenant_served(uint32_t) const { return 0; }
 
-Scheduler::Impl::Impl(const Policy& policy, const CostModel& seed, BlockPool& pool, BlockPool*,
-                      int depth, std::vector<TokenId> eos_tokens, int max_model_len)
+Scheduler::Impl::Impl(const Policy& policy, const CostModel& seed, BlockPool& device,
+                      BlockPool* host, int depth, std::vector<TokenId> eos_tokens,
+                      int max_model_len)
     : policy_(policy),
       cost_(seed),
-      pool_(pool),
-      block_size_(pool.block_size()),
-      watermark_(int(std::ceil(policy.watermark * pool.num_blocks()))),
+      pool_(device),
+      host_(host),
+      block_size_(device.block_size()),
+      watermark_(int(std::ceil(policy.watermark * device.num_blocks()))),
       max_model_len_(max_model_len),
+      max_rows_(policy.max_rows > 0 ? std::min(policy.max_rows, policy.max_seqs) : policy.max_seqs),
       eos_(std::move(eos_tokens)),
       flights_(size_t(depth)) {
   CHECK(depth >= 1 && policy.max_seqs >= 1 && policy.max_step_tokens >= 1);
+  CHECK(!policy.tenant_weights.empty() && policy.min_chunk >= 1);
+  CHECK(host == nullptr || host->block_size() == block_size_);
+  for (double weight : policy.tenant_weights) {
+    CHECK(weight > 0);
+    tenants_.emplace_back().weight = weight;
+  }
   for (int slot = policy.max_seqs; slot-- > 0;) free_slots_.push_back(slot);
+  quantum_ = policy.quantum > 0 ? policy.quantum : cost_.decode_step_seconds();
+}
+
+StepPlan Scheduler::Impl::schedule(Instant now, const CopyProgress& copies,
+                                   std::vector<TokenEvent>& events) {
+  StepPlan plan;
+  now_ = std::max(now_, now);
+  finish_copies(copies);
+  expire();
+  std::move(owed_.begin(), owed_.end(), std::back_inserter(events));
+  owed_.clear();
+  sweep();
+  if (in_flight() == int(flights_.size())) return plan;
+
+  begin_step(plan);
+  displace(plan);
+  victims_listed_ = false;  // those passed over there may be asked again
+  if (policy_.step == Policy::Step::prefill_first) {
+    fill_prefill_first(plan);
+  } else {
+    fill_mixed(plan);
+  }
+  swap_ahead(plan);
+  requeue_preempted();
+  write_behind(plan);
+  finish_plan(plan);
+  note_stall(plan);
+  return plan;
+}
+
+void Scheduler::Impl::begin_step(StepPlan& plan) {
+  rank_tenants();
+  settle_order();
+  plan_ = last_plan_ + 1;
+  ++round_;
+  budget_ = decode_budget_ = chunk_budget_ = policy_.max_step_tokens;
+  rows_left_ = max_rows_;
+  soon_ = taken_ = 0;
+  victims_listed_ = pushed_out_ = false;
+  batch_closed_ = !running_.empty();
+  chunked_.clear(), chunk_rows_.clear(), chunk_owners_.clear();
+  building_ = &flight(plan_);
+  building_->rows.clear(), building_->owners.clear();
+  building_->work = {};
+  plan.rows.reserve(size_t(policy_.max_seqs) - free_slots_.size() + size_t(policy_.max_passed));
 }
 
 // One pass in the policy's order: whoever comes later must not take memory before whoever comes
 // earlier. Decodes have first call on the token budget, but the first in order always advances, be
 // it a decode or a prefill. Prefills need no memory here: their blocks were there when they came
 // in.
-StepPlan Scheduler::Impl::schedule(Instant now, std::vector<TokenEvent>& events) {
-  StepPlan plan;
-  expire(now);
-  std::move(owed_.begin(), owed_.end(), std::back_inserter(events));
-  owed_.clear();
-  sweep();
-  if (in_flight() == int(flights_.size())) return plan;
-
-  plan_ = last_plan_ + 1;
-  ++round_;
-  budget_ = decode_budget_ = policy_.max_step_tokens;
-  soon_ = 0;
-  victims_end_ = running_.size();
-  chunked_.clear(), chunk_rows_.clear(), chunk_owners_.clear();
-  building_ = &flight(plan_);
-  building_->rows.clear(), building_->owners.clear();
+void Scheduler::Impl::fill_mixed(StepPlan& plan) {
   if (!running_.empty()) {
-    const Record& first = *running_[0];
-    decode_budget_ -= std::any_of(first.seqs.begin(), first.seqs.end(),
-                                  [&](const Sequence& s) { return wants_chunk(first, s); });
+    const Record& first = *running_[0].record;
+    const bool chunk = std::any_of(first.seqs.begin(), first.seqs.end(),
+                                   [&](const Sequence& s) { return wants_chunk(first, s); });
+    if (chunk && first.state == SeqState::running)
+      decode_budget_ -= std::min(policy_.min_chunk, (decode_budget_ + 1) / 2);
   }
-  plan.rows.reserve(size_t(policy_.max_seqs) - free_slots_.size() + size_t(policy_.max_passed));
   for (size_t i = 0; i < running_.size(); ++i) {
     prefetch_running(i);
-    add_decodes(i, plan);
+    if (!add_decodes(i, plan)) watch(*running_[i].record);
   }
+  set_chunk_budget();
   for (Record* r : chunked_) add_chunks(*r, plan);
-  // What a victim left over is for those who grow next, or the next one in is a victim too.
-  if (preempted_.empty()) admit_waiting(plan);
-  requeue_preempted();
-  finish_plan(plan);
-  return plan;
+  admit_waiting(plan);
+}
+
+// Prompts have a step to themselves while there are any that fit, as in vLLM's first scheduler.
+void Scheduler::Impl::fill_prefill_first(StepPlan& plan) {
+  for (const Filed& f : running_) {
+    if (f.record->state == SeqState::running) add_chunks(*f.record, plan);
+  }
+  admit_waiting(plan);
+  if (!chunk_rows_.empty()) return;
+  for (size_t i = 0; i < running_.size(); ++i) {
+    prefetch_running(i);
+    if (!add_decodes(i, plan)) watch(*running_[i].record);
+  }
+}
+
+// What the step's prefills may take beside its decodes, which are known by now.
+void Scheduler::Impl::set_chunk_budget() {
+  if (whole_prompts()) return;  // they are not cut, so only the step's own limit binds
+  const double decodes = building_->work.decode_rows;
+  if (policy_.budget == Policy::Budget::target && decodes > 0) {
+    const StepCost& cost = cost_.cost();
+    const double step = cost_.seconds(building_->work);
+    double per_token = cost.per_prefill_token;
+    if (!chunked_.empty()) per_token += cost.per_prefill_pair * chunked_[0]->seqs[0].num_scheduled;
+    const double room = token_interval() - step;
+    const double tokens = per_token > 0 ? room / per_token : double(policy_.max_step_tokens);
+    chunk_budget_ =
+        int(std::clamp(tokens, double(policy_.min_chunk), double(policy_.max_step_tokens)));
+  } else if (policy_.budget == Policy::Budget::split_fuse) {
+    int64_t left = waiting_tokens_;
+    for (const Record* r : chunked_) {
+      for (const Sequence& s : r->seqs) left += s.ended ? 0 : s.num_tokens() - s.num_scheduled;
+    }
+    const int64_t even = (left + policy_.max_prefill_steps - 1) / policy_.max_prefill_steps;
+    chunk_budget_ = int(std::clamp<int64_t>(even, policy_.min_chunk, policy_.max_step_tokens));
+  }
+}
+
+// Seconds that this step may take.
+double Scheduler::Impl::token_interval() const {
+  double interval = policy_.token_interval > 0
+                        ? policy_.token_interval
+                        : policy_.interval_factor * cost_.seconds(building_->work);
+  if (num_paced_ == 0) return interval;
+  for (const Record* r : building_->owners) {
+    const double own = to_seconds(r->request.token_interval);
+    if (own > 0) interval = std::min(interval, own);
+  }
+  return interval;
 }
 
 // With many sequences every one is a cache miss; fetching a few ahead halves the step.
 void Scheduler::Impl::prefetch_running(size_t i) const {
   if (i + 16 < running_.size()) {
-    __builtin_prefetch(running_[i + 16]);
-    __builtin_prefetch(&running_[i + 16]->request.sampling.max_tokens);
+    __builtin_prefetch(running_[i + 16].record);
+    __builtin_prefetch(&running_[i + 16].record->request.sampling.max_tokens);
   }
   if (i + 8 < running_.size()) {
-    __builtin_prefetch(running_[i + 8]->seqs.data());
-    __builtin_prefetch(&running_[i + 8]->seqs.data()->blocks);
+    __builtin_prefetch(running_[i + 8].record->seqs.data());
+    __builtin_prefetch(&running_[i + 8].record->seqs.data()->blocks);
   }
 }
 
@@ -114,10 +198,11 @@ bool Scheduler::Impl::wants_chunk(const Record& r, const Sequence& s) const {
   return false;
 }
 
-void Scheduler::Impl::add_decodes(size_t index, StepPlan& plan) {
-  Record& r = *running_[index];
-  if (r.state != SeqState::running || r.held_back == round_) return;
-  bool chunks = false;
+// False when some of it wanted a row and got none.
+bool Scheduler::Impl::add_decodes(size_t index, StepPlan& plan) {
+  Record& r = *running_[index].record;
+  if (r.state != SeqState::running || r.held_back == round_) return true;
+  bool chunks = false, served = true;
   for (Sequence& s : r.seqs) {
     if (s.ended) continue;
     if (s.num_scheduled < s.num_prompt || s.num_scheduled + 1 < s.num_tokens()) {
@@ -125,17 +210,29 @@ void Scheduler::Impl::add_decodes(size_t index, StepPlan& plan) {
       continue;
     }
     // Beyond the known tokens there is at most one more, on the device: the last one drawn.
-    if (s.num_scheduled >= r.max_scheduled() || decode_budget_ == 0) continue;
-    if (!grow(r, s, index, plan)) continue;
+    if (s.num_scheduled >= r.max_scheduled()) continue;
+    if (decode_budget_ == 0 || rows_left_ == 0 || !grow(r, s, plan)) {
+      served = false;
+      continue;
+    }
     --decode_budget_;
+    --rows_left_;
     add_row(r, s, 1, plan, plan.rows, building_->owners);
   }
-  if (chunks) chunked_.push_back(&r);
+  if (chunks) {
+    // A row is set aside in its turn, though it is filled after all decodes.
+    if (rows_left_ == 0) return false;
+    --rows_left_;
+    ++rows_aside_;
+    chunked_.push_back(&r);
+  }
+  return served;
 }
 
 void Scheduler::Impl::add_chunks(Record& r, StepPlan& plan) {
+  rows_left_ += std::exchange(rows_aside_, 0);
   for (Sequence& s : r.seqs) {
-    if (budget_ == 0) return;
+    if (budget_ == 0 || chunk_budget_ == 0 || rows_left_ == 0) return;
     if (!wants_chunk(r, s)) continue;
     if (r.forked && s.num_scheduled < r.shared_blocks * block_size_) {
       for (const Sequence& t : r.seqs) {
@@ -144,8 +241,14 @@ void Scheduler::Impl::add_chunks(Record& r, StepPlan& plan) {
         break;
       }
     }
-    const int count = std::min(budget_, s.num_tokens() - s.num_scheduled);
+    const int left = s.num_tokens() - s.num_scheduled;
+    const int count = std::min({budget_, chunk_budget_, left});
+    if (whole_prompts() && count < left) return;
+    chunk_budget_ -= count;
+    --rows_left_;
     add_row(r, s, count, plan, chunk_rows_, chunk_owners_);
+    r.trace->chunks += 1;
+    r.trace->note(now_, RequestTrace::Kind::chunk, count);
   }
 }
 
@@ -162,8 +265,9 @@ void Scheduler::Impl::add_row(Record& r, Sequence& s, int count, StepPlan& plan,
     const int from = std::max(row.begin, r.num_reported);
     if (from < std::min(end, s.num_prompt - 1)) row.num_logits = end - from;
   }
+  building_->work.add(row.begin, count, is_decode(row));
   s.num_scheduled = end;
-  r.last_plan = plan_;
+  ran(r);
   budget_ -= count;
   plan.num_tokens += count;
   rows.push_back(row);
@@ -174,9 +278,22 @@ void Scheduler::Impl::finish_plan(StepPlan& plan) {
   Flight& f = *building_;
   plan.rows.insert(plan.rows.end(), chunk_rows_.begin(), chunk_rows_.end());
   f.owners.insert(f.owners.end(), chunk_owners_.begin(), chunk_owners_.end());
-  if (plan.rows.empty()) return;
+  if (plan.empty()) return;
   f.rows.assign(plan.rows.begin(), plan.rows.end());
   f.id = plan.id = last_plan_ = plan_;
+  if (!plan.rows.empty()) ++steps_since_admission_;
+  arrival_blocks_ += 0.1 * (taken_ - arrival_blocks_);
+}
+
+// Neither rows nor copies, and nothing under way that could change that: a fault in the policy, or
+// requests that take each other's memory in turn. Counted, so that it shows.
+void Scheduler::Impl::note_stall(const StepPlan& plan) {
+  const bool stalled = plan.empty() && !live_.empty() && in_flight() == 0 && copies_.empty();
+  stalled_rounds_ = stalled ? stalled_rounds_ + 1 : 0;
+  const bool thrashing = preempted_since_token_ > 4 * int64_t(live_.size()) + 64;
+  if (stalled_rounds_ != 2 && !thrashing) return;
+  ++counters_.livelocks;
+  preempted_since_token_ = 0;
 }
 
 void Scheduler::Impl::cancel(RequestId id, int sample, FinishReason why) {
@@ -185,32 +302,52 @@ void Scheduler::Impl::cancel(RequestId id, int sample, FinishReason why) {
   Record& r = *it->second;
   for (int i = 0; i < r.num_samples; ++i) {
     if ((sample != kAllSamples && sample != i) || r.samples[i].done) continue;
+    (why == FinishReason::deadline ? counters_.wasted_deadline : counters_.wasted_cancel) +=
+        computed_tokens(r, i);
     TokenEvent& e = owed_.emplace_back();
     e.request = id;
     e.sample = uint16_t(i);
     e.finish = why;
+    if (r.num_live == 1) e.trace = close_trace(r);
     end_sample(r, i);
   }
 }
 
-void Scheduler::Impl::expire(Instant now) {
-  while (!due_.empty() && due_.top().deadline <= now) {
-    const Due due = due_.top();
-    due_.pop();
-    const auto it = live_.find(due.id);  // an id may have ended, and may even have been used again
-    if (it == live_.end() || it->second->request.deadline != due.deadline) continue;
-    cancel(due.id, kAllSamples, FinishReason::deadline);
+// Work that ends with sample `i`: its own tokens, and the prompt with the last of them.
+int Scheduler::Impl::computed_tokens(const Record& r, int i) const {
+  int tokens = 0;
+  for (const Sequence& s : r.seqs) {
+    if (s.ended || (r.forked && s.sample != i) || (!r.forked && r.num_live > 1)) continue;
+    const int shared = r.num_live > 1 ? s.num_prompt : s.num_cached;
+    tokens += std::max(s.num_computed - shared, 0);
   }
+  return tokens;
 }
 
-Scheduler::Stats Scheduler::Impl::stats() const {
-  Stats s = counters_;
-  s.waiting = num_waiting_;
-  s.running = num_running_;
-  s.waiting_tokens = waiting_tokens_;
-  s.total_blocks = pool_.num_blocks();
-  s.used_blocks = pool_.num_blocks() - pool_.num_available();
-  return s;
+// What falls due: deadlines, and bounds on waiting. An id may have ended meanwhile, and may even
+// have been used again.
+void Scheduler::Impl::expire() {
+  while (!due_.empty() && due_.top().when <= now_) {
+    const Due due = due_.top();
+    due_.pop();
+    const auto it = live_.find(due.id);
+    if (it == live_.end()) continue;
+    Record& r = *it->second;
+    switch (due.kind) {
+      case Due::Kind::deadline:
+        if (r.request.deadline == due.when) cancel(due.id, kAllSamples, FinishReason::deadline);
+        break;
+      case Due::Kind::patience:
+        if (r.watched) patience_over(r);
+        break;
+      case Due::Kind::first_token:
+        if (policy_.order == Policy::Order::mlfq && !r.first_event_sent && !r.starving &&
+            r.state != SeqState::arriving && r.last_plan <= committed_) {
+          promote(r);
+        }
+        break;
+    }
+  }
 }
 
 }  // namespace sluice

@@ -1,6 +1,8 @@
 #pragma once
 
-#include <deque>
+#include <absl/container/btree_set.h>
+#include <absl/container/flat_hash_map.h>
+
 #include <queue>
 #include <unordered_map>
 
@@ -25,12 +27,23 @@ struct alignas(64) Record {
   bool retired = false;        // no sample left; kept while a step in flight names it
   bool admitted_once = false;  // its prompt was looked up in the cache and counted
   bool first_event_sent = false;
+  bool starving = false;  // waited past its bound: before all others of its priority until it runs
+  bool watched = false;   // has an entry among the bounds that may fall due
+  bool refiled = false;   // running, and its place in the order has changed
+  uint8_t level = 0;      // MLFQ
+  double service = 0;     // seconds of work at this level
+  Instant last_run{};     // or arrived, or went out: since when it waits
 
   GenerateRequest request;  // its prompt has moved to seqs[0].tokens
-  uint64_t ticket = 0;      // order of arrival
-  int num_live = 0;         // samples that have not ended
-  int shared_blocks = 0;    // full blocks of the prompt, held by all samples together
-  int final_blocks = 0;     // of one sample that uses all its max_tokens
+  uint64_t key = 0;         // its place in the order, under which it is filed
+  uint64_t arrival = 0;
+  uint64_t ticket = 0;     // place in its level's queue
+  uint64_t copy_plan = 0;  // swapped, arriving: the plan whose copies must be done
+  double work = 0;         // seconds of work since it came in
+  int residency = 0;       // steps since it came in
+  int num_live = 0;        // samples that have not ended
+  int shared_blocks = 0;   // full blocks of the prompt, held by all samples together
+  int final_blocks = 0;    // of one sample that uses all its max_tokens
   int num_preempted = 0;
   int num_overtaken = 0;  // later arrivals that came in while this one was passed over
   int num_cached = 0;     // prompt tokens found in the cache when it first came in
@@ -42,10 +55,29 @@ struct alignas(64) Record {
   std::vector<BlockId> spare;  // set aside for its growth, never written yet
   std::vector<TokenLogprob> prompt_logprobs;
   int num_reported = 0;  // prompt positions in prompt_logprobs
+  Instant out_since{};   // swapped: since when
+  std::shared_ptr<RequestTrace> trace;
 
+  bool resident() const { return state == SeqState::running || state == SeqState::arriving; }
   int max_scheduled() const {  // the last token drawn is never computed; a fork waits for commit
     return seqs[0].num_prompt + (forked ? request.sampling.max_tokens - 1 : 0);
   }
+};
+
+// A record under its place in the order: lower comes first.
+struct Filed {
+  uint64_t key = 0;
+  Record* record = nullptr;
+  bool operator<(const Filed& o) const { return key < o.key; }
+};
+
+struct Tenant {
+  double weight = 1;
+  double counter = 0;  // virtual: tokens over weight
+  int64_t tokens = 0;  // served
+  int live = 0;        // requests
+  int rank = 0;        // among those with requests, by counter
+  absl::btree_set<Filed> waiting;
 };
 
 struct Scheduler::Impl {
@@ -55,29 +87,84 @@ struct Scheduler::Impl {
   // admission.cc: who may wait, and who comes in.
   absl::Status add(RequestId, GenerateRequest, Instant now);
   absl::Status check(RequestId, const GenerateRequest&) const;
+  absl::Status check_size(const GenerateRequest&) const;
+  bool open_to_newcomers() const;
+  void displace(StepPlan&);
   void admit_waiting(StepPlan&);
-  bool admit(Record&);
-  void enter(Record&, int num_cached_blocks);
+  Record* next_waiting();
+  void start_waiting_pass();
+  void end_waiting_pass();
+  bool push_out_for(const Record&, StepPlan&);
+  bool admit_one(Record&, StepPlan&);
+  bool admit(Record&, StepPlan&);
+  void note_admission(Record&, int found, int on_host);
+  void enter(Record&, uint64_t copy_plan);
+  void enlist(Record&);
+  void continue_session(Record&);
+  int match_session(Record&, Sequence& carrier);
+  BlockHash session_hash(const Record&, const Sequence&, int end) const;
+  bool whole_prompts() const {
+    return policy_.step == Policy::Step::whole || policy_.step == Policy::Step::prefill_first;
+  }
 
   // scheduler.cc: what the next step holds, and how requests leave early.
-  StepPlan schedule(Instant now, std::vector<TokenEvent>& events);
+  StepPlan schedule(Instant now, const CopyProgress&, std::vector<TokenEvent>& events);
   void cancel(RequestId, int sample, FinishReason why);
-  void expire(Instant now);
+  void expire();
+  void begin_step(StepPlan&);
+  void fill_mixed(StepPlan&);
+  void fill_prefill_first(StepPlan&);
+  void set_chunk_budget();
+  double token_interval() const;
   void prefetch_running(size_t index) const;
-  void add_decodes(size_t index, StepPlan&);
+  bool add_decodes(size_t index, StepPlan&);
   void add_chunks(Record&, StepPlan&);
   void add_row(Record&, Sequence&, int count, StepPlan&, std::vector<StepRow>& rows,
                std::vector<Record*>& owners);
   bool wants_chunk(const Record&, const Sequence&) const;
+  static bool is_decode(const StepRow& row) {
+    return row.count == 1 && row.begin >= row.seq->num_prompt;
+  }
+  int computed_tokens(const Record&, int sample) const;
   void finish_plan(StepPlan&);
+  void note_stall(const StepPlan&);
+
+  // order.cc: who comes first: keys, levels, starvation, tenants.
+  uint64_t key_of(const Record&) const;
+  void file(Record&);    // among the waiting
+  void unfile(Record&);  // of the waiting
+  void refile(Record&);  // wherever it is, after a part of its key changed
+  void settle_order();
+  void rank_tenants();
+  void watch(Record&);
+  void promote(Record&);
+  void patience_over(Record&);
+  Nanos patience(int level) const;
+  double quantum(int level) const { return quantum_ * double(uint64_t{1} << level); }
+  int join_level(const Record&) const;
+  void charge(Record&, double seconds);
+  void ran(Record&);  // it has a row in the step being built
+  void count_level(const Record&, int by);
+  bool outranks(const Record& a, const Record& b) const;
+  double next_schedule_time(const Record&) const;
+  void list_victims();
 
   // commit.cc: what a step's results change.
-  void commit(const StepResult&, std::vector<TokenEvent>& events);
+  void commit(const StepResult&, Instant now, std::vector<TokenEvent>& events);
+  struct Shares {
+    double scale = 0, constant = 0;  // measured over predicted seconds; each row's of the constant
+  };
+  struct Flight;
+  Shares learn(const Flight&, double seconds);
+  void charge_row(const Flight&, size_t row, const Shares&);
   void commit_row(Record&, const StepRow&, const StepResult&, size_t row, std::vector<TokenEvent>&);
   void fork(Record&);
   void accept(Record&, Sequence&, const StepResult&, int draw, std::vector<TokenEvent>&);
+  int num_output(const Record&) const;
+  std::shared_ptr<const RequestTrace> close_trace(Record&);
   FinishReason finish_reason(const Record&, const Sequence&) const;
   void publish(Sequence&, int begin, int end);
+  void keep_session(Record&, Sequence&);
   void end_sample(Record&, int sample);
   void retire(Record&);
   void sweep();
@@ -88,30 +175,52 @@ struct Scheduler::Impl {
     return r.shared_blocks + r.num_live * (r.final_blocks - r.shared_blocks);
   }
   int remaining_need(const Record&) const;
-  bool reserved(const Record& r) const { return r.num_preempted >= policy_.max_preemptions; }
+  int need_beyond_known(const Record&) const;
+  bool settled(const Record& r) const {  // what has not even computed must not go out again
+    return r.residency >= std::max(policy_.min_residency, 1);
+  }
+  bool reserved(const Record& r) const {
+    return policy_.reservation == Policy::Reservation::full ||
+           r.num_preempted >= policy_.max_preemptions;
+  }
   bool use_cache(const Record& r) const {  // prompt logprobs need every prompt position computed
     return policy_.prefix_caching && r.request.sampling.prompt_logprobs < 0;
   }
   void extend_hashes(Sequence&, int num_blocks) const;
-  bool grow(Record&, Sequence&, size_t index, StepPlan&);
-  bool take_block(Record&, size_t index, std::vector<BlockId>& out);
-  bool make_room(size_t index);
-  void preempt(Record&);
+  bool grow(Record&, Sequence&, StepPlan&);
+  bool take_block(Record&, std::vector<BlockId>& out, StepPlan&);
+  bool make_room(const Record&, StepPlan&);
+  void hold_back(Record& victim);
+  void preempt(Record&, StepPlan&, bool proactive);
+  void give_up(Record&);
   void requeue_preempted();
   void release(Record&, std::vector<BlockId>& blocks);
   void release_slot(Record::Sample&);
   void trim_spare(Record&);
 
-  void check_invariants() const;
-  Stats stats() const;
+  // swap.cc: the host tier.
+  double recompute_seconds(const Record&) const;
+  double swap_seconds(const Record&) const;
+  bool prefers_swap(const Record&) const;
+  bool swap_out(Record&, StepPlan&);
+  bool admit_swapped(Record&, StepPlan&);
+  void copy_in(Record&, StepPlan&);
+  static bool by_source(const BlockCopy&, const BlockCopy&);
+  void unique_sources();
+  BlockId mapped(BlockId source) const;
+  void swap_ahead(StepPlan&);
+  void arrive(Record&);
+  void start_copy(StepPlan&, BlockId device, BlockId host, bool out);
+  void finish_copies(const CopyProgress&);
+  void write_behind(StepPlan&);
+  int arrival_reserve() const;
 
-  // The policy's order. Whoever comes first is served first, and preempted last.
-  bool before(const Record& a, const Record& b) const {
-    switch (policy_.order) {
-      default:
-        return a.ticket < b.ticket;
-    }
-  }
+  // inspect.cc
+  void check_invariants() const;
+  void check_record(const Record&, std::vector<int>& refs, std::vector<int>& host_refs,
+                    std::vector<char>& slots) const;
+  Stats stats() const;
+  RequestInfo info(const Record&, Instant now) const;
 
   // A launched plan: its rows, and what comes back to the pool when it commits.
   struct Flight {
@@ -120,6 +229,7 @@ struct Scheduler::Impl {
     std::vector<Record*> owners;  // of the rows
     std::vector<BlockId> freed;
     int num_coming = 0;  // of `freed`, how many nobody else holds
+    StepWork work;
   };
   Flight& flight(uint64_t plan) { return flights_[plan % flights_.size()]; }
   void prefetch_flight(const Flight&, size_t row) const;
@@ -129,48 +239,98 @@ struct Scheduler::Impl {
   }
   int in_flight() const { return int(last_plan_ - committed_); }
 
-  struct Due {
-    Instant deadline;
-    RequestId id;
-    bool operator>(const Due& o) const { return deadline > o.deadline; }
+  // A copy under way. It holds a reference on both of its ends, so that neither is used again
+  // before it is done.
+  struct Copy {
+    uint64_t plan;
+    BlockId device, host;
+    bool out;
+    bool leaving;  // its request has gone: the device's block returns when it is done
   };
+  struct Victim {
+    double next_time;  // estimated seconds until it would run again
+    uint64_t key;
+    Record* record;
+  };
+  struct Due {
+    enum class Kind : uint8_t { deadline, patience, first_token };
+    Instant when;
+    RequestId id;
+    Kind kind;
+    bool operator>(const Due& o) const { return when > o.when; }
+  };
+  // What is kept of a conversation between its turns; the blocks are the pool's to evict.
+  struct Session {
+    int num_tokens = 0;  // of the last turn in the cache, the last, partial block included
+    uint64_t seed = 0;
+    uint64_t used = 0;  // when, in arrivals
+  };
+  static constexpr size_t kMaxSessions = 65536;
 
   const Policy policy_;
   CostModel cost_;
   BlockPool& pool_;
-  const int block_size_, watermark_, max_model_len_;
+  BlockPool* const host_;
+  const int block_size_, watermark_, max_model_len_, max_rows_;
   const std::vector<TokenId> eos_;
 
   std::unordered_map<RequestId, std::unique_ptr<Record>> live_;
   std::vector<std::unique_ptr<Record>> ended_;  // until no step in flight names them
-  std::vector<Record*> running_;                // in the policy's order
-  std::deque<Record*> waiting_;                 // likewise
+  std::vector<Filed> running_;                  // in the policy's order; also those arriving
+  std::vector<Tenant> tenants_;                 // each with its waiting and swapped requests
   std::priority_queue<Due, std::vector<Due>, std::greater<>> due_;
+  absl::flat_hash_map<uint64_t, Session> sessions_;
   std::vector<int> free_slots_;
   std::vector<TokenEvent> owed_;  // of cancels, until the next schedule()
+  std::vector<Copy> copies_;      // in the order of their plans
+  std::vector<BlockId> behind_;   // published, to be copied to the host; held
+  std::vector<Record*> arriving_;
 
   std::vector<Flight> flights_;  // [depth] ring, by plan id
-  uint64_t last_plan_ = 0, committed_ = 0, tickets_ = 0;
-  int num_coming_ = 0;  // blocks that return when the steps in flight commit
+  uint64_t last_plan_ = 0, committed_ = 0, copies_done_ = 0;
+  uint64_t arrivals_ = 0, tickets_ = 0;
+  int num_coming_ = 0;   // blocks that return when the steps in flight commit
+  int num_leaving_ = 0;  // blocks that return when their copies to the host are done
 
-  int num_waiting_ = 0, num_running_ = 0;
+  int num_waiting_ = 0, num_running_ = 0, num_swapped_ = 0;
   int64_t waiting_tokens_ = 0;
-  Stats counters_;  // only what counts from the start
+  int num_paced_ = 0;  // live requests with a token interval of their own
+  int active_tenants_ = 0;
+  Stats counters_;  // what counts from the start, and levels
   bool swept_ = true;
+  double quantum_ = 0;         // of level 0, seconds of work
+  double rows_average_ = 1;    // of recent decode steps
+  double arrival_blocks_ = 0;  // that requests took per step when they came in, recent average
+  int64_t copied_blocks_ = 0;  // as last reported
+  Nanos copied_time_{};
+  int stalled_rounds_ = 0;
+  int64_t preempted_since_token_ = 0;
+  int steps_since_admission_ = 0;
 
   // Of the step being built.
+  Instant now_{};
   uint64_t plan_ = 0;   // its id, taken only if it is not empty
   uint64_t round_ = 0;  // counts calls
   Flight* building_ = nullptr;
-  int budget_ = 0;          // tokens left
-  int decode_budget_ = 0;   // of which decodes may take
-  int soon_ = 0;            // blocks of those held back
-  size_t victims_end_ = 0;  // running_ from here on was asked for its blocks
-  std::vector<Record*> preempted_, chunked_, passed_;
+  int budget_ = 0;         // tokens left
+  int decode_budget_ = 0;  // of which decodes may take
+  int chunk_budget_ = 0;   // of which prefills may take
+  int rows_left_ = 0;
+  int rows_aside_ = 0;   // of those taken, kept for chunks
+  int soon_ = 0;         // blocks of those held back
+  int taken_ = 0;        // blocks that newcomers took
+  size_t visiting_ = 0;  // running_ up to here has its rows
+  bool victims_listed_ = false, pushed_out_ = false, batch_closed_ = false;
+  std::vector<Victim> victims_;
+  std::vector<Filed> settling_;
+  std::vector<Record*> preempted_, chunked_, passed_, refiled_;
+  std::vector<Filed> admitted_;                            // under their places among the waiting
+  std::vector<absl::btree_set<Filed>::iterator> cursors_;  // [tenants] of the pass over the waiting
   std::vector<StepRow> chunk_rows_;
   std::vector<Record*> chunk_owners_;
   std::vector<BlockId> scratch_;
-  std::vector<size_t> full_rows_;  // of the step that commits: those that fill a block
+  std::vector<BlockCopy> mapping_;  // of one swap: from block to block
+  std::vector<size_t> full_rows_;   // of the step that commits: those that fill a block
 };
 
 }  // namespace sluice

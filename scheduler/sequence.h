@@ -9,9 +9,12 @@ namespace sluice {
 
 //            add                    schedule
 //   (new) ---------->  waiting  ---------------->  running ----> ended
-//                          ^   preempt: recompute     |           ^
-//                          +--------------------------+   cancel  |
-//                                                     (any state) +
+//                       |  ^   preempt: recompute   |  ^           ^
+//     found on the host |  +------------------------+  | copies    |
+//                       |            preempt: swap  |  | done      |
+//                       |                           v  |           |
+//                       +--> arriving <-- schedule -- swapped -----+ (cancel, any state)
+//                              |__________________________^ (copies done: running)
 //
 // "Prefill" and "decode" are not states. A sequence has num_tokens known and
 // num_computed in the cache; every step moves the second towards the first.
@@ -19,7 +22,7 @@ namespace sluice {
 // One per sample. What belongs to the request as a whole (state, arrival, last_run, num_preempted,
 // the last plan that touches it, prompt logprobs) lives once, in a record private to the scheduler:
 // its samples are preempted and resumed together.
-enum class SeqState : uint8_t { waiting, running };
+enum class SeqState : uint8_t { waiting, running, swapped, arriving };
 
 // What every step touches fills the first cache line.
 struct alignas(64) Sequence {
@@ -35,8 +38,9 @@ struct alignas(64) Sequence {
   uint16_t sample = 0;
   bool ended = false;  // rows still in flight are discarded
 
-  std::vector<BlockId> blocks;    // the block table
-  std::vector<BlockHash> hashes;  // one per full block of `tokens`, extended lazily
+  std::vector<BlockId> blocks;       // the block table
+  std::vector<BlockId> host_blocks;  // while swapped: where its content is
+  std::vector<BlockHash> hashes;     // one per full block of `tokens`, extended lazily
 
   int num_tokens() const { return int(tokens.size()); }
   bool is_decoding() const { return num_computed >= num_prompt; }

@@ -22,6 +22,7 @@ namespace sluice {
 
 struct LedgerOptions {
   int block_size = 16, num_blocks = 0;
+  int num_host_blocks = 0;
   int num_slots = 256;  // max_seqs
   int depth = 1;
   int vocab = 1000;
@@ -29,6 +30,7 @@ struct LedgerOptions {
   uint64_t seed = 1;                // of when steps run, not of what they compute
   Nanos step_time{1000000};         // reported as device_time
   bool sleep = false;               // collect() takes step_time, to pace a load test
+  int copy_delay = 0;  // copies take up to so many steps; both of their ends are watched meanwhile
 };
 
 // What the model would say: pure functions of the context, so a test can run a request alone.
@@ -81,6 +83,7 @@ class LedgerRunner final : public ModelRunner {
       : o_(std::move(options)),
         rng_(o_.seed),
         cache_(size_t(o_.num_blocks) * size_t(o_.block_size), kPoison),
+        host_(size_t(o_.num_host_blocks) * size_t(o_.block_size), kPoison),
         drawn_(size_t(o_.num_slots) * kMemory) {
     CHECK(o_.depth < kMemory);
   }
@@ -98,6 +101,19 @@ class LedgerRunner final : public ModelRunner {
                            r.seq->num_prompt, r.begin, r.count, r.num_logits, r.num_samples,
                            r.seq->seq_slot, r.seq->sample});
     }
+    const auto swap = [&](const BlockCopy& c, bool out) {
+      const BlockId device = out ? c.src : c.dst, host = out ? c.dst : c.src;
+      CHECK(device >= 0 && device < o_.num_blocks && host >= 0 && host < o_.num_host_blocks);
+      const int steps = o_.copy_delay > 0 ? int(rng_() % uint64_t(o_.copy_delay + 1)) : 0;
+      Swap s{plan.id, device, host, out, steps, {}};
+      const uint64_t* from = out ? &cache_[index(device)] : &host_[index(host)];
+      s.content.assign(from, from + o_.block_size);
+      // Not there before its time: whoever reads it sooner reads poison.
+      std::fill_n(out ? &host_[index(host)] : &cache_[index(device)], o_.block_size, kPoison);
+      swaps_.push_back(std::move(s));
+    };
+    for (const BlockCopy& c : plan.swap_out) swap(c, true);
+    for (const BlockCopy& c : plan.swap_in) swap(c, false);
     step.result.id = plan.id;
     step.result.device_time = o_.step_time;
     launched_.push_back(std::move(step));
@@ -114,7 +130,14 @@ class LedgerRunner final : public ModelRunner {
     return result;
   }
 
+  CopyProgress copies() override {
+    move_copies();
+    copied_.done = swaps_.empty() ? last_id_ : swaps_.front().plan - 1;
+    return copied_;
+  }
+
   int in_flight() const { return int(launched_.size()); }
+  int copies_under_way() const { return int(swaps_.size()); }
   int64_t slots_read() const { return slots_read_; }
 
  private:
@@ -126,6 +149,13 @@ class LedgerRunner final : public ModelRunner {
     int num_prompt, begin, count, num_logits, num_samples, slot, sample;
     std::vector<uint64_t> truth;  // hash of every prefix
     int end() const { return begin + count; }
+  };
+  struct Swap {
+    uint64_t plan;
+    BlockId device, host;
+    bool out;
+    int steps;  // until it is done
+    std::vector<uint64_t> content;
   };
   struct Step {
     std::vector<BlockCopy> forks;
@@ -147,6 +177,22 @@ class LedgerRunner final : public ModelRunner {
     const BlockId block = r.blocks[size_t(pos / o_.block_size)];
     CHECK(block >= 0 && block < o_.num_blocks);
     return cache_[size_t(block) * o_.block_size + pos % o_.block_size];
+  }
+
+  size_t index(BlockId block) const { return size_t(block) * size_t(o_.block_size); }
+
+  // In order: the source must still be as it was, for nobody may use it again before it is copied.
+  void move_copies() {
+    while (!swaps_.empty() && swaps_.front().steps-- <= 0) {
+      const Swap& s = swaps_.front();
+      const uint64_t* from = s.out ? &cache_[index(s.device)] : &host_[index(s.host)];
+      CHECK(std::equal(s.content.begin(), s.content.end(), from));
+      std::copy(s.content.begin(), s.content.end(),
+                s.out ? &host_[index(s.host)] : &cache_[index(s.device)]);
+      ++copied_.blocks;
+      copied_.time += std::chrono::microseconds(10);
+      swaps_.pop_front();
+    }
   }
 
   void run_one() {
@@ -230,8 +276,11 @@ class LedgerRunner final : public ModelRunner {
   const LedgerOptions o_;
   std::mt19937_64 rng_;
   std::vector<uint64_t> cache_;  // [num_blocks, block_size]
-  std::vector<Drawn> drawn_;     // [num_slots, kMemory]
-  std::deque<Step> launched_;    // the first num_run_ have run
+  std::vector<uint64_t> host_;   // [num_host_blocks, block_size]
+  std::deque<Swap> swaps_;       // under way, in the order of their plans
+  CopyProgress copied_;
+  std::vector<Drawn> drawn_;   // [num_slots, kMemory]
+  std::deque<Step> launched_;  // the first num_run_ have run
   int num_run_ = 0;
   uint64_t last_id_ = 0;
   int64_t slots_read_ = 0;

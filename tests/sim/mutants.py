@@ -20,7 +20,9 @@ import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SOURCES = ["base/check.cc", "kvcache/block_pool.cc", "scheduler/scheduler.cc",
-           "scheduler/admission.cc", "scheduler/memory.cc", "scheduler/commit.cc"]
+           "scheduler/order.cc", "scheduler/admission.cc", "scheduler/memory.cc",
+           "scheduler/swap.cc", "scheduler/commit.cc", "scheduler/inspect.cc",
+           "scheduler/policy.cc", "scheduler/cost_model.cc"]
 PROGRAMS = {
     "worlds": ["tests/sim/scheduler_sim_test.cc"],
     "rules": ["tests/sim/scheduler_rules_test.cc", "tests/sim/scheduler_memory_test.cc"],

@@ -1,5 +1,6 @@
 // Random worlds against the ledger. A world draws a policy, a pool, a runner and traffic from its
 // seed; every finished output must equal the request run alone, whatever the schedule was.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <csignal>
@@ -30,6 +31,8 @@ struct Coverage {
   int64_t requests = 0, refused = 0, overloaded = 0, steps = 0, tokens = 0, preemptions = 0;
   int64_t cached_tokens = 0, forks = 0, copies = 0, mid_prefill_cancels = 0, sample_cancels = 0;
   int64_t deadlines = 0, overtakes = 0, restarts_at_bound = 0, prompt_logprobs = 0, discarded = 0;
+  int64_t swaps = 0, blocks_in = 0, proactive = 0, demotions = 0, promotions = 0;
+  int64_t written_behind = 0, host_cached = 0, session_tails = 0, oldest = 0, orca = 0;
 };
 
 struct Sent {
@@ -39,6 +42,7 @@ struct Sent {
   std::vector<int> computed, restarts;  // by sample: end of its last row, times it began anew
   bool first_event = false, entered = false, cancelled = false;
   int overtaken = 0;
+  int iterations = 0;
 };
 
 class World {
@@ -47,9 +51,12 @@ class World {
       : rng_(seed * 31 + uint64_t(depth)), depth_(depth), c_(coverage) {
     draw_policy();
     pool_.emplace(draw_blocks(), block_size_);
-    scheduler_.emplace(policy_, CostModel(), *pool_, nullptr, depth, std::vector<TokenId>{kEos},
-                       max_len_);
+    if (rnd(0, 2) > 0) host_.emplace(rnd(1, 3 * pool_->num_blocks()), block_size_, pool_->hasher());
+    scheduler_.emplace(policy_, CostModel(draw_cost()), *pool_, host_ ? &*host_ : nullptr, depth,
+                       std::vector<TokenId>{kEos}, max_len_);
     LedgerOptions o;
+    o.num_host_blocks = host_ ? host_->num_blocks() : 0;
+    o.copy_delay = rnd(0, 1) ? rnd(0, 6) : 0;
     o.block_size = block_size_;
     o.num_blocks = pool_->num_blocks();
     o.num_slots = policy_.max_seqs;
@@ -76,9 +83,10 @@ class World {
       }
       while (runner_->in_flight() < depth_) {
         if (cancels_ && last_id_ && rnd(0, cancels_) == 0) cancel();
-        StepPlan plan = scheduler_->schedule(now_, {}, events_);
+        StepPlan plan = scheduler_->schedule(now_, runner_->copies(), events_);
         scheduler_->check_invariants();
         take_events();
+        ASSERT_EQ(scheduler_->stats().livelocks, 0) << describe();
         if (plan.empty()) break;
         check_plan(plan);
         runner_->launch(plan);
@@ -86,7 +94,8 @@ class World {
         stuck = 0;
         if (rnd(0, 3) == 0) break;
       }
-      ASSERT_LT(++stuck, 200) << "no rows, and not idle";
+      stuck = runner_->copies_under_way() > 0 ? 0 : stuck + 1;
+      ASSERT_LT(stuck, 200) << "no rows, and not idle: " << describe();
       now_ += std::chrono::microseconds(rnd(1, 2000));
       if (runner_->in_flight() == 0) continue;
       scheduler_->commit(runner_->collect(), now_, events_);
@@ -108,6 +117,7 @@ class World {
     max_len_ = max_prompt_ + max_out_;
     policy_.max_seqs = rnd(most_samples_, 14);
     policy_.max_step_tokens = rnd(0, 3) ? rnd(1, 64) : rnd(1, 6);
+    draw_choices();
     policy_.max_preemptions = rnd(0, 2) ? rnd(0, 4) : 1000;
     policy_.max_overtakes = rnd(1, 6);
     policy_.max_passed = rnd(1, 8);
@@ -115,6 +125,50 @@ class World {
     policy_.prefix_caching = rnd(0, 3) > 0;
     policy_.max_queue = rnd(0, 4) ? 1000 : rnd(1, 8);
     policy_.max_queued_tokens = rnd(0, 4) ? 0 : rnd(1, 4 * max_prompt_);
+  }
+  // Half of the worlds are FCFS, where more can be said of who comes when.
+  void draw_choices() {
+    using P = Policy;
+    policy_.order = rnd(0, 1) ? P::Order::mlfq : rnd(0, 2) ? P::Order::fcfs : P::Order::fcfs_strict;
+    policy_.step = rnd(0, 1) ? P::Step::chunked : P::Step(rnd(0, 4));
+    policy_.reservation = rnd(0, 3) ? P::Reservation::paged : P::Reservation::full;
+    policy_.budget = rnd(0, 1) ? P::Budget::fixed : P::Budget(rnd(0, 2));
+    policy_.pressure = P::Pressure(rnd(0, 3));
+    policy_.proactive = rnd(0, 1);
+    policy_.write_behind = rnd(0, 3) > 0;
+    policy_.max_rows = rnd(0, 1) ? 0 : rnd(1, policy_.max_seqs);
+    policy_.min_residency = rnd(0, 3);
+    policy_.token_interval = rnd(0, 1) ? 0 : 1e-3 * rnd(1, 10);
+    policy_.max_prefill_steps = rnd(1, 4);
+    policy_.quantum = rnd(0, 1) ? 0 : 1e-4 * rnd(1, 40);
+    policy_.promote_after = std::chrono::milliseconds(rnd(1, 200));
+    policy_.promote_growth = rnd(1, 2);
+    policy_.tenant_weights.assign(size_t(rnd(0, 2) ? 1 : 3), 1.0);
+    priorities_ = rnd(0, 3) == 0;
+    sessions_ = rnd(0, 3) == 0;
+    whole_ = policy_.step == P::Step::whole || policy_.step == P::Step::prefill_first;
+    if (whole_) policy_.max_step_tokens = max_len_ + rnd(0, 20);
+    fcfs_ = policy_.order != P::Order::mlfq && !priorities_ && policy_.tenant_weights.size() == 1;
+  }
+  std::string describe() const {
+    std::string out = fmt::format(
+        "order {} step {} reservation {} budget {} pressure {} proactive {} seqs {} rows {} tokens "
+        "{} blocks {} of {} host {} copies under way {};",
+        int(policy_.order), int(policy_.step), int(policy_.reservation), int(policy_.budget),
+        int(policy_.pressure), policy_.proactive, policy_.max_seqs, policy_.max_rows,
+        policy_.max_step_tokens, pool_->num_blocks(), block_size_, host_ ? host_->num_blocks() : 0,
+        runner_->copies_under_way());
+    for (const RequestInfo& i : scheduler_->list(now_)) {
+      out += fmt::format(" request {} state {} n {} prompt {} output {} level {} priority {};",
+                         i.id, int(i.state), i.num_samples, i.trace.prompt_tokens,
+                         i.trace.output_tokens, i.trace.level, i.priority);
+    }
+    return out + fmt::format(" free {}", pool_->num_available());
+  }
+  StepCost draw_cost() {
+    StepCost c;
+    c.per_block_copy = rnd(0, 1) ? 1e-6 : 1e-3;
+    return c;
   }
   // From exactly the worst request's need to roomy.
   int draw_blocks() {
@@ -136,8 +190,25 @@ class World {
     if (rnd(0, 7) == 0) q.sampling.top_logprobs = rnd(1, 3);
     q.cache_salt = rnd(0, 5) == 0;
     q.num_samples = rnd(1, most_samples_);
+    if (priorities_) q.priority = rnd(-2, 2);
+    q.tenant = uint32_t(rnd(0, int(policy_.tenant_weights.size()) - 1));
+    if (rnd(0, 9) == 0) q.token_interval = std::chrono::milliseconds(rnd(1, 20));
+    if (rnd(0, 9) == 0) q.first_token_by = now_ + std::chrono::milliseconds(rnd(0, 30));
+    if (sessions_ && rnd(0, 1)) next_turn(q);
     if (rnd(0, 12) == 0) q.deadline = now_ + std::chrono::milliseconds(rnd(0, 300));
     return q;
+  }
+
+  // The prompt of a session begins with its last turn, as a client would send it.
+  void next_turn(GenerateRequest& q) {
+    q.session = uint64_t(rnd(1, 4));
+    q.sampling.seed_given = true;
+    q.num_samples = rnd(0, 5) ? 1 : q.num_samples;
+    std::vector<TokenId> prompt = talks_[q.session];
+    if (int(prompt.size()) >= max_prompt_) prompt.clear();
+    for (size_t i = 0; int(prompt.size()) < max_prompt_ && i < q.prompt.size(); ++i)
+      prompt.push_back(q.prompt[i]);
+    q.prompt = std::move(prompt);
   }
 
   void submit() {
@@ -202,10 +273,22 @@ class World {
         x.cancelled = true;
       }
       if (std::count(x.finish.begin(), x.finish.end(), FinishReason::none) == 0) {
+        ASSERT_TRUE(e.trace != nullptr);
+        ASSERT_EQ(e.trace->output_tokens, total_tokens(x));
+        if (x.r.session != 0 && x.out.size() == 1) {
+          talks_[x.r.session] = x.r.prompt;
+          talks_[x.r.session].insert(talks_[x.r.session].end(), x.out[0].begin(), x.out[0].end());
+        }
         live_.erase(e.request);
       }
     }
     events_.clear();
+  }
+
+  static int total_tokens(const Sent& x) {
+    int n = 0;
+    for (const auto& out : x.out) n += int(out.size());
+    return n;
   }
 
   void take_token(Sent& x, const TokenEvent& e) {
@@ -214,7 +297,8 @@ class World {
     ASSERT_EQ(int(e.top.size()), x.r.sampling.top_logprobs);
     const bool caches = policy_.prefix_caching && x.r.sampling.prompt_logprobs < 0;
     ASSERT_LT(e.num_cached, int(x.r.prompt.size()));
-    ASSERT_EQ(e.num_cached % block_size_, 0);
+    ASSERT_TRUE(e.num_cached % block_size_ == 0 || x.r.session != 0);
+    c_.session_tails += e.num_cached % block_size_ != 0;
     ASSERT_TRUE(e.num_cached == 0 || (caches && !x.first_event));
     c_.cached_tokens += e.num_cached;
     if (x.r.sampling.prompt_logprobs < 0 || x.first_event) {
@@ -258,14 +342,19 @@ class World {
       }
       c_.forks += row.num_samples > 1;
       note_restart(x, row);
-      in.insert(s.id);
+      x.iterations += in.insert(s.id).second;
     }
     c_.copies += int64_t(plan.fork_copies.size());
     ASSERT_EQ(tokens, plan.num_tokens);
     ASSERT_LE(tokens, policy_.max_step_tokens);
-    ASSERT_LE(int(plan.rows.size()), policy_.max_seqs);
-    check_waiting(in);
+    ASSERT_LE(int(plan.rows.size()), policy_.max_rows > 0 ? policy_.max_rows : policy_.max_seqs);
+    ASSERT_TRUE(host_ || plan.swap_in.size() + plan.swap_out.size() == 0);
+    if (fcfs_) check_waiting(in);
     check_oldest(in);
+    if (policy_.order == Policy::Order::fcfs_strict && policy_.step == Policy::Step::whole &&
+        policy_.reservation == Policy::Reservation::full && fcfs_) {
+      check_orca();
+    }
   }
 
   void note_restart(Sent& x, const StepRow& row) {
@@ -287,9 +376,23 @@ class World {
       for (RequestId o : live_) {
         if (o >= id) break;
         if (sent_[o].entered || in.count(o) > 0) continue;
+        RequestInfo info;  // one on its way in has overtaken nobody and is overtaken by nobody
+        if (scheduler_->find(o, now_, info) && info.state == RequestInfo::State::arriving) continue;
         ++c_.overtakes;
-        ASSERT_LE(++sent_[o].overtaken, policy_.max_overtakes);
+        ASSERT_LE(++sent_[o].overtaken, policy_.max_overtakes) << o << " by " << id << describe();
       }
+    }
+  }
+
+  // Orca's invariant: an earlier arrival never has fewer iterations than a later one. Requests that
+  // wait for a landing step apart (samples that fork), as do those that cannot be told here.
+  void check_orca() {
+    if (depth_ > 1 || most_samples_ > 1) return;
+    int least = std::numeric_limits<int>::max();
+    for (RequestId id : live_) {
+      ASSERT_LE(sent_[id].iterations, least) << "request " << id;
+      least = std::min(least, sent_[id].iterations);
+      ++c_.orca;
     }
   }
 
@@ -297,7 +400,10 @@ class World {
   // steps in flight it may wait until a victim has landed, and until the blocks of one that ended
   // meanwhile come back; behind a reservation it may wait for that request's end.
   void check_oldest(const std::set<RequestId>& in) {
-    if (policy_.max_preemptions < 1000 || live_.empty()) return;
+    if (policy_.max_preemptions < 1000 || live_.empty() || !fcfs_ || host_) return;
+    if (policy_.step != Policy::Step::chunked || policy_.reservation == Policy::Reservation::full)
+      return;
+    ++c_.oldest;
     const RequestId oldest = *live_.begin();
     if (in.count(oldest) > 0) {
       advancing_ = oldest;
@@ -334,7 +440,11 @@ class World {
     }
     const auto stats = scheduler_->stats();
     ASSERT_EQ(pool_->num_available(), pool_->num_blocks()) << "blocks leaked";
-    ASSERT_EQ(stats.waiting + stats.running + stats.used_blocks, 0);
+    ASSERT_EQ(stats.waiting + stats.running + stats.swapped + stats.used_blocks, 0);
+    ASSERT_EQ(stats.used_host_blocks, 0) << "host blocks leaked";
+    c_.swaps += stats.swaps, c_.blocks_in += stats.blocks_in, c_.proactive += stats.proactive;
+    c_.demotions += stats.demotions, c_.promotions += stats.promotions;
+    c_.written_behind += stats.written_behind, c_.host_cached += stats.host_cached_tokens;
     ASSERT_EQ(stats.waiting_tokens, 0);
     c_.preemptions += stats.preemptions;
   }
@@ -344,7 +454,9 @@ class World {
   Coverage& c_;
   Policy policy_;
   int block_size_ = 1, max_prompt_ = 1, max_out_ = 1, most_samples_ = 1, max_len_ = 1;
-  std::optional<BlockPool> pool_;
+  bool priorities_ = false, sessions_ = false, whole_ = false, fcfs_ = false;
+  std::map<uint64_t, std::vector<TokenId>> talks_;  // by session: its last turn, answer included
+  std::optional<BlockPool> pool_, host_;
   std::optional<Scheduler> scheduler_;
   std::optional<LedgerRunner> runner_;
   std::vector<TokenId> prefixes_[3];
@@ -376,6 +488,17 @@ TEST_P(Worlds, EveryOutputEqualsTheRequestRunAlone) {
       long(c.preemptions), long(c.restarts_at_bound), long(c.cached_tokens), long(c.forks),
       long(c.copies), long(c.mid_prefill_cancels), long(c.sample_cancels), long(c.deadlines),
       long(c.overtakes), long(c.prompt_logprobs));
+  std::printf(
+      "swaps %ld blocks in %ld proactive %ld demotions %ld promotions %ld written behind %ld host "
+      "cached %ld session tails %ld oldest %ld orca %ld\n",
+      long(c.swaps), long(c.blocks_in), long(c.proactive), long(c.demotions), long(c.promotions),
+      long(c.written_behind), long(c.host_cached), long(c.session_tails), long(c.oldest),
+      long(c.orca));
+  for (int64_t seen : {c.swaps, c.blocks_in, c.proactive, c.demotions, c.promotions,
+                       c.written_behind, c.host_cached, c.session_tails, c.oldest}) {
+    EXPECT_GT(seen, 0);
+  }
+  if (GetParam() == 1) EXPECT_GT(c.orca, 0);
   EXPECT_GT(c.refused, 0);
   EXPECT_GT(c.overloaded, 0);
   EXPECT_GT(c.preemptions, 0);
