@@ -147,7 +147,7 @@ void Scheduler::Impl::set_chunk_budget() {
     double per_token = cost.per_prefill_token;
     if (!chunked_.empty()) per_token += cost.per_prefill_pair * chunked_[0]->seqs[0].num_scheduled;
     const double room = token_interval() - step;
-    const double tokens = per_token > 0 ? room / per_token : double(policy_.max_step_tokens);
+    const double tokens = per_token > 0 ? room / per_token + 1e-6 : double(policy_.max_step_tokens);
     chunk_budget_ =
         int(std::clamp(tokens, double(policy_.min_chunk), double(policy_.max_step_tokens)));
   } else if (policy_.budget == Policy::Budget::split_fuse) {

@@ -31,10 +31,11 @@ struct Row {
 // A scheduler, and a runner whose draws are what `draw` says (a different token each by default).
 class Rules : public ::testing::Test {
  protected:
-  void make(int num_blocks, int block_size, int depth = 1) {
+  void make(int num_blocks, int block_size, int depth = 1, int num_host_blocks = 0) {
     pool.emplace(num_blocks, block_size);
-    scheduler.emplace(policy, CostModel(), *pool, nullptr, depth, std::vector<TokenId>{kEos},
-                      max_model_len);
+    if (num_host_blocks > 0) host.emplace(num_host_blocks, block_size, pool->hasher());
+    scheduler.emplace(policy, CostModel(cost), *pool, host ? &*host : nullptr, depth,
+                      std::vector<TokenId>{kEos}, max_model_len);
   }
 
   static GenerateRequest request(int prompt_len, int max_tokens, TokenId first = 1000) {
@@ -50,16 +51,22 @@ class Rules : public ::testing::Test {
 
   // Schedules and launches one step; its rows, or none where the plan is empty.
   std::vector<Row> launch() {
-    const StepPlan plan = scheduler->schedule(now, {}, events);
+    if (!hold_copies) copies.done = last_plan;
+    const StepPlan plan = scheduler->schedule(now, copies, events);
     scheduler->check_invariants();
     num_copies = int(plan.fork_copies.size());
+    num_out = int(plan.swap_out.size()), num_in = int(plan.swap_in.size());
+    out_blocks = plan.swap_out;
     std::vector<Row> rows;
     if (plan.empty()) return rows;
+    last_plan = plan.id;
+    StepWork work;
     StepResult& r = flights.emplace_back();
     r.id = plan.id;
     r.first.push_back(0);
     for (const StepRow& row : plan.rows) {
       const Sequence& s = *row.seq;
+      work.add(row.begin, row.count, row.count == 1 && row.begin >= s.num_prompt);
       rows.push_back(
           {s.id, s.sample, row.begin, row.count, row.num_logits, row.num_samples, s.blocks});
       for (int i = 0; i < row.num_samples; ++i) {
@@ -77,6 +84,8 @@ class Rules : public ::testing::Test {
         prompt.push_back({s.tokens[size_t(p) + 1], float(p)});
       }
     }
+    if (timed && !rows.empty()) r.device_time = Nanos(int64_t(CostModel(cost).seconds(work) * 1e9));
+    now += r.device_time;
     return rows;
   }
   void commit() {
@@ -88,7 +97,7 @@ class Rules : public ::testing::Test {
   std::vector<Row> step() {
     if (++num_steps > 2000) throw std::runtime_error("the test goes on for ever");
     std::vector<Row> rows = launch();
-    if (!rows.empty()) commit();
+    if (!flights.empty()) commit();
     return rows;
   }
   // The final reason of a sample; none if it still runs.
@@ -123,7 +132,24 @@ class Rules : public ::testing::Test {
     return p;
   }();
   int max_model_len = 1 << 20;
-  std::optional<BlockPool> pool;
+  // A live request, as the scheduler tells it.
+  RequestInfo info(RequestId id) const {
+    RequestInfo i;
+    if (!scheduler->find(id, now, i)) throw std::runtime_error("no such request");
+    return i;
+  }
+  static bool has(const std::vector<Row>& rows, RequestId id) {
+    return std::any_of(rows.begin(), rows.end(), [id](const Row& r) { return r.id == id; });
+  }
+
+  StepCost cost;
+  bool timed = false;        // steps take what the cost says, and the clock goes on by it
+  bool hold_copies = false;  // copies are done when the test says so, not by the next step
+  CopyProgress copies;
+  uint64_t last_plan = 0;
+  int num_out = 0, num_in = 0;
+  std::vector<BlockCopy> out_blocks;
+  std::optional<BlockPool> pool, host;
   std::optional<Scheduler> scheduler;
   std::function<TokenId(RequestId, int sample, int num_output)> draw;
   std::deque<StepResult> flights;
