@@ -25,13 +25,15 @@ SOURCES = ["base/check.cc", "kvcache/block_pool.cc", "scheduler/scheduler.cc",
            "scheduler/policy.cc", "scheduler/cost_model.cc"]
 PROGRAMS = {
     "worlds": ["tests/sim/scheduler_sim_test.cc"],
-    "rules": ["tests/sim/scheduler_rules_test.cc", "tests/sim/scheduler_memory_test.cc"],
+    "rules": ["tests/sim/scheduler_rules_test.cc", "tests/sim/scheduler_memory_test.cc",
+              "tests/sim/scheduler_policy_test.cc"],
     "pool": ["tests/unit/kvcache/block_pool_test.cc"],
 }
 TIMEOUT_S = 150
 
 POOL, SCHED = "kvcache/block_pool.cc", "scheduler/scheduler.cc"
 ADMIT, MEMORY, COMMIT = "scheduler/admission.cc", "scheduler/memory.cc", "scheduler/commit.cc"
+ORDER, SWAP, IMPL = "scheduler/order.cc", "scheduler/swap.cc", "scheduler/scheduler_impl.h"
 # (what is wrong, file, text, text in its place); the text must occur exactly once.
 MUTANTS = [
     ("a block's hash ignores its parent", MEMORY,
@@ -80,12 +82,13 @@ MUTANTS = [
      "if (true) {\n    pool_.release(blocks);"),
     ("a victim in flight is preempted at once", MEMORY,
      "if (victim.last_plan <= committed_) {", "if (victim.last_plan > 0) {"),
-    ("a held-back victim still gets its row", SCHED, "|| r.held_back == round_) return;",
-     ") return;"),
+    ("a held-back victim still gets its row", SCHED, "|| r.held_back == round_) return true;",
+     ") return true;"),
     ("the first is preempted, not the last", MEMORY,
-     "Record& victim = *running_[--victims_end_];",
-     "Record& victim = *running_[running_.size() - victims_end_ + index + 1];\n"
-     "    --victims_end_;"),
+     "Record& victim = *victims_.back().record;\n    const uint64_t key = victims_.back().key;\n"
+     "    victims_.pop_back();",
+     "Record& victim = *victims_.front().record;\n    const uint64_t key = victims_.front().key;\n"
+     "    victims_.erase(victims_.begin());"),
     ("preemptions are not counted against the bound", MEMORY, "++r.num_preempted;", ""),
     ("nothing is reserved at the bound", ADMIT,
      "const int all = reserved(r) ? total_need(r) : need;", "const int all = need;"),
@@ -95,24 +98,20 @@ MUTANTS = [
      "if (r.spare.size() <= need) return;", "return;"),
     ("a reservation leaks at the end", COMMIT, "pool_.release(r.spare);", "r.spare.clear();"),
     ("a preempted request goes to the back", MEMORY,
-     "waiting_.insert(std::upper_bound(waiting_.begin(), waiting_.end(), r,\n"
-     "                                     [&](auto* a, auto* b) { return before(*a, *b); }),\n"
-     "                    r);", "waiting_.push_back(r);"),
+     "    file(*r);\n", "    r->arrival = ++arrivals_;\n    r->ticket = ++tickets_;\n    file(*r);\n"),
     ("a preempted request forgets its output", MEMORY,
-     "s.num_scheduled = s.num_computed = s.num_cached = 0;\n    s.seq_slot = -1;",
-     "s.num_scheduled = s.num_computed = s.num_cached = 0;\n    s.seq_slot = -1;\n"
-     "    s.tokens.resize(size_t(s.num_prompt));"),
+     "    s.seq_slot = -1;\n", "    s.seq_slot = -1;\n    s.tokens.resize(size_t(s.num_prompt));\n"),
     ("a slot leaks at preemption", MEMORY,
      "for (Record::Sample& sample : r.samples) release_slot(sample);", ""),
-    ("newcomers come in while others are put out", SCHED,
-     "if (preempted_.empty()) admit_waiting(plan);", "admit_waiting(plan);"),
+    ("newcomers come in while others are put out", ADMIT,
+     "if (!preempted_.empty()) return false;", ""),
     ("skipping has no bound", ADMIT, "starving |= ++p->num_overtaken >= policy_.max_overtakes;",
      "++p->num_overtaken;"),
-    ("nothing is skipped", ADMIT, "r.num_overtaken >= policy_.max_overtakes ||", "true ||"),
+    ("nothing is skipped", ADMIT, "r->num_overtaken >= policy_.max_overtakes ||", "true ||"),
     ("the watermark counts on an idle machine", ADMIT, "(num_running_ > 0 ? watermark_ : 0)",
      "watermark_"),
     ("decodes take all of the budget", SCHED,
-     "decode_budget_ -= std::any_of(first.seqs", "plan.num_tokens += 0 * std::any_of(first.seqs"),
+     "      decode_budget_ -= std::min(policy_.min_chunk, (decode_budget_ + 1) / 2);", "      {}"),
     ("decodes do not count in the budget", SCHED, "    --decode_budget_;\n", ""),
     ("chunks come before decodes", SCHED,
      "plan.rows.insert(plan.rows.end(), chunk_rows_.begin(), chunk_rows_.end());\n"
@@ -144,17 +143,106 @@ MUTANTS = [
     ("ignore_eos ignores stop tokens", COMMIT,
      "if ((!sampling.ignore_eos && has(eos_)) || has(sampling.stop_tokens))",
      "if (!sampling.ignore_eos && (has(eos_) || has(sampling.stop_tokens)))"),
-    ("deadlines fall due late", SCHED, "due_.top().deadline <= now", "due_.top().deadline < now"),
+    ("deadlines fall due late", SCHED, "due_.top().when <= now_", "due_.top().when < now_"),
     ("an old deadline hits a new request of the id", SCHED,
-     "|| it->second->request.deadline != due.deadline) continue;", ") continue;"),
+     "if (r.request.deadline == due.when) cancel(", "cancel("),
     ("idle() forgets events owed", SCHED,
      "impl_->live_.empty() && impl_->owed_.empty() &&", "impl_->live_.empty() &&"),
-    ("idle() forgets steps in flight", SCHED, "&& impl_->in_flight() == 0;", ";"),
+    ("idle() forgets steps in flight", SCHED, "&& impl_->in_flight() == 0 &&", "&&"),
+    ("idle() forgets copies", SCHED, "impl_->copies_.empty() && impl_->behind_.empty();", "true;"),
     ("admission forgets the samples", ADMIT,
      "shared + request.num_samples * each;", "shared + each;"),
     ("the context bound is off by one", ADMIT, "if (total > max_model_len_) {",
      "if (total > max_model_len_ + 1) {"),
     ("num_cached comes with every token", COMMIT, "    r.first_event_sent = true;\n", ""),
+    # --- order ---
+    ("priorities are ignored", ORDER, "uint64_t key = uint64_t(r.request.priority - kMinPriority);",
+     "uint64_t key = 0;"),
+    ("the starving do not go first", ORDER, "uint64_t(mlfq && !r.starving)", "uint64_t(0)"),
+    ("levels do not order", ORDER, "uint64_t(mlfq ? r.level : 0)", "uint64_t(0)"),
+    ("everybody joins at the top", ORDER, "while (level < kLevels - 1 && quantum(level) < seconds) "
+     "++level;", ""),
+    ("the cache does not count for the level", ORDER,
+     "const int cached = pool_.probe(s.hashes, s.tokens).blocks * block_size_;",
+     "const int cached = 0;"),
+    ("demotion by two levels", ORDER, "  ++r.level;\n", "  r.level += 2;\n"),
+    ("service is kept at a demotion", ORDER, "  r.service = 0;\n  r.ticket = ++tickets_;\n"
+     "  ++counters_.demotions;", "  r.ticket = ++tickets_;\n  ++counters_.demotions;"),
+    ("promotion stays at its level", ORDER, "  r.level = 0;\n", ""),
+    ("patience does not grow", ORDER, "std::pow(std::max(policy_.promote_growth, 1.0), level)",
+     "1.0"),
+    ("a decode pays for the prefill beside it", COMMIT,
+     "shares.scale * (shares.constant + cost_.marginal(own))",
+     "shares.scale * cost_.seconds(f.work)"),
+    ("the order is not settled after a change", ORDER,
+     "    r->key = key_of(*r);\n    settling_.push_back", "    settling_.push_back"),
+    ("a tenant banks what it did not use", ADMIT,
+     "if (active_tenants_ > 0) tenant.counter = std::max(tenant.counter, least);", ""),
+    ("weights are ignored", COMMIT, "tenant.counter += 1 / tenant.weight;",
+     "tenant.counter += 1;"),
+    ("the most served tenant goes first", ADMIT,
+     "tenants_[t].counter >= tenants_[best].counter", "tenants_[t].counter <= tenants_[best].counter"),
+    ("a first-token target is ignored", ADMIT, "if (r.request.first_token_by != kNever) {",
+     "if (false) {"),
+    # --- what a step holds ---
+    ("whole prompts are cut", SCHED, "if (whole_prompts() && count < left) return;", ""),
+    ("rows have no bound", SCHED, "if (decode_budget_ == 0 || rows_left_ == 0 || !grow(",
+     "if (decode_budget_ == 0 || !grow("),
+    ("a batch is open", ADMIT, "return running_.empty() || !batch_closed_;", "return true;"),
+    ("prefills do not go first", SCHED, "  if (!chunk_rows_.empty()) return;\n", ""),
+    ("newcomers need not gather", ADMIT, "num_waiting_ >= policy_.waiting_ratio * num_running_;",
+     "true;"),
+    ("strict order skips", ADMIT, "policy_.order == Policy::Order::fcfs_strict || r->starving ||",
+     "r->starving ||"),
+    ("the target interval is ignored", SCHED, "const double room = token_interval() - step;",
+     "const double room = 1e9;"),
+    ("a request's own interval is ignored", SCHED,
+     "if (own > 0) interval = std::min(interval, own);", ""),
+    ("split-fuse takes all at once", SCHED,
+     "(left + policy_.max_prefill_steps - 1) / policy_.max_prefill_steps", "left"),
+    # --- the host tier ---
+    ("a copy does not hold the device's block", SWAP,
+     "  pool_.retain(std::span(&device, 1));\n  host_->retain", "  host_->retain"),
+    ("a request runs before its copies are done", SWAP,
+     "if (r->copy_plan > copies_done_) return false;\n    arrive", "arrive"),
+    ("a request comes back before it is out", SWAP,
+     "if (pushed_out_ || r.copy_plan > copies_done_) return false;",
+     "if (pushed_out_) return false;"),
+    ("copies out do not count as leaving", SWAP, "    ++num_leaving_;\n", ""),
+    ("samples do not share on the host", SWAP,
+     "mapping_.erase(std::unique(mapping_.begin(), mapping_.end(), same), mapping_.end());", ""),
+    ("the partial block stays behind", SWAP,
+     "for (int i = int(s.host_blocks.size()); i < blocks; ++i) mapping_",
+     "for (int i = int(s.host_blocks.size()); i < s.num_computed / block_size_; ++i) mapping_"),
+    ("what comes back has no room for what is known", SWAP,
+     "    CHECK(pool_.allocate(blocks_for(s.num_tokens()) - int(s.blocks.size()), s.blocks));\n  }\n"
+     "  pool_", "  }\n  pool_"),
+    ("what was swapped is computed again", MEMORY,
+     "if (!swapped) s.num_computed = s.num_cached = 0;", "s.num_computed = s.num_cached = 0;"),
+    ("a swapped request keeps its host blocks when it ends", COMMIT,
+     "if (host_ != nullptr) host_->release(s->host_blocks);", ""),
+    ("the cheapest is the dearest", SWAP, "swap_seconds(r) < recompute_seconds(r)",
+     "swap_seconds(r) > recompute_seconds(r)"),
+    ("the first to run again goes out", ORDER,
+     "? a.next_time < b.next_time : a.key < b.key", "? a.next_time > b.next_time : a.key > b.key"),
+    ("who just came in goes out again", IMPL,
+     "return r.residency >= std::max(policy_.min_residency, 1);", "return true;"),
+    ("nobody is pushed out for a better one", ADMIT,
+     "if (v.last_plan <= committed_) {\n      preempt(v, plan, true);", "if (v.last_plan <= committed_) {"),
+    ("evicted prefixes are not looked for on the host", ADMIT,
+     "from_host = host_->match(host_hashes, host_tokens, scratch_);", ""),
+    ("written behind before it is published", SWAP,
+     "if (c.out && int(tokens.size()) == block_size_)", "if (c.out && !tokens.empty())"),
+    ("write-behind keeps its hold", SWAP,
+     "    scratch_.assign(1, b);\n    pool_.release(scratch_);\n  }\n  behind_", "  }\n  behind_"),
+    # --- sessions ---
+    ("sessions meet", COMMIT, "  parent.hi ^= r.request.session;\n", ""),
+    ("a session's tail is shared while somebody writes it", ADMIT,
+     "if (found.blocks == 0 || found.held > 0) return 0;", "if (found.blocks == 0) return 0;"),
+    ("a session forgets its seed", ADMIT,
+     "if (!r.request.sampling.seed_given) r.request.sampling.seed = it->second.seed;", ""),
+    ("a whole session may come from the cache", ADMIT, "|| end >= s.num_tokens()) return 0;",
+     "|| end > s.num_tokens()) return 0;"),
 ]
 
 
@@ -163,7 +251,8 @@ def run(command, **kwargs):
 
 
 def flags_of(args):
-    pkg = run(["pkg-config", "--libs", "absl_status", "absl_statusor", "fmt"])
+    pkg = run(["pkg-config", "--libs", "absl_status", "absl_statusor",
+               "absl_raw_hash_set", "absl_hash", "fmt"])
     if pkg.returncode:
         sys.exit("mutants.py: pkg-config does not find absl_status, absl_statusor and fmt:\n"
                  + pkg.stderr)
