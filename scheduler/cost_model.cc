@@ -1,9 +1,163 @@
 #include "scheduler/cost_model.h"
 
-namespace sluice {
+#include <algorithm>
+#include <cmath>
 
-void CostModel::observe(const StepWork&, double) { ++observed_; }
-void CostModel::observe_copies(int64_t, double) {}
-void CostModel::fit() {}
+namespace sluice {
+namespace {
+
+constexpr int kTerms = 5;
+using Terms = std::array<double, kTerms>;
+using Matrix = std::array<Terms, kTerms>;
+
+constexpr double kKeep = 1 - 1.0 / 256;  // of the past, a step
+constexpr int kFitEvery = 16;            // steps
+constexpr int kTrusted = 32;             // steps after which a step may be called an outlier
+constexpr double kOutlier = 4;           // times off, either way
+constexpr double kOutlierWeight = 0.1;
+constexpr int kChanged = 16;  // so many outliers in a row are none: the machine has changed
+constexpr double kErrorMemory = 64, kCopyMemory = 64;  // steps; blocks
+// To change a coefficient by its own size, or by what makes up kShare of the steps it is in if that
+// is more, costs what a step costs that is off by half: sqrt(kRidge).
+constexpr double kRidge = 0.25, kShare = 0.05;
+// A term seen less than this many times, decayed, is forgotten: its sums would become denormal.
+constexpr double kLeast = 1e-6;
+
+// Solves a x = b in place of x for the terms in `set`; a is positive definite on them (ridge).
+void solve(const Matrix& a, const Terms& b, unsigned set, Terms& x) {
+  std::array<int, kTerms> at{};
+  int n = 0;
+  for (int i = 0; i < kTerms; ++i) {
+    if (set >> i & 1) at[n++] = i;
+  }
+  Matrix l{};  // Cholesky
+  Terms y{};
+  for (int i = 0; i < n; ++i) {
+    for (int j = 0; j <= i; ++j) {
+      double sum = a[at[i]][at[j]];
+      for (int k = 0; k < j; ++k) sum -= l[i][k] * l[j][k];
+      l[i][j] = i == j ? std::sqrt(sum) : sum / l[j][j];
+    }
+    double sum = b[at[i]];
+    for (int k = 0; k < i; ++k) sum -= l[i][k] * y[k];
+    y[i] = sum / l[i][i];
+  }
+  for (int i = n; i-- > 0;) {
+    double sum = y[i];
+    for (int k = i + 1; k < n; ++k) sum -= l[k][i] * x[at[k]];
+    x[at[i]] = sum / l[i][i];
+  }
+}
+
+// min x'ax - 2b'x over x >= 0, for the terms in `set`; the others of x keep their value. Five
+// terms: when the unbounded solution leaves the positive ones, all faces of them are tried.
+void solve_non_negative(const Matrix& a, const Terms& b, unsigned set, Terms& x) {
+  const Terms start = x;
+  double best = 0;
+  for (unsigned face = set;; face = (face - 1) & set) {  // every subset, the whole set first
+    Terms candidate = start;
+    for (int i = 0; i < kTerms; ++i) {
+      if (set >> i & 1) candidate[i] = 0;
+    }
+    solve(a, b, face, candidate);
+    bool inside = true;
+    double value = 0;  // at a face's minimum it is -b'x
+    for (int i = 0; i < kTerms; ++i) {
+      if (!(face >> i & 1)) continue;
+      inside &= candidate[i] >= 0;
+      value -= b[i] * candidate[i];
+    }
+    if (inside && (value < best || face == set)) {
+      best = value;
+      x = candidate;
+      if (face == set) return;
+    }
+    if (face == 0) break;
+  }
+}
+
+}  // namespace
+
+CostModel::Terms CostModel::terms_of(const StepWork& w) {
+  return {1, w.prefill_tokens, w.prefill_context, w.decode_rows, w.decode_context};
+}
+
+CostModel::Terms CostModel::coefficients() const {
+  return {cost_.constant, cost_.per_prefill_token, cost_.per_prefill_pair, cost_.per_decode_row,
+          cost_.per_context_token};
+}
+
+void CostModel::observe(const StepWork& work, double measured) {
+  if (!(measured > 0) || work.prefill_tokens + work.decode_rows <= 0) return;
+  const double predicted = seconds(work);
+  ++observed_;
+  error_ += (std::abs(predicted - measured) / measured - error_) /
+            std::min(double(observed_), kErrorMemory);
+
+  // Weighted by 1 / time^2, so that a short step's error counts like a long one's.
+  double scale = 1 / measured, weight = 1;
+  const bool outlier = measured > kOutlier * predicted || measured * kOutlier < predicted;
+  if (!outlier || observed_ <= kTrusted) {
+    outliers_in_a_row_ = 0;
+  } else if (++outliers_in_a_row_ < kChanged) {
+    weight = kOutlierWeight;
+    scale = std::min(scale, kOutlier / predicted);  // one that was too short weighs no more
+  } else {
+    if (outliers_in_a_row_ == kChanged) forget(1e-3);
+  }
+  forget(kKeep);
+  const Terms x = terms_of(work);
+  weight *= scale * scale;
+  for (int i = 0; i < kTerms; ++i) {
+    for (int j = 0; j <= i; ++j) xx_[i][j] += weight * x[i] * x[j];
+    xy_[i] += weight * x[i] * measured;
+    seen_[i] += x[i] > 0;
+  }
+  if (observed_ % kFitEvery == 0) fit();
+}
+
+void CostModel::forget(double keep) {
+  for (int i = 0; i < kTerms; ++i) {
+    for (int j = 0; j <= i; ++j) xx_[i][j] *= keep;
+    xy_[i] *= keep;
+    seen_[i] *= keep;
+  }
+}
+
+void CostModel::fit() {
+  Terms c = coefficients();
+  Matrix a{};
+  Terms b{};
+  unsigned set = 0;
+  for (int i = 0; i < kTerms; ++i) {
+    if (seen_[i] < kLeast) {
+      for (int j = 0; j < kTerms; ++j) xx_[std::max(i, j)][std::min(i, j)] = 0;
+      xy_[i] = seen_[i] = 0;
+    }
+    if (!(xx_[i][i] > 0)) continue;
+    set |= 1u << i;
+    for (int j = 0; j <= i; ++j) a[i][j] = a[j][i] = xx_[i][j];
+    b[i] = xy_[i];
+  }
+  for (int i = 0; i < kTerms; ++i) {
+    if (!(set >> i & 1)) continue;
+    const double share = kShare * kShare * seen_[i] / xx_[i][i];
+    const double ridge = kRidge / std::max(c[i] * c[i], share);
+    a[i][i] += ridge;
+    b[i] += ridge * c[i];
+  }
+  solve_non_negative(a, b, set, c);
+  cost_.constant = c[0];
+  cost_.per_prefill_token = c[1];
+  cost_.per_prefill_pair = c[2];
+  cost_.per_decode_row = c[3];
+  cost_.per_context_token = c[4];
+}
+
+void CostModel::observe_copies(int64_t blocks, double seconds) {
+  if (blocks <= 0 || !(seconds > 0)) return;
+  const double share = std::min(0.5, double(blocks) / kCopyMemory);
+  cost_.per_block_copy += share * (seconds / double(blocks) - cost_.per_block_copy);
+}
 
 }  // namespace sluice

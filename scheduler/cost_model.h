@@ -35,7 +35,10 @@ struct StepCost {
 };
 
 // Predicts what steps and copies take. Starts from a seed (a warm-up's fit, or a file's figures)
-// and is fitted to what was measured, the recent past counting more. Nothing here allocates.
+// and is fitted to what was measured: recursive least squares that forget, of relative errors, with
+// no coefficient below zero (Ljung, "System identification", 1999, section 11.2; Lawson and Hanson,
+// "Solving least squares problems", 1974). What the recent steps say nothing about keeps its value.
+// Nothing here allocates; one thread.
 class CostModel {
  public:
   CostModel() = default;
@@ -55,7 +58,9 @@ class CostModel {
   // A decode step of one sequence with no context: the shortest step there is.
   double decode_step_seconds() const { return cost_.constant + cost_.per_decode_row; }
 
-  // A measured step; the fit changes the figures every few calls, never to below zero.
+  // A measured step; the fit changes the figures every few calls, never to below zero. A step that
+  // is far off what was predicted counts little, unless many in a row are. Without work or time
+  // (copies alone): ignored.
   void observe(const StepWork&, double seconds);
   // `blocks` were copied in `seconds`, one after the other.
   void observe_copies(int64_t blocks, double seconds);
@@ -66,14 +71,20 @@ class CostModel {
 
  private:
   static constexpr int kTerms = 5;
+  using Terms = std::array<double, kTerms>;
+  static Terms terms_of(const StepWork&);
+  Terms coefficients() const;
   void fit();
+  void forget(double keep);
 
   StepCost cost_;
   double error_ = 0;
   int64_t observed_ = 0;
+  int outliers_in_a_row_ = 0;
   // Normal equations of the weighted least squares, decayed with every step.
-  std::array<double, kTerms * kTerms> xx_{};
-  std::array<double, kTerms> xy_{};
+  std::array<Terms, kTerms> xx_{};
+  Terms xy_{};
+  Terms seen_{};  // steps that held something of the term, decayed likewise
 };
 
 }  // namespace sluice
