@@ -29,7 +29,8 @@ class Graph {
 };
 
 // Memory, ordering and capture for one accelerator. Ops live in ops.h.
-// Two implementations: CpuDevice, CudaDevice. Not thread-safe: one owner thread.
+// Two implementations: CpuDevice, CudaDevice. Not thread-safe: one owner thread, beside which one
+// other may use the copy stream (copy, record, sync).
 class Device {
  public:
   virtual ~Device() = default;

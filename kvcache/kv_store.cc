@@ -33,12 +33,18 @@ size_t KvStore::bytes_per_block(const KvShape& shape) {
   return bytes;
 }
 
-KvStore::KvStore(Device& device, const KvShape& shape, int num_blocks)
-    : device_(device), shape_(shape), num_blocks_(num_blocks) {
-  CHECK(num_blocks > 0 && shape.block_size > 0 && !shape.layers.empty());
+KvStore::KvStore(Device& device, const KvShape& shape, int num_blocks, const KvHost& host)
+    : device_(device),
+      shape_(shape),
+      num_blocks_(num_blocks),
+      num_host_blocks_(host.num_blocks),
+      block_bytes_(bytes_per_block(shape)),
+      copier_(device, block_bytes_, host.before_copy) {
+  CHECK(num_blocks > 0 && host.num_blocks >= 0 && shape.block_size > 0 && !shape.layers.empty());
   CHECK(shape.dtype == DType::bf16 || shape.dtype == DType::f32);
-  block_bytes_ = bytes_per_block(shape);
   memory_ = device.allocate(block_bytes_ * size_t(num_blocks), Memory::device);
+  if (host.num_blocks > 0)
+    host_memory_ = device.allocate(block_bytes_ * size_t(host.num_blocks), Memory::pinned_host);
   const int64_t block_elements = int64_t(block_bytes_ / (bits_of(shape.dtype) / 8));
   char* at = static_cast<char*>(memory_.get());
   layers_.reserve(shape.layers.size());
@@ -57,25 +63,47 @@ KvView KvStore::layer(int i) const {
   return layers_[i];
 }
 
+void* KvStore::at(BlockId b) const {
+  CHECK(b >= 0 && b < num_blocks_);
+  return static_cast<char*>(memory_.get()) + size_t(b) * block_bytes_;
+}
+void* KvStore::host_at(BlockId b) const {
+  CHECK(b >= 0 && b < num_host_blocks_);
+  return static_cast<char*>(host_memory_.get()) + size_t(b) * block_bytes_;
+}
+
 void KvStore::fork(std::span<const BlockCopy> copies) {
-  char* base = static_cast<char*>(memory_.get());
   for (const BlockCopy& c : copies) {
-    CHECK(c.src >= 0 && c.src < num_blocks_ && c.dst >= 0 && c.dst < num_blocks_);
     CHECK(c.src != c.dst);
-    device_.copy(base + size_t(c.dst) * block_bytes_, base + size_t(c.src) * block_bytes_,
-                 block_bytes_, device_.compute_stream());
+    device_.copy(at(c.dst), at(c.src), block_bytes_, device_.compute_stream());
   }
+}
+
+void KvStore::swap(uint64_t plan, std::span<const BlockCopy> out, std::span<const BlockCopy> in) {
+  copies_.clear();
+  for (const BlockCopy& c : out) copies_.push_back({host_at(c.dst), at(c.src)});
+  for (const BlockCopy& c : in) copies_.push_back({at(c.dst), host_at(c.src)});
+  copier_.launch(plan, copies_);
 }
 
 void KvStore::populate() {
   populating_ = std::jthread([this](const std::stop_token& stop) {
     // The nice value of a thread is its own on Linux: serving goes first.
     setpriority(PRIO_PROCESS, id_t(gettid()), 19);
-    constexpr size_t kPiece = size_t{8} << 20;
-    const size_t total = block_bytes_ * size_t(num_blocks_);
-    for (size_t at = 0; at < total && !stop.stop_requested(); at += kPiece)
-      device_.populate(static_cast<char*>(memory_.get()) + at, std::min(kPiece, total - at));
+    const auto all_of = [&](const Device::Buffer& memory, int num_blocks) {
+      constexpr size_t kPiece = size_t{8} << 20;
+      const size_t total = block_bytes_ * size_t(num_blocks);
+      for (size_t at = 0; at < total && !stop.stop_requested(); at += kPiece)
+        device_.populate(static_cast<char*>(memory.get()) + at, std::min(kPiece, total - at));
+    };
+    all_of(memory_, num_blocks_);
+    all_of(host_memory_, num_host_blocks_);
   });
+}
+
+void KvStore::populate_now(int num_blocks) {
+  CHECK(num_blocks >= 0 && num_blocks <= num_blocks_);
+  device_.populate(memory_.get(), block_bytes_ * size_t(num_blocks));
 }
 
 }  // namespace sluice

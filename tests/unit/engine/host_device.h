@@ -32,7 +32,8 @@ class HostDevice final : public Device {
   void sync(Event) override {}
   std::unique_ptr<Graph> capture(Stream, const std::function<void()>&) override { return nullptr; }
 
-  int num_allocations = 0, num_copies = 0;
+  int num_allocations = 0;
+  std::atomic<int> num_copies = 0;
   std::atomic<size_t> populated = 0;
 };
 

@@ -1,3 +1,4 @@
+sluice_test(block_copier_test SRCS block_copier_test.cc DEPS kv_store)
 sluice_test(kv_store_test SRCS kv_store_test.cc DEPS kv_store)
 sluice_test(budget_test SRCS budget_test.cc DEPS budget)
 sluice_test(step_inputs_test SRCS step_inputs_test.cc counting_new.cc DEPS runner)
