@@ -61,6 +61,31 @@ std::optional<int64_t> cgroup_limit(const fs::path& root) {
 
 int64_t blocks_of(int64_t tokens, int block_size) { return (tokens + block_size - 1) / block_size; }
 
+// Slots are numbered in 32 bits.
+int64_t most_blocks(const MemoryNeeds& needs) {
+  return std::numeric_limits<int32_t>::max() / needs.block_size;
+}
+
+// Sizes the host tier in what the rest of `plan` leaves.
+absl::Status add_host_tier(int64_t host_bytes, MemoryPlan& plan) {
+  const MemoryNeeds& needs = plan.needs;
+  if (host_bytes == 0) return absl::OkStatus();
+  if (host_bytes < needs.block_bytes)
+    return invalid_argument("cache.host_bytes = {} ({}) is less than a block of {} tokens, {}",
+                            host_bytes, bytes_text(host_bytes), needs.block_size,
+                            bytes_text(needs.block_bytes));
+  const int64_t left = plan.limit.bytes - plan.total_bytes();
+  if (host_bytes > left)
+    return resource_exhausted(
+        "cache.host_bytes = {} ({}) does not fit: the {} is {}, weights and scratch take {} and "
+        "the KV cache {}, which leaves {}",
+        host_bytes, bytes_text(host_bytes), plan.limit.source, bytes_text(plan.limit.bytes),
+        bytes_text(needs.weight_bytes + needs.scratch_bytes), bytes_text(plan.kv_bytes()),
+        bytes_text(std::max<int64_t>(left, 0)));
+  plan.num_host_blocks = int(std::min(host_bytes / needs.block_bytes, most_blocks(needs)));
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 MemoryLimit read_memory_limit(const fs::path& root) {
@@ -94,9 +119,7 @@ absl::StatusOr<MemoryPlan> plan_memory(const Config::Cache& cache, const MemoryN
   if (bytes == 0)
     bytes = std::min(int64_t(double(left) * cache.memory_fraction),
                      one_sequence * needs.max_seqs * needs.block_bytes);
-  // Slots are numbered in 32 bits.
-  const int64_t most = std::numeric_limits<int32_t>::max() / needs.block_size;
-  const int64_t num_blocks = std::min(bytes / needs.block_bytes, most);
+  const int64_t num_blocks = std::min(bytes / needs.block_bytes, most_blocks(needs));
   if (num_blocks < one_sequence) {
     const std::string knob = cache.bytes > 0
                                  ? fmt::format("cache.bytes = {}", cache.bytes)
@@ -112,31 +135,43 @@ absl::StatusOr<MemoryPlan> plan_memory(const Config::Cache& cache, const MemoryN
         bytes_text(one_sequence * needs.block_bytes),
         tokens > 0 ? fmt::format("Lower --model.max_model_len to {} or less, or r", tokens) : "R");
   }
-  return MemoryPlan{limit, needs, int(num_blocks)};
+  MemoryPlan plan{limit, needs, int(num_blocks)};
+  if (auto status = add_host_tier(cache.host_bytes, plan); !status.ok()) return status;
+  return plan;
 }
 
 std::string MemoryPlan::to_text() const {
   const double sequences = double(num_tokens()) / needs.max_model_len;
+  std::string host;
+  if (num_host_blocks > 0)
+    host = fmt::format("  host tier          {:>10}  {} blocks for swaps and evicted prefixes\n",
+                       bytes_text(host_bytes()), count_text(num_host_blocks));
   return fmt::format(
       "memory ({}: {})\n"
       "  weights            {:>10}\n"
       "  scratch            {:>10}\n"
       "  KV cache           {:>10}  {} blocks of {} tokens, {} a token\n"
+      "{}"
       "  total              {:>10}\n"
       "  concurrent tokens  {:>10}  {:.1f} sequences of {} tokens\n",
       limit.source, bytes_text(limit.bytes), bytes_text(needs.weight_bytes),
       bytes_text(needs.scratch_bytes), bytes_text(kv_bytes()), count_text(num_blocks),
-      needs.block_size, bytes_text(needs.block_bytes / needs.block_size), bytes_text(total_bytes()),
-      count_text(num_tokens()), sequences, count_text(needs.max_model_len));
+      needs.block_size, bytes_text(needs.block_bytes / needs.block_size), host,
+      bytes_text(total_bytes()), count_text(num_tokens()), sequences,
+      count_text(needs.max_model_len));
 }
 
 std::string MemoryPlan::to_line() const {
+  std::string host;
+  if (num_host_blocks > 0)
+    host = fmt::format(", host tier {} ({} blocks)", bytes_text(host_bytes()),
+                       count_text(num_host_blocks));
   return fmt::format(
-      "memory: weights {}, scratch {}, KV cache {} ({} blocks of {} tokens, {} concurrent tokens) "
-      "of {} {}",
+      "memory: weights {}, scratch {}, KV cache {} ({} blocks of {} tokens, {} concurrent "
+      "tokens){} of {} {}",
       bytes_text(needs.weight_bytes), bytes_text(needs.scratch_bytes), bytes_text(kv_bytes()),
-      count_text(num_blocks), needs.block_size, count_text(num_tokens()), bytes_text(limit.bytes),
-      limit.source);
+      count_text(num_blocks), needs.block_size, count_text(num_tokens()), host,
+      bytes_text(limit.bytes), limit.source);
 }
 
 std::string bytes_text(int64_t bytes) {

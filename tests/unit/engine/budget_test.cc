@@ -139,6 +139,49 @@ TEST(PlanTest, TheModelMustFit) {
   EXPECT_THAT(bytes, HasSubstr("leaves 2.00 GiB"));
 }
 
+Config::Cache with_host(int64_t host_bytes) {
+  Config::Cache c = cache(kGiB);
+  c.host_bytes = host_bytes;
+  return c;
+}
+
+TEST(PlanTest, TheHostTierComesOnTop) {
+  const auto without = plan_memory(cache(0), needs(), gib(5));
+  ASSERT_TRUE(without.ok());
+  EXPECT_EQ(without->num_host_blocks, 0);
+  EXPECT_THAT(without->to_text(), testing::Not(HasSubstr("host")));
+  Config::Cache c = cache(0);
+  c.host_bytes = (300 << 20) + 5;
+  const auto plan = plan_memory(c, needs(), gib(5));
+  ASSERT_TRUE(plan.ok());
+  EXPECT_EQ(plan->num_blocks, without->num_blocks);
+  EXPECT_EQ(plan->num_host_blocks, 300);
+  EXPECT_EQ(plan->host_bytes(), 300 << 20);
+  EXPECT_EQ(plan->total_bytes(), 4 * kGiB + (300 << 20));
+  EXPECT_THAT(plan->to_text(), HasSubstr("300 MiB  300 blocks for swaps"));
+  EXPECT_THAT(plan->to_text(), HasSubstr("4.29 GiB"));
+  EXPECT_THAT(plan->to_line(), HasSubstr("host tier 300 MiB (300 blocks) of 5.00 GiB"));
+}
+
+TEST(PlanTest, TheHostTierMustFit) {
+  ASSERT_TRUE(plan_memory(with_host(kGiB), needs(), gib(5)).ok());  // to the byte
+  const std::string more = error_of(plan_memory(with_host(kGiB + 1), needs(), gib(5)));
+  EXPECT_THAT(more, HasSubstr("cache.host_bytes = 1073741825 (1.00 GiB) does not fit"));
+  EXPECT_THAT(more, HasSubstr("cgroup limit is 5.00 GiB"));
+  EXPECT_THAT(more, HasSubstr("weights and scratch take 3.00 GiB and the KV cache 1.00 GiB"));
+  EXPECT_THAT(more, HasSubstr("leaves 1.00 GiB"));
+  EXPECT_THAT(more, testing::Not(HasSubstr("\n")));
+}
+
+TEST(PlanTest, TheHostTierHoldsABlockAtLeast) {
+  const std::string small = error_of(plan_memory(with_host((1 << 20) - 1), needs(), gib(5)));
+  EXPECT_THAT(small, HasSubstr("cache.host_bytes = 1048575"));
+  EXPECT_THAT(small, HasSubstr("less than a block of 16 tokens, 1.00 MiB"));
+  const auto one = plan_memory(with_host(1 << 20), needs(), gib(5));
+  ASSERT_TRUE(one.ok());
+  EXPECT_EQ(one->num_host_blocks, 1);
+}
+
 TEST(PlanTest, SlotsStayWithinTheirNumbers) {
   MemoryNeeds n = needs();
   n.block_bytes = 1;
