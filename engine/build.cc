@@ -47,8 +47,16 @@ absl::Status plan_ahead(const Config& config, Device& device, RunnerOptions& opt
   if (!planned.ok()) return planned.status();
   options = *wanted;
   options.num_blocks = planned->num_blocks;
+  options.num_host_blocks = planned->num_host_blocks;
   plan = *std::move(planned);
   return absl::OkStatus();
+}
+
+std::string time_text(double seconds) {
+  for (const auto& [unit, size] : {std::pair{"s", 1.0}, {"ms", 1e-3}, {"us", 1e-6}}) {
+    if (seconds >= size) return fmt::format("{:.3g} {}", seconds / size, unit);
+  }
+  return fmt::format("{:.3g} ns", seconds / 1e-9);
 }
 
 }  // namespace
@@ -108,14 +116,30 @@ absl::StatusOr<std::unique_ptr<ServedModel>> ServedModel::load(const Config& wan
   if (!model.ok()) return model.status();
   served->model_ = *std::move(model);
   served->pool_ = std::make_unique<BlockPool>(options.num_blocks, options.block_size);
+  // One hasher: what the device evicts is found on the host under the same hash.
+  if (options.num_host_blocks > 0)
+    served->host_pool_ = std::make_unique<BlockPool>(options.num_host_blocks, options.block_size,
+                                                     served->pool_->hasher());
   served->runner_ = std::make_unique<RankRunner>(*served->device_, *served->model_, options);
   log_info("{}", served->plan_.to_line());
   return served;
 }
 
+void ServedModel::warm_up() {
+  runner_->warm_up();
+  cost_ = runner_->measure();
+  log_info(
+      "step time: {} + {} a decode row + {} a token of its context + {} a prefill token + {} "
+      "a token before it{}",
+      time_text(cost_.constant), time_text(cost_.per_decode_row),
+      time_text(cost_.per_context_token), time_text(cost_.per_prefill_token),
+      time_text(cost_.per_prefill_pair),
+      host_pool_ ? fmt::format("; {} to copy a block", time_text(cost_.per_block_copy)) : "");
+}
+
 std::unique_ptr<Engine> ServedModel::make_engine(OutputSink& sink, Metrics& metrics) {
   CHECK(runner_ != nullptr);
-  auto scheduler = std::make_unique<Scheduler>(policy_, CostModel(), *pool_, nullptr,
+  auto scheduler = std::make_unique<Scheduler>(policy_, CostModel(cost_), *pool_, host_pool_.get(),
                                                runner_->depth(), config().eos_ids, max_model_len());
   return std::make_unique<Engine>(std::move(scheduler), std::move(runner_), sink, metrics,
                                   options_.scheduler.max_queue);

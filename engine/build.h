@@ -15,14 +15,14 @@ namespace sluice {
 
 // Everything between a Config and a running Engine, made in the order in which it can fail: device,
 // memory plan, weights, cache. Owned by main, and outlives the engine made from it: the scheduler
-// works on `pool`, the runner on `device` and `model`.
+// works on the pools, the runner on `device` and `model`.
 class ServedModel {
  public:
   // Reads and packs the weights. Every Status is one line that names the knob or the file.
   static absl::StatusOr<std::unique_ptr<ServedModel>> load(const Config&);
 
-  // Touches all memory that steps will use. Before make_engine().
-  void warm_up() { runner_->warm_up(); }
+  // Touches all memory that steps will use, and measures what they cost. Before make_engine().
+  void warm_up();
   // Once. The engine's thread is not started yet.
   std::unique_ptr<Engine> make_engine(OutputSink&, Metrics&);
 
@@ -40,7 +40,8 @@ class ServedModel {
   MemoryPlan plan_;
   std::unique_ptr<Device> device_;
   std::unique_ptr<Model> model_;
-  std::unique_ptr<BlockPool> pool_;
+  std::unique_ptr<BlockPool> pool_, host_pool_;  // the latter null without a host tier
+  StepCost cost_;                                // what warm_up() measured
   std::unique_ptr<RankRunner> runner_;
 };
 

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <functional>
+
 #include "scheduler/step.h"
 
 namespace sluice {
@@ -10,10 +12,16 @@ class ModelRunner {
  public:
   virtual ~ModelRunner() = default;
   virtual int depth() const = 0;  // steps that may be in flight: 1 on CPU, 2 with overlap
-  virtual void launch(const StepPlan&) = 0;  // enqueues; may return before the device is done
-  virtual StepResult collect() = 0;          // waits for the oldest step launched
+  // Enqueues the step and begins its copies; may return before the device is done. A plan with
+  // copies and no rows has an empty result.
+  virtual void launch(const StepPlan&) = 0;
+  virtual StepResult collect() = 0;  // waits for the oldest step launched
   // Polls how far the copies between device and host have come.
   virtual CopyProgress copies() { return {}; }
+  // True: from now on `f` is called, on a thread of the runner's, whenever copies() has news; it is
+  // short and does not call back. After this returns, the one before is not called any more. False:
+  // nobody calls, poll.
+  virtual bool on_copies_done(std::function<void()> /*f*/) { return false; }
   // Gives a committed result back, so that its memory serves the next step. Optional.
   virtual void reuse(StepResult&&) {}
 };

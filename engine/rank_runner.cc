@@ -47,7 +47,6 @@ SampleOut part_of(const SampleOut& all, int64_t begin, int64_t count) {
   return {all.token.rows(begin, count), all.logprob.rows(begin, count),
           all.top_token.rows(begin, count), all.top_logprob.rows(begin, count)};
 }
-constexpr int kUsualTop = 20;  // alternatives that the protocol allows
 
 void append_top(std::vector<TokenLogprob>& to, const SampleOut& out, int64_t row, int count) {
   const auto* tokens = out.top_token.row<int32_t>(row);
@@ -56,26 +55,14 @@ void append_top(std::vector<TokenLogprob>& to, const SampleOut& out, int64_t row
     to.push_back({tokens[i], logprobs[i]});
 }
 
-// Sequences out of thin air for warm_up(): no scheduler knows them.
-struct FakeWork {
-  GenerateRequest request;
-  std::vector<Sequence> sequences;
-  StepPlan plan;
-
-  void add(int tokens, BlockId first_block, int block_size, int vocab_size) {
-    Sequence& s = sequences.emplace_back();
-    s.request = &request;
-    s.num_prompt = tokens;
-    for (int i = 0; i < tokens; ++i) s.tokens.push_back(i % vocab_size);
-    for (int i = 0; i * block_size < tokens; ++i) s.blocks.push_back(first_block + i);
-  }
-  void make_plan() {  // once all sequences are there: the rows point at them
-    for (const Sequence& s : sequences) {
-      plan.rows.push_back({&s, 0, s.num_prompt, 1, 1});
-      plan.num_tokens += s.num_prompt;
-    }
-  }
-};
+void clear(StepResult& r) {
+  r.device_time = {};
+  r.first.assign(1, 0);
+  r.tokens.clear();
+  r.logprobs.clear();
+  r.top.clear();
+  r.prompt.clear();
+}
 
 }  // namespace
 
@@ -83,7 +70,8 @@ RankRunner::RankRunner(Device& device, Model& model, const RunnerOptions& option
     : device_(device),
       model_(model),
       options_(options),
-      kv_(device, shape_of(model, options), options.num_blocks),
+      kv_(device, shape_of(model, options), options.num_blocks,
+          {options.num_host_blocks, options.before_block_copy}),
       scratch_(device, model.scratch_bytes(options.max_step_tokens,
                                            logit_rows(options, model.config().vocab_size))),
       inputs_(device, limits_of(model, options), model.config().eos_ids),
@@ -126,6 +114,11 @@ void RankRunner::score_prompts(const ForwardContext& context, Tensor hidden) {
 void RankRunner::launch(const StepPlan& plan) {
   CHECK(!pending_ && !plan.empty());
   const auto begin = std::chrono::steady_clock::now();
+  kv_.swap(plan.id, plan.swap_out, plan.swap_in);
+  pending_ = true;
+  result_ = std::move(spare_);
+  result_.id = plan.id;
+  if (plan.rows.empty()) return clear(result_);  // copies alone
   kv_.fork(plan.fork_copies);
   inputs_.build(plan);
   outputs_.reset(output_bytes(inputs_.num_draws(), inputs_.top_logprobs()) +
@@ -136,11 +129,8 @@ void RankRunner::launch(const StepPlan& plan) {
   sample(context, hidden);
   score_prompts(context, hidden);
   device_.sync(device_.record(device_.compute_stream()));
-  result_ = std::move(spare_);
-  result_.id = plan.id;
   fill_result(result_);
   result_.device_time = std::chrono::steady_clock::now() - begin;
-  pending_ = true;
 }
 
 void RankRunner::fill_result(StepResult& r) const {
@@ -175,40 +165,14 @@ StepResult RankRunner::collect() {
   return std::move(result_);
 }
 
-void RankRunner::warm_up() {
-  kv_.populate();
-  const int bs = options_.block_size, vocab = model_.config().vocab_size;
-  // A step as full as any: all rows, and what is left of the tokens in chunks of the first ones.
-  FakeWork full;
-  // Everything a draw can ask for, so that the sampler's own scratch grows now.
-  SamplingParams& p = full.request.sampling;
-  p.temperature = 0.9f;
-  p.top_p = 0.9f;
-  p.min_p = 0.01f;
-  p.top_k = 50;
-  p.presence_penalty = 0.1f;
-  p.top_logprobs = std::min(kUsualTop, vocab);
-  p.logit_bias = {{0, 0.0f}};
-  p.prompt_logprobs = 0;
-  int left = options_.max_step_tokens;
-  BlockId block = 0;
-  for (int others = std::min({options_.max_seqs, left, options_.num_blocks}) - 1; others >= 0;
-       --others) {
-    const int room = (options_.num_blocks - block - others) * bs;
-    const int tokens = std::min({left - others, options_.max_model_len, room});
-    full.add(tokens, block, bs, vocab);
-    block += (tokens + bs - 1) / bs;
-    left -= tokens;
-  }
-  FakeWork chunk;  // where rows and tokens are equally many, the full step had none
-  chunk.add(
-      std::min({32, options_.max_step_tokens, options_.max_model_len, options_.num_blocks * bs}), 0,
-      bs, vocab);
-  for (FakeWork* work : {&full, &chunk}) {
-    work->make_plan();
-    launch(work->plan);
-    reuse(collect());
-  }
+CopyProgress RankRunner::copies() {
+  const BlockCopier::Progress p = kv_.copier().progress();
+  return {p.done, p.blocks, p.time};
+}
+
+bool RankRunner::on_copies_done(std::function<void()> f) {
+  kv_.copier().on_done(std::move(f));
+  return true;
 }
 
 }  // namespace sluice

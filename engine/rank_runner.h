@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <vector>
 
 #include "engine/arena.h"
@@ -8,6 +9,7 @@
 #include "engine/step_inputs.h"
 #include "kernels/comm.h"
 #include "kvcache/kv_store.h"
+#include "scheduler/cost_model.h"
 
 namespace sluice {
 
@@ -17,15 +19,18 @@ struct RunnerOptions {
   int max_step_tokens = 0;
   int max_model_len = 0;
   int num_blocks = 0;
+  int num_host_blocks = 0;  // the second tier; 0: none, and plans have no swaps
   int block_size = 16;
   DType kv_dtype = DType::bf16;
   // Logits of many rows are computed in pieces of about this size (16 rows at least): a full step
   // of prompt logprobs over a large vocabulary would otherwise want hundreds of megabytes.
   int64_t logit_bytes = 64 << 20;
+  std::function<void()> before_block_copy;  // for tests; see BlockCopier
 };
 
 // Drives one model on one device, on the calling thread, one step at a time: launch() computes the
-// step, collect() hands its outcome over. The device and the model must outlive it.
+// step, collect() hands its outcome over. Swaps run beside steps, on a thread of their own. The
+// device and the model must outlive it.
 //
 // After warm_up() a step allocates nothing, unless some row asked for alternatives to its tokens:
 // those travel in vectors of their own.
@@ -36,12 +41,17 @@ class RankRunner final : public ModelRunner {
   int depth() const override { return 1; }
   void launch(const StepPlan&) override;
   StepResult collect() override;
+  CopyProgress copies() override;
+  bool on_copies_done(std::function<void()>) override;
   void reuse(StepResult&& result) override { spare_ = std::move(result); }
 
   // Runs the largest prefill step and the widest decode step on made-up sequences, so that memory
   // is really there and every scratch has its size. Leaves nothing behind that a scheduler could
   // find. Before the first launch().
   void warm_up();
+  // Runs a few small steps, and copies a few blocks, to see what they take: a seed for the
+  // scheduler's cost model. After warm_up() and before the first launch().
+  StepCost measure();
 
   const KvStore& kv() const { return kv_; }
   // Memory that steps use beside the weights and the cache.
@@ -52,9 +62,13 @@ class RankRunner final : public ModelRunner {
   static size_t scratch_bytes(const Model&, const RunnerOptions&);
 
  private:
+  static constexpr int kUsualTop = 20;  // alternatives to a token that the protocol allows
+
   void sample(const ForwardContext&, Tensor hidden);
   void score_prompts(const ForwardContext&, Tensor hidden);
   void fill_result(StepResult& result) const;
+  double run_alone(const StepPlan& plan);  // seconds
+  double seconds_per_copy();
 
   Device& device_;
   Model& model_;

@@ -1,7 +1,7 @@
 # The loop: threads and queues, no tensors.
 sluice_library(engine_loop SRCS engine.cc DEPS base metrics scheduler absl::flat_hash_map)
 # Steps of a model, on arrays: no model files.
-sluice_library(runner SRCS rank_runner.cc sampler.cc step_inputs.cc
+sluice_library(runner SRCS rank_runner.cc warm_up.cc sampler.cc step_inputs.cc
                DEPS base kernels kv_store scheduler)
 # From a Config to an Engine.
 sluice_library(engine SRCS build.cc make_device.cc

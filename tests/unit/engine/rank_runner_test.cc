@@ -6,11 +6,13 @@
 #include <bit>
 #include <map>
 #include <random>
+#include <thread>
 
 #include "base/hash.h"
 #include "engine/make_device.h"
 #include "engine/models/registry.h"
 #include "scheduler/scheduler.h"
+#include "tests/unit/engine/copy_gate.h"
 #include "tests/unit/engine/counting_new.h"
 #include "tests/unit/engine/tiny_model.h"
 
@@ -380,6 +382,122 @@ TEST(RankRunnerTest, ScratchIsWhatWasPlanned) {
   EXPECT_EQ(runner.scratch_bytes(), planned);
   runner.warm_up();
   EXPECT_EQ(runner.scratch_bytes(), planned);  // nothing had to grow
+}
+
+RunnerOptions host_options(const Model& model, CopyGate* gate = nullptr) {
+  RunnerOptions o = hand_options(model);
+  o.num_host_blocks = 16;
+  if (gate != nullptr) o.before_block_copy = [gate] { gate->pass(); };
+  return o;
+}
+StepResult run_step(RankRunner& runner, StepPlan plan, uint64_t id) {
+  plan.id = id;
+  runner.launch(plan);
+  return runner.collect();
+}
+void wait_copies(RankRunner& runner, uint64_t id) {
+  while (runner.copies().done < id) std::this_thread::yield();
+}
+
+TEST(RankRunnerTest, APlanMayHoldCopiesAlone) {
+  Rank rank = load(llama(false), "auto", 1);
+  CopyGate gate;
+  RankRunner runner(*rank.device, *rank.model, host_options(*rank.model, &gate));
+  Hand hand(*rank.model, 4, 6);
+  hand.requests[1].sampling.top_logprobs = 3;
+  hand.requests[2].sampling.prompt_logprobs = 2;
+  StepPlan first = hand.plan(0, 6, 1, 1);
+  first.rows[2].num_logits = 6;
+  runner.reuse(run_step(runner, first, 1));  // leaves something of everything in the spare result
+  EXPECT_EQ(runner.copies().done, 1u);
+  StepPlan plan;
+  plan.swap_out = {{0, 3}, {1, 4}};
+  plan.swap_in = {{5, 40}};
+  const StepResult r = run_step(runner, plan, 2);
+  EXPECT_EQ(r.id, 2u);
+  EXPECT_THAT(r.first, testing::ElementsAre(0));
+  EXPECT_TRUE(r.tokens.empty() && r.logprobs.empty() && r.top.empty() && r.prompt.empty());
+  EXPECT_EQ(r.device_time, Nanos{0});
+  EXPECT_EQ(runner.copies().done, 1u);
+  gate.allow(CopyGate::kAll);
+  wait_copies(runner, 2);
+  EXPECT_EQ(runner.copies().blocks, 3);
+  EXPECT_GT(runner.copies().time, Nanos{0});
+}
+
+// A sequence goes out, others compute in its blocks, and it comes back to other ones: it goes on as
+// if nothing had happened. Steps are computed while each of the copies hangs.
+TEST(RankRunnerTest, ASwappedSequenceGoesOnToTheSameBits) {
+  Rank rank = load(llama(true), "auto", 2);
+  Hand hand(*rank.model, 2, 40);  // blocks 0 to 7, and 8 to 15
+  Sequence& s = hand.sequences[0];
+  const auto row = [](const Sequence& seq, int begin, int count) {
+    StepPlan p;
+    p.rows.push_back({&seq, begin, count, 1, 1});
+    p.num_tokens = count;
+    return p;
+  };
+  std::vector<uint32_t> expected, got;
+  for (const bool swap : {false, true}) {
+    CopyGate gate;
+    RankRunner runner(*rank.device, *rank.model, host_options(*rank.model, &gate));
+    std::vector<uint32_t>& bits = swap ? got : expected;
+    uint64_t id = 0;
+    const auto step = [&](const StepPlan& plan) {
+      return std::bit_cast<uint32_t>(run_step(runner, plan, ++id).logprobs[0]);
+    };
+    bits.push_back(step(row(s, 0, 40)));
+    const std::vector<BlockId> blocks = s.blocks;
+    if (swap) {
+      StepPlan other = row(hand.sequences[1], 0, 40);  // beside it, in blocks of its own
+      other.swap_out = {{0, 5}, {1, 6}, {2, 7}};
+      step(other);
+      gate.wait_arrived(1);
+      EXPECT_EQ(runner.copies().done, 1u);
+      step(row(hand.sequences[1], 39, 1));
+      EXPECT_EQ(runner.copies().done, 1u);
+      gate.allow(3);
+      wait_copies(runner, id);
+      hand.sequences[1].blocks = {2, 1, 0};  // where it was
+      step(row(hand.sequences[1], 0, 40));
+      StepPlan back = row(hand.sequences[1], 39, 1);
+      back.swap_in = {{5, 33}, {6, 30}, {7, 31}};
+      step(back);
+      EXPECT_EQ(runner.copies().done, id - 1);
+      step(row(hand.sequences[1], 39, 1));
+      gate.allow(3);
+      wait_copies(runner, id);
+      s.blocks = {33, 30, 31};
+    }
+    s.tokens.push_back(7);
+    bits.push_back(step(row(s, 40, 1)));
+    s.tokens.push_back(8);
+    bits.push_back(step(row(s, 41, 1)));
+    s.tokens.resize(40);
+    s.blocks = blocks;
+  }
+  EXPECT_EQ(got, expected);
+}
+
+TEST(RankRunnerTest, MeasuresWhatStepsAndCopiesTake) {
+  Rank rank = load(llama(true), "auto", 1);
+  for (const int tokens : {1, 2, 24, 128}) {  // of a step: some kinds of it do not fit
+    RunnerOptions o = host_options(*rank.model);
+    o.max_step_tokens = tokens;
+    o.num_blocks = tokens == 1 ? 1 : 64;
+    RankRunner runner(*rank.device, *rank.model, o);
+    runner.warm_up();
+    const StepCost c = runner.measure();
+    EXPECT_GT(c.constant + c.per_decode_row + c.per_context_token, 0);
+    EXPECT_GT(c.per_block_copy, 0);
+    for (const double x : {c.constant, c.per_prefill_token, c.per_prefill_pair, c.per_decode_row,
+                           c.per_context_token}) {
+      EXPECT_GE(x, 0);
+      EXPECT_LT(x, 1e3);
+    }
+    EXPECT_EQ(runner.scratch_bytes(), RankRunner::scratch_bytes(*rank.model, o));
+    EXPECT_EQ(runner.copies().done, 0u);
+  }
 }
 
 }  // namespace

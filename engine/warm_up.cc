@@ -1,0 +1,142 @@
+// What RankRunner does before it serves: makes memory real, and measures what steps cost.
+
+#include <algorithm>
+#include <deque>
+#include <vector>
+
+#include "engine/rank_runner.h"
+
+namespace sluice {
+namespace {
+
+// Sequences out of thin air: no scheduler knows them.
+struct FakeWork {
+  GenerateRequest request;
+  std::deque<Sequence> sequences;  // the rows point at them
+  StepPlan plan;
+  StepWork work;
+
+  // A row that computes the last `count` of `tokens`: a prompt's end, or one token behind it.
+  void add(int tokens, int count, BlockId first_block, int block_size, int vocab_size) {
+    Sequence& s = sequences.emplace_back();
+    s.request = &request;
+    s.num_prompt = std::max(1, tokens - (count == 1));
+    for (int i = 0; i < tokens; ++i) s.tokens.push_back(i % vocab_size);
+    for (int i = 0; i * block_size < tokens; ++i) s.blocks.push_back(first_block + i);
+    plan.rows.push_back({&s, tokens - count, count, 1, 1});
+    plan.num_tokens += count;
+    work.add(tokens - count, count, count == 1);
+  }
+};
+
+struct Measured {
+  StepWork work;
+  double seconds = 0;
+};
+
+// There are about as many measurements as figures: seen often enough, they outweigh the start.
+StepCost fit(const std::vector<Measured>& all) {
+  CostModel model(StepCost{0, 0, 0, 0, 0, 0});
+  for (int round = 0; round < 200; ++round) {
+    for (const Measured& m : all) model.observe(m.work, m.seconds);
+  }
+  return model.cost();
+}
+
+}  // namespace
+
+void RankRunner::warm_up() {
+  kv_.populate();
+  const int bs = options_.block_size, vocab = model_.config().vocab_size;
+  // A step as full as any: all rows, and what is left of the tokens in chunks of the first ones.
+  FakeWork full;
+  // Everything a draw can ask for, so that the sampler's own scratch grows now.
+  SamplingParams& p = full.request.sampling;
+  p.temperature = 0.9f;
+  p.top_p = 0.9f;
+  p.min_p = 0.01f;
+  p.top_k = 50;
+  p.presence_penalty = 0.1f;
+  p.top_logprobs = std::min(kUsualTop, vocab);
+  p.logit_bias = {{0, 0.0f}};
+  p.prompt_logprobs = 0;
+  int left = options_.max_step_tokens;
+  BlockId block = 0;
+  for (int others = std::min({options_.max_seqs, left, options_.num_blocks}) - 1; others >= 0;
+       --others) {
+    const int room = (options_.num_blocks - block - others) * bs;
+    const int tokens = std::min({left - others, options_.max_model_len, room});
+    full.add(tokens, tokens, block, bs, vocab);
+    block += (tokens + bs - 1) / bs;
+    left -= tokens;
+  }
+  FakeWork chunk;  // where rows and tokens are equally many, the full step had none
+  const int tokens =
+      std::min({32, options_.max_step_tokens, options_.max_model_len, options_.num_blocks * bs});
+  chunk.add(tokens, tokens, 0, bs, vocab);
+  run_alone(full.plan);
+  run_alone(chunk.plan);
+}
+
+double RankRunner::run_alone(const StepPlan& plan) {
+  launch(plan);
+  StepResult result = collect();
+  const double seconds = to_seconds(result.device_time);
+  reuse(std::move(result));
+  return seconds;
+}
+
+// The full step of warm_up() is not among these: it pays for pages, and its draws ask for more than
+// a client's would.
+StepCost RankRunner::measure() {
+  const int bs = options_.block_size, vocab = model_.config().vocab_size;
+  const int most = std::min({1024, options_.max_model_len, options_.num_blocks * bs});
+  const int brief = std::min(16, most), brief_blocks = (brief + bs - 1) / bs;
+  const int rows = std::min(
+      {16, options_.max_seqs, options_.max_step_tokens, options_.num_blocks / brief_blocks});
+  // Memory that was never written is one page of zeros: reading it is faster than life.
+  kv_.populate_now(std::max(rows * brief_blocks, (most + bs - 1) / bs));
+
+  std::vector<Measured> all;
+  // The best of several, in a small model; once is precise enough where a step takes long.
+  const auto time = [&](const FakeWork& w) {
+    double best = run_alone(w.plan), spent = best;
+    for (int runs = 1; runs < 8 && spent < 0.015; ++runs) {
+      const double seconds = run_alone(w.plan);
+      best = std::min(best, seconds);
+      spent += seconds;
+    }
+    all.push_back({w.work, best});
+    return best;
+  };
+  FakeWork one, some, far, chunk, far_chunk;
+  one.add(brief, 1, 0, bs, vocab);
+  for (int i = 0; i < rows; ++i) some.add(brief, 1, i * brief_blocks, bs, vocab);
+  far.add(most, 1, 0, bs, vocab);
+  const bool slow = time(one) > 0.05;  // then shorter chunks must do
+  const int longest = std::min({slow ? 32 : 64, options_.max_step_tokens, most});
+  chunk.add(longest, longest, 0, bs, vocab);
+  far_chunk.add(most, std::min(longest, slow ? 16 : 32), 0, bs, vocab);
+  for (const FakeWork* w : {&some, &far, &chunk, &far_chunk}) time(*w);
+
+  StepCost cost = fit(all);
+  cost.per_block_copy = seconds_per_copy();
+  return cost;
+}
+
+double RankRunner::seconds_per_copy() {
+  const int n = std::min({4, options_.num_blocks, options_.num_host_blocks});
+  if (n == 0) return StepCost{}.per_block_copy;
+  std::vector<BlockCopy> copies;
+  for (int i = 0; i < n; ++i) copies.push_back({i, i});
+  const auto round = [&] {
+    kv_.swap(0, copies, copies);
+    kv_.copier().wait();
+    return kv_.copier().progress();
+  };
+  const BlockCopier::Progress first = round();  // pays for pages
+  const BlockCopier::Progress second = round();
+  return to_seconds(second.time - first.time) / double(second.blocks - first.blocks);
+}
+
+}  // namespace sluice
