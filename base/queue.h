@@ -35,21 +35,31 @@ class Queue {
     wake_.notify_one();
   }
 
+  // Wakes the consumer, now or when it next waits, with nothing to take: there is news elsewhere.
+  void poke() {
+    {
+      std::lock_guard lock(mutex_);
+      poked_ = true;
+    }
+    wake_.notify_one();
+  }
+
   // Swaps all items into `out` (which must be empty; its capacity is recycled). Does not wait.
   void take(std::vector<T>& out) {
     std::lock_guard lock(mutex_);
     items_.swap(out);
+    poked_ = false;
   }
 
-  // Waits until there is something to take, or until `deadline`.
+  // Waits until there is something to take, or a poke since the last take(), or until `deadline`.
   template <class Clock, class Duration>
   void wait_until(std::chrono::time_point<Clock, Duration> deadline) {
     std::unique_lock lock(mutex_);
-    wake_.wait_until(lock, deadline, [&] { return !items_.empty(); });
+    wake_.wait_until(lock, deadline, [&] { return poked_ || !items_.empty(); });
   }
   void wait() {
     std::unique_lock lock(mutex_);
-    wake_.wait(lock, [&] { return !items_.empty(); });
+    wake_.wait(lock, [&] { return poked_ || !items_.empty(); });
   }
 
  private:
@@ -57,6 +67,7 @@ class Queue {
   std::mutex mutex_;
   std::condition_variable wake_;
   std::vector<T> items_;
+  bool poked_ = false;
 };
 
 }  // namespace sluice

@@ -26,6 +26,9 @@ constexpr std::chrono::seconds kHeartbeat{5};
 // The scheduler promises that a live request always gets a row once nothing is in flight. Should it
 // not, the loop must neither spin nor hang.
 constexpr std::chrono::milliseconds kStallPoll{2};
+// Where copies are all that is under way, their runner wakes the loop when they have ended;
+// deadlines and a drain's end may fall due before.
+constexpr std::chrono::milliseconds kCopyPoll{20};
 
 Instant now() { return Clock::now(); }
 
@@ -94,7 +97,9 @@ struct Engine::Impl {
     progress = now().time_since_epoch().count();
     counted = scheduler->stats();
     snapshot.store(counted);
+    copies_wake = runner->on_copies_done([this] { inbox.poke(); });
   }
+  ~Impl() { runner->on_copies_done({}); }  // the inbox goes before the runner
 
   void run();
   bool turn();
@@ -119,6 +124,8 @@ struct Engine::Impl {
   absl::flat_hash_map<RequestId, Live> live;
   Scheduler::Stats counted;  // what the counters have been told
   int in_flight = 0;
+  uint64_t last_launched = 0;  // plan
+  bool copies_wake = false;    // the runner says when copies have ended
   Instant drain_deadline = kNever;
   bool drain_asked = false;
   bool closing = false;  // everything is being cancelled: what still comes in is too
@@ -215,7 +222,7 @@ void Engine::Impl::note_launch(const StepPlan& plan) {
     if (end > l.prompt_seen) prompt_tokens += end - std::exchange(l.prompt_seen, end);
   }
   if (prompt_tokens > 0) metrics.prompt_tokens.Increment(double(prompt_tokens));
-  metrics.step_tokens.Observe(plan.num_tokens);
+  if (!plan.rows.empty()) metrics.step_tokens.Observe(plan.num_tokens);
 }
 
 void Engine::Impl::note_progress() {
@@ -255,6 +262,7 @@ bool Engine::Impl::turn() {
     note_launch(plan);
     if (!launch_first) deliver();
     runner->launch(plan);
+    last_launched = plan.id;
     ++in_flight;
     worked = true;
   }
@@ -264,7 +272,8 @@ bool Engine::Impl::turn() {
     StepResult result = runner->collect();
     --in_flight;
     scheduler->commit(result, now(), events);
-    metrics.step_seconds.Observe(to_seconds(result.device_time));
+    // A plan of copies alone is no step.
+    if (result.first.size() > 1) metrics.step_seconds.Observe(to_seconds(result.device_time));
     runner->reuse(std::move(result));
     worked = true;
   }
@@ -274,7 +283,10 @@ bool Engine::Impl::turn() {
 // Nothing to compute: sleep in the inbox. No deadline can fall due here, for a deadline belongs to
 // a live request, and with one the scheduler is not idle.
 void Engine::Impl::rest() {
-  if (!scheduler->idle()) return inbox.wait_until(now() + kStallPoll);
+  if (!scheduler->idle()) {
+    const bool copying = copies_wake && runner->copies().done < last_launched;
+    return inbox.wait_until(now() + (copying ? kCopyPoll : kStallPoll));
+  }
   if (drain_asked) {
     std::lock_guard lock(drained_mutex);
     drained = true;

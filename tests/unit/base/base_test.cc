@@ -66,6 +66,24 @@ TEST(Queue, WaitUntilReturnsAtTheDeadline) {
   EXPECT_TRUE(out.empty());
 }
 
+TEST(Queue, APokeWakesOnceAndTakesNoRoom) {
+  Queue<int> queue(1);
+  std::vector<int> out;
+  for (int i = 0; i < 3; ++i) queue.poke();
+  EXPECT_TRUE(queue.try_push(7));
+  queue.wait();
+  queue.take(out);
+  EXPECT_THAT(out, ::testing::ElementsAre(7));
+  out.clear();
+  queue.poke();  // before the wait
+  queue.wait();
+  queue.take(out);
+  EXPECT_TRUE(out.empty());
+  std::thread other([&] { queue.poke(); });
+  queue.wait();  // during it
+  other.join();
+}
+
 TEST(Status, FormatsAndAnnotates) {
   const absl::Status status = invalid_argument("{} is above {}", "n", 16);
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);

@@ -413,6 +413,64 @@ TEST(EngineTest, AnAsynchronousRunnerIsFedBeforeTheSockets) {
   EXPECT_EQ(std::count(log.begin(), log.end(), 'D'), 4) << log;
 }
 
+// Says from another thread, whenever told to, that copies have ended.
+class CopyingRunner final : public ModelRunner {
+ public:
+  struct Shared {
+    std::mutex mutex;
+    std::function<void()> on_copies_done;
+    std::atomic<int> polls{0};
+    void say() {
+      std::lock_guard lock(mutex);
+      if (on_copies_done) on_copies_done();
+    }
+  };
+  explicit CopyingRunner(Shared& shared) : inner_(small_ledger()), shared_(shared) {}
+  int depth() const override { return 1; }
+  void launch(const StepPlan& plan) override { inner_.launch(plan); }
+  StepResult collect() override { return inner_.collect(); }
+  CopyProgress copies() override {
+    ++shared_.polls;
+    return inner_.copies();
+  }
+  bool on_copies_done(std::function<void()> f) override {
+    std::lock_guard lock(shared_.mutex);
+    shared_.on_copies_done = std::move(f);
+    return true;
+  }
+
+ private:
+  LedgerRunner inner_;
+  Shared& shared_;
+};
+
+TEST(EngineTest, CopiesThatEndWakeTheLoop) {
+  CopyingRunner::Shared shared;
+  BlockPool pool(64, 4);
+  Metrics metrics("test");
+  Inbox inbox;
+  auto engine = std::make_unique<Engine>(
+      std::make_unique<Scheduler>(Policy{}, CostModel(), pool, nullptr, 1, kEos, 200),
+      std::make_unique<CopyingRunner>(shared), inbox, metrics, 10);
+  engine->start();
+  // Were it not woken, every round would take until the next heartbeat: the test would time out.
+  for (int i = 0; i < 300; ++i) {
+    const int before = shared.polls;
+    shared.say();
+    while (shared.polls == before) std::this_thread::yield();
+  }
+  std::jthread other([&](const std::stop_token& stop) {
+    while (!stop.stop_requested()) shared.say();
+  });
+  for (int i = 0; i < 20; ++i) {
+    ASSERT_TRUE(engine->submit(i, request(i)).ok());
+    inbox.wait_finals(i + 1);
+    EXPECT_EQ(inbox.answer(i).tokens, alone(request(i)));
+  }
+  engine.reset();  // while it is being told
+  EXPECT_EQ(shared.on_copies_done, nullptr);
+}
+
 TEST(EngineTest, MetricsAddUp) {
   World w({.num_blocks = 52});
   int prompt_tokens = 0, generated = 0;
