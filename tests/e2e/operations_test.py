@@ -55,6 +55,17 @@ def test_plan_names_the_numbers():
     assert "weights" in result.stdout and "tokens" in result.stdout
     small = run_cli("plan", DEMO, "--cache.bytes=1KiB")
     assert small.returncode == 1 and "cache.bytes" in small.stderr
+    host = run_cli("plan", DEMO, "--cache.bytes=64MiB", "--cache.host_bytes=32MiB")
+    assert host.returncode == 0 and "host tier" in host.stdout and "32.0 MiB" in host.stdout
+    for wrong in ["1B", "1024TiB"]:
+        refused = run_cli("plan", DEMO, "--cache.bytes=64MiB", f"--cache.host_bytes={wrong}")
+        assert refused.returncode == 1 and "cache.host_bytes" in refused.stderr, wrong
+        assert len(refused.stderr.splitlines()) == 1
+
+
+def test_serves_with_a_host_tier(start):
+    daemon = start(DEMO, "--cache.bytes=64MiB", "--cache.host_bytes=32MiB")
+    assert "host tier 32.0 MiB" in daemon.log() and "to copy a block" in daemon.log()
 
 
 def test_json_logs(start):
