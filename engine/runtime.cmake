@@ -1,3 +1,5 @@
+# What a daemon served, as a file.
+sluice_library(recording SRCS recording.cc DEPS base block_pool scheduler nlohmann_json::nlohmann_json)
 # The loop: threads and queues, no tensors.
 sluice_library(engine_loop SRCS engine.cc DEPS base metrics scheduler absl::flat_hash_map)
 # Steps of a model, on arrays: no model files.
