@@ -5,6 +5,7 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <map>
+#include <utility>
 
 #include "base/version.h"
 #include "bench/model.h"
@@ -16,6 +17,7 @@
 #include "engine/make_model.h"
 #include "server/grpc_client.h"
 #include "server/serve.h"
+#include "server/simulate_flags.h"
 
 namespace sluice {
 namespace {
@@ -36,6 +38,7 @@ struct Program {
   BenchOpsOptions bench_ops;
   BenchServeOptions bench_serve;
   ChatOptions chat;
+  SimulateFlags simulate;
   int result = 0;
 };
 
@@ -169,9 +172,14 @@ void add_small(Program& p) {
 
 void ConfigFlags::add_to(CLI::App& command) {
   command.add_option("DIR", directory_, "Model directory (the knob model.path)");
+  add_knobs_to(command, [](std::string_view) { return true; });
+}
+
+void ConfigFlags::add_knobs_to(CLI::App& command, bool (*wanted)(std::string_view knob)) {
   command.add_option("--config", file_, "TOML file with settings")->envname("SLUICE_CONFIG");
   Config defaults;
   for (const Field& field : fields_of(defaults)) {
+    if (!wanted(field.name)) continue;
     const std::string name(field.name);
     std::string flags = "--" + name;
     if (!field.flag.empty()) flags = std::string(field.flag) + "," + flags;
@@ -191,14 +199,20 @@ void ConfigFlags::add_to(CLI::App& command) {
 }
 
 absl::StatusOr<Config> ConfigFlags::load(char** environment) const {
-  ConfigSources sources{.file = file_};
-  for (char** entry = environment; entry && *entry; ++entry) sources.environment.push_back(*entry);
-  for (const Given& g : given_) sources.flags.emplace_back(g.name, g.value);
-  if (!directory_.empty()) sources.flags.emplace_back("model.path", directory_);
-  absl::StatusOr<Config> config = load_config(sources);
+  absl::StatusOr<Config> config = load_knobs(environment, {});
   if (config.ok() && config->model.path.empty())
     return invalid_argument("no model: give a directory, as in `sluice serve DIR`");
   return config;
+}
+
+absl::StatusOr<Config> ConfigFlags::load_knobs(char** environment,
+                                               std::vector<std::string> defaults) const {
+  ConfigSources sources{.file = file_};
+  if (file_.empty()) sources.environment = std::move(defaults);
+  for (char** entry = environment; entry && *entry; ++entry) sources.environment.push_back(*entry);
+  for (const Given& g : given_) sources.flags.emplace_back(g.name, g.value);
+  if (!directory_.empty()) sources.flags.emplace_back("model.path", directory_);
+  return load_config(sources);
 }
 
 int run_command_line(int argc, char** argv, char** environment) {
@@ -210,6 +224,7 @@ int run_command_line(int argc, char** argv, char** environment) {
   add_make_model(p);
   add_bench(p);
   add_chat(p);
+  p.simulate.add_to(p.app, environment, p.result);
   add_small(p);
   try {
     p.app.parse(argc, argv);

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/status.h"
@@ -18,8 +19,13 @@ class ConfigFlags {
  public:
   // Adds DIR (the model directory), --config FILE and every knob of config/fields.h to `command`.
   void add_to(CLI::App& command);
+  // Adds --config FILE and the knobs that `wanted` picks.
+  void add_knobs_to(CLI::App& command, bool (*wanted)(std::string_view knob));
   // Reads file, environment (`environ`-style, null-terminated) and the flags that were given.
   absl::StatusOr<Config> load(char** environment) const;
+  // Likewise, without asking for a model. Where there is no file, `defaults` ("NAME=value", as in
+  // the environment) stand for what neither the environment nor a flag says.
+  absl::StatusOr<Config> load_knobs(char** environment, std::vector<std::string> defaults) const;
 
  private:
   struct Given {
