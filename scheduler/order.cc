@@ -82,9 +82,10 @@ void Scheduler::Impl::rank_tenants() {
 }
 
 Nanos Scheduler::Impl::patience(int level) const {
-  const double seconds =
-      to_seconds(policy_.promote_after) * std::pow(std::max(policy_.promote_growth, 1.0), level);
-  return Nanos(int64_t(std::min(seconds, 1e9) * 1e9));
+  constexpr double kLongest = 60;  // growth ends here: nobody's answer stands still for longer
+  const double first = to_seconds(policy_.promote_after);
+  const double seconds = first * std::pow(std::max(policy_.promote_growth, 1.0), level);
+  return Nanos(int64_t(std::min(seconds, std::max(first, kLongest)) * 1e9));
 }
 
 // Its bound will be looked at when it falls due. For whoever begins to wait.
