@@ -145,7 +145,7 @@ SimResult::SimResult(const SimCollector& c, const Workload& w) {
   step_tokens = share(t.tokens, t.window);
   held = share(t.held, t.sampled);
   live = share(t.live, t.sampled);
-  busy = share(t.busy, seconds * c.replicas_);
+  busy = std::min(1.0, share(t.busy, seconds * c.replicas_));
   copying = share(c.copy_seconds_, seconds * c.replicas_);
   swap_share = share(c.swapped_seconds_, latency.mean * double(completed));
   model_error = share(c.model_error_, c.replicas_);

@@ -124,6 +124,7 @@ void SimReplica::launch(const StepPlan& plan, Instant now) {
     seconds *= std::exp(normal(noise_));
   }
   result.device_time = nanos(seconds);
+  seconds = to_seconds(result.device_time);
   const Instant start = std::max(now, compute_free_);
   f.end = compute_free_ = start + result.device_time;
   if (plan.rows.empty()) return;

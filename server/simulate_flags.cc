@@ -25,7 +25,7 @@ class Adder {
   explicit Adder(CLI::App& command) : command_(command) {}
   template <class T>
   CLI::Option* operator()(const char* name, T& value, const std::string& help) {
-    return command_.add_option(name, value, help)->capture_default_str();
+    return command_.add_option(name, value, help)->capture_default_str()->take_last();
   }
   template <class T>
   void list(const char* name, std::vector<T>& values, const std::string& help) {
