@@ -198,6 +198,22 @@ TEST(CostModelTest, TermsThatCannotBeToldApartKeepTheirProportions) {
   }
 }
 
+// Nearly the same: what noise says about the small differences is not believed.
+TEST(CostModelTest, NoiseDoesNotTellTermsApart) {
+  CostModel model(kTruth);
+  Steps steps(13);
+  for (int i = 0; i < 20000; ++i) {
+    const StepWork w = steps.decodes(8, 480 + int(i * 7 % 40));
+    model.observe(w, seconds_of(kTruth, w) * steps.noise(0.2));
+    if (i % 16 != 15) continue;
+    for (const int rows : {1, 4, 16}) {
+      const StepWork other = steps.decodes(rows, 500), far = steps.decodes(rows, 2000);
+      ASSERT_LT(off_by(model.seconds(other), seconds_of(kTruth, other)), 0.5) << i << " " << rows;
+      ASSERT_LT(off_by(model.seconds(far), seconds_of(kTruth, far)), 0.75) << i << " " << rows;
+    }
+  }
+}
+
 TEST(CostModelTest, IsNeverNegative) {
   for (uint64_t seed = 0; seed < 200; ++seed) {
     CostModel model;
