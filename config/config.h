@@ -46,7 +46,7 @@ struct Config {
     int max_preemptions = 4;  // a request preempted this often returns with all it needs reserved
     int min_residency = 2;    // steps a request computes before it may be preempted
     double token_interval_ms = 0;  // budget=target: time between tokens; 0: interval_factor
-    double interval_factor = 5;    // times a plain decode step of what runs
+    double interval_factor = 3;    // times a plain decode step of what runs
     int max_prefill_steps = 1;     // budget=split_fuse
     double quantum_ms = 0;         // order=mlfq: of the first level; 0: one decode step
     double promote_ms = 0;  // order=mlfq: starving after so long without a step; 0: the preset's

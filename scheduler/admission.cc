@@ -174,7 +174,7 @@ bool Scheduler::Impl::open_to_newcomers() const {
   if (!preempted_.empty()) return false;  // what a victim left over is for those who grow next
   switch (policy_.step) {
     case Policy::Step::batch:
-      return running_.empty() || !batch_closed_;
+      return !batch_closed();
     case Policy::Step::ratio:
       return num_running_ == 0 || steps_since_admission_ >= policy_.max_waiting_steps ||
              num_waiting_ >= policy_.waiting_ratio * num_running_;
@@ -188,8 +188,8 @@ void Scheduler::Impl::admit_waiting(StepPlan& plan) {
   start_waiting_pass();
   bool starving = false;
   // Whoever comes in computes at least one token, into a block of its own.
-  while (!starving && budget_ > 0 && chunk_budget_ > 0 && rows_left_ > 0 && !free_slots_.empty() &&
-         pool_.num_available() > 0) {
+  while (!starving && budget_ > 0 && chunk_budget_ > 0 && affordable(0) > 0 && rows_left_ > 0 &&
+         !free_slots_.empty() && pool_.num_available() > 0) {
     Record* r = next_waiting();
     if (r == nullptr) break;
     if (admit_one(*r, plan)) {
@@ -205,20 +205,33 @@ void Scheduler::Impl::admit_waiting(StepPlan& plan) {
   end_waiting_pass();
 }
 
-// Proactive: a waiting request that outranks somebody who would run takes its place, be it a row, a
-// slot or blocks. Before the rows are dealt out.
+// Before the rows are dealt out: a waiting request that outranks a resident whose prompt is half
+// computed comes in to be computed before it, so that a long prompt does not block short ones; and,
+// proactive, one that outranks somebody who would run takes its place, be it a row, a slot or
+// blocks.
 void Scheduler::Impl::displace(StepPlan& plan) {
-  if (!policy_.proactive || running_.empty() || num_waiting_ + num_swapped_ == 0) return;
+  if (policy_.order != Policy::Order::mlfq && !policy_.proactive) return;
+  if (running_.empty() || num_waiting_ + num_swapped_ == 0 || batch_closed()) return;
   start_waiting_pass();
+  int tokens = 0;  // of prompts that came in here
   while (Record* r = next_waiting()) {
+    const bool before_chunks = tokens < policy_.max_step_tokens && outranks_unfinished(*r);
     const bool room = int(running_.size()) < max_rows_ && !free_slots_.empty() &&
                       pool_.num_available() - watermark_ > blocks_for(r->seqs[0].num_tokens());
-    if (room || !outranks(*r, *running_.back().record)) break;
-    if (admit_one(*r, plan)) continue;
-    if (r->state == SeqState::swapped && r->copy_plan > copies_done_) break;
-    if (!push_out_for(*r, plan) || !admit_one(*r, plan)) break;
+    const bool takes = policy_.proactive && !room && outranks(*r, *running_.back().record);
+    if (!before_chunks && !takes) break;
+    if (!admit_one(*r, plan)) {
+      if (!takes || (r->state == SeqState::swapped && r->copy_plan > copies_done_)) break;
+      if (!push_out_for(*r, plan) || !admit_one(*r, plan)) break;
+    }
+    tokens += r->seqs[0].num_tokens() - r->seqs[0].num_scheduled;
   }
   end_waiting_pass();
+}
+
+bool Scheduler::Impl::outranks_unfinished(const Record& r) const {
+  return std::any_of(unfinished_.begin(), unfinished_.end(),
+                     [&](const Record* u) { return outranks(r, *u); });
 }
 
 // Victims that `r` outranks give way until it fits, the last to run again first. Their blocks may

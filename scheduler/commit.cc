@@ -254,6 +254,7 @@ void Scheduler::Impl::retire(Record& r) {
     --num_running_;
     if (r.state == SeqState::arriving) std::erase(arriving_, &r);
     if (r.refiled) std::erase(refiled_, &r);
+    std::erase(unfinished_, &r);
   } else {
     unfile(r);
     if (r.state == SeqState::swapped) {

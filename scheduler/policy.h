@@ -67,7 +67,7 @@ struct Policy {
 
   // Budget::target. Seconds; 0: interval_factor times a plain decode step of what runs.
   double token_interval = 0;
-  double interval_factor = 5;
+  double interval_factor = 3;
   int min_chunk = 16;         // tokens that prefills get in any step, whatever the target says
   int max_prefill_steps = 1;  // Budget::split_fuse
 

@@ -92,10 +92,11 @@ void Scheduler::Impl::begin_step(StepPlan& plan) {
   plan_ = last_plan_ + 1;
   ++round_;
   budget_ = decode_budget_ = chunk_budget_ = policy_.max_step_tokens;
+  chunk_seconds_ = kNoLimit;
   rows_left_ = max_rows_;
   soon_ = taken_ = 0;
   victims_listed_ = pushed_out_ = false;
-  batch_closed_ = !running_.empty();
+  occupied_ = !running_.empty();
   chunked_.clear(), chunk_rows_.clear(), chunk_owners_.clear();
   building_ = &flight(plan_);
   building_->rows.clear(), building_->owners.clear();
@@ -140,16 +141,8 @@ void Scheduler::Impl::fill_prefill_first(StepPlan& plan) {
 // What the step's prefills may take beside its decodes, which are known by now.
 void Scheduler::Impl::set_chunk_budget() {
   if (whole_prompts()) return;  // they are not cut, so only the step's own limit binds
-  const double decodes = building_->work.decode_rows;
-  if (policy_.budget == Policy::Budget::target && decodes > 0) {
-    const StepCost& cost = cost_.cost();
-    const double step = cost_.seconds(building_->work);
-    double per_token = cost.per_prefill_token;
-    if (!chunked_.empty()) per_token += cost.per_prefill_pair * chunked_[0]->seqs[0].num_scheduled;
-    const double room = token_interval() - step;
-    const double tokens = per_token > 0 ? room / per_token + 1e-6 : double(policy_.max_step_tokens);
-    chunk_budget_ =
-        int(std::clamp(tokens, double(policy_.min_chunk), double(policy_.max_step_tokens)));
+  if (policy_.budget == Policy::Budget::target && building_->work.decode_rows > 0) {
+    chunk_seconds_ = std::max(token_interval() - cost_.seconds(building_->work), 0.0);
   } else if (policy_.budget == Policy::Budget::split_fuse) {
     int64_t left = waiting_tokens_;
     for (const Record* r : chunked_) {
@@ -158,6 +151,19 @@ void Scheduler::Impl::set_chunk_budget() {
     const int64_t even = (left + policy_.max_prefill_steps - 1) / policy_.max_prefill_steps;
     chunk_budget_ = int(std::clamp<int64_t>(even, policy_.min_chunk, policy_.max_step_tokens));
   }
+}
+
+// Tokens of a prompt from `begin` on that fit what is left of the step's time: the longer its
+// context, the fewer. The first chunk of a step gets min_chunk at least.
+int Scheduler::Impl::affordable(int begin) const {
+  if (chunk_seconds_ == kNoLimit) return policy_.max_step_tokens;
+  const StepCost& c = cost_.cost();
+  // seconds = n * (per token + per pair * (begin + n / 2)), solved for n.
+  const double linear = c.per_prefill_token + c.per_prefill_pair * begin;
+  const double root = std::sqrt(linear * linear + 2 * c.per_prefill_pair * chunk_seconds_);
+  const double fit = linear + root > 0 ? 2 * chunk_seconds_ / (linear + root) + 1e-6 : 1e9;
+  const int least = chunk_rows_.empty() ? policy_.min_chunk : 0;
+  return std::max(int(std::min(fit, double(policy_.max_step_tokens))), least);
 }
 
 // Seconds that this step may take.
@@ -242,14 +248,22 @@ void Scheduler::Impl::add_chunks(Record& r, StepPlan& plan) {
       }
     }
     const int left = s.num_tokens() - s.num_scheduled;
-    const int count = std::min({budget_, chunk_budget_, left});
-    if (whole_prompts() && count < left) return;
+    const int count = std::min({budget_, chunk_budget_, left, affordable(s.num_scheduled)});
+    if (count == 0 || (whole_prompts() && count < left)) return;
     chunk_budget_ -= count;
+    spend(s.num_scheduled, count);
     --rows_left_;
     add_row(r, s, count, plan, chunk_rows_, chunk_owners_);
     r.trace->chunks += 1;
     r.trace->note(now_, RequestTrace::Kind::chunk, count);
   }
+}
+
+void Scheduler::Impl::spend(int begin, int count) {
+  if (chunk_seconds_ == kNoLimit) return;
+  StepWork work;
+  work.add(begin, count, false);
+  chunk_seconds_ = std::max(chunk_seconds_ - cost_.marginal(work), 0.0);
 }
 
 void Scheduler::Impl::add_row(Record& r, Sequence& s, int count, StepPlan& plan,
@@ -278,11 +292,24 @@ void Scheduler::Impl::finish_plan(StepPlan& plan) {
   Flight& f = *building_;
   plan.rows.insert(plan.rows.end(), chunk_rows_.begin(), chunk_rows_.end());
   f.owners.insert(f.owners.end(), chunk_owners_.begin(), chunk_owners_.end());
+  note_unfinished();
   if (plan.empty()) return;
   f.rows.assign(plan.rows.begin(), plan.rows.end());
   f.id = plan.id = last_plan_ = plan_;
   if (!plan.rows.empty()) ++steps_since_admission_;
   arrival_blocks_ += 0.1 * (taken_ - arrival_blocks_);
+}
+
+// Whose prompts newcomers may go before.
+void Scheduler::Impl::note_unfinished() {
+  unfinished_.clear();
+  const auto note = [&](Record* r) {
+    const bool left = std::any_of(r->seqs.begin(), r->seqs.end(),
+                                  [&](const Sequence& s) { return wants_chunk(*r, s); });
+    if (left && r->state == SeqState::running) unfinished_.push_back(r);
+  };
+  for (Record* r : chunked_) note(r);
+  for (Record* r : chunk_owners_) note(r);
 }
 
 // Neither rows nor copies, and nothing under way that could change that: a fault in the policy, or

@@ -3,6 +3,7 @@
 #include <absl/container/btree_set.h>
 #include <absl/container/flat_hash_map.h>
 
+#include <limits>
 #include <queue>
 #include <unordered_map>
 
@@ -90,6 +91,8 @@ struct Scheduler::Impl {
   absl::Status check_size(const GenerateRequest&) const;
   bool open_to_newcomers() const;
   void displace(StepPlan&);
+  bool outranks_unfinished(const Record&) const;
+  bool batch_closed() const { return policy_.step == Policy::Step::batch && occupied_; }
   void admit_waiting(StepPlan&);
   Record* next_waiting();
   void start_waiting_pass();
@@ -116,6 +119,8 @@ struct Scheduler::Impl {
   void fill_prefill_first(StepPlan&);
   void set_chunk_budget();
   double token_interval() const;
+  int affordable(int begin) const;
+  void spend(int begin, int count);
   void prefetch_running(size_t index) const;
   bool add_decodes(size_t index, StepPlan&);
   void add_chunks(Record&, StepPlan&);
@@ -127,6 +132,7 @@ struct Scheduler::Impl {
   }
   int computed_tokens(const Record&, int sample) const;
   void finish_plan(StepPlan&);
+  void note_unfinished();
   void note_stall(const StepPlan&);
 
   // order.cc: who comes first: keys, levels, starvation, tenants.
@@ -266,6 +272,7 @@ struct Scheduler::Impl {
     uint64_t used = 0;  // when, in arrivals
   };
   static constexpr size_t kMaxSessions = 65536;
+  static constexpr double kNoLimit = std::numeric_limits<double>::infinity();
 
   const Policy policy_;
   CostModel cost_;
@@ -285,6 +292,7 @@ struct Scheduler::Impl {
   std::vector<Copy> copies_;      // in the order of their plans
   std::vector<BlockId> behind_;   // published, to be copied to the host; held
   std::vector<Record*> arriving_;
+  std::vector<Record*> unfinished_;  // running, and the last step left some of their prompts
 
   std::vector<Flight> flights_;  // [depth] ring, by plan id
   uint64_t last_plan_ = 0, committed_ = 0, copies_done_ = 0;
@@ -312,15 +320,17 @@ struct Scheduler::Impl {
   uint64_t plan_ = 0;   // its id, taken only if it is not empty
   uint64_t round_ = 0;  // counts calls
   Flight* building_ = nullptr;
-  int budget_ = 0;         // tokens left
-  int decode_budget_ = 0;  // of which decodes may take
-  int chunk_budget_ = 0;   // of which prefills may take
+  int budget_ = 0;                   // tokens left
+  int decode_budget_ = 0;            // of which decodes may take
+  int chunk_budget_ = 0;             // of which prefills may take
+  double chunk_seconds_ = kNoLimit;  // likewise, in time
   int rows_left_ = 0;
   int rows_aside_ = 0;   // of those taken, kept for chunks
   int soon_ = 0;         // blocks of those held back
   int taken_ = 0;        // blocks that newcomers took
   size_t visiting_ = 0;  // running_ up to here has its rows
-  bool victims_listed_ = false, pushed_out_ = false, batch_closed_ = false;
+  bool victims_listed_ = false, pushed_out_ = false;
+  bool occupied_ = false;  // somebody was in when it began
   std::vector<Victim> victims_;
   std::vector<Filed> settling_;
   std::vector<Record*> preempted_, chunked_, passed_, refiled_;

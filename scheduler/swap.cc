@@ -6,6 +6,7 @@
 // never waits for a copy; a request on its way in is `arriving` and gets its first row after its
 // copies are done.
 #include <algorithm>
+#include <cmath>
 
 #include "scheduler/scheduler_impl.h"
 
@@ -75,7 +76,8 @@ double Scheduler::Impl::recompute_seconds(const Record& r) const {
         work.prefill_tokens > 0 ? std::min(s.num_computed, r.shared_blocks * block_size_) : 0;
     if (s.num_computed > shared) work.add(shared, s.num_computed - shared, false);
   }
-  return cost_.marginal(work);
+  const double steps = std::ceil(work.prefill_tokens / policy_.max_step_tokens);
+  return cost_.marginal(work) + steps * cost_.cost().constant;
 }
 
 // Both ways. What was written behind need not go out.

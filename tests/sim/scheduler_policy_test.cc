@@ -153,6 +153,19 @@ TEST_F(MlfqTest, AFirstTokenTargetMovesARequestUpInTime) {
   EXPECT_LE(now.time_since_epoch(), milliseconds(48));
 }
 
+TEST_F(MlfqTest, ALongPromptDoesNotBlockShortOnes) {
+  policy.max_step_tokens = 8;
+  make(100, 4);
+  add_all({{200, 2}});
+  step();
+  for (int i = 0; i < 5; ++i) {
+    add_all({{3, 1}});
+    const auto rows = step();
+    EXPECT_EQ(finish_of(last_id), FinishReason::length);
+    EXPECT_TRUE(has(rows, 1));  // what is left over is the long one's
+  }
+}
+
 TEST_F(MlfqTest, PrioritiesComeBeforeLevels) {
   policy.max_rows = 1;
   policy.proactive = true;
