@@ -18,7 +18,8 @@ constexpr double kOutlierWeight = 0.1;
 constexpr int kChanged = 16;  // so many outliers in a row are none: the machine has changed
 constexpr double kErrorMemory = 64, kCopyMemory = 64;  // steps; blocks
 // To change a coefficient by its own size, or by what makes up kShare of the steps it is in if that
-// is more, costs what a step costs that is off by half: sqrt(kRidge).
+// is more, costs what a step costs that is off by half, sqrt(kRidge): once for each fit that the
+// same steps take part in.
 constexpr double kRidge = 0.25, kShare = 0.05;
 // A term seen less than this many times, decayed, is forgotten: its sums would become denormal.
 constexpr double kLeast = 1e-6;
@@ -139,10 +140,11 @@ void CostModel::fit() {
     for (int j = 0; j <= i; ++j) a[i][j] = a[j][i] = xx_[i][j];
     b[i] = xy_[i];
   }
+  const double weight = kRidge * std::max(1.0, seen_[0] / kFitEvery);
   for (int i = 0; i < kTerms; ++i) {
     if (!(set >> i & 1)) continue;
     const double share = kShare * kShare * seen_[i] / xx_[i][i];
-    const double ridge = kRidge / std::max(c[i] * c[i], share);
+    const double ridge = weight / std::max(c[i] * c[i], share);
     a[i][i] += ridge;
     b[i] += ridge * c[i];
   }

@@ -208,8 +208,8 @@ TEST(CostModelTest, NoiseDoesNotTellTermsApart) {
     if (i % 16 != 15) continue;
     for (const int rows : {1, 4, 16}) {
       const StepWork other = steps.decodes(rows, 500), far = steps.decodes(rows, 2000);
-      ASSERT_LT(off_by(model.seconds(other), seconds_of(kTruth, other)), 0.5) << i << " " << rows;
-      ASSERT_LT(off_by(model.seconds(far), seconds_of(kTruth, far)), 0.75) << i << " " << rows;
+      ASSERT_LT(off_by(model.seconds(other), seconds_of(kTruth, other)), 0.3) << i << " " << rows;
+      ASSERT_LT(off_by(model.seconds(far), seconds_of(kTruth, far)), 0.5) << i << " " << rows;
     }
   }
 }
