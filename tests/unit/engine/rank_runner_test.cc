@@ -64,11 +64,16 @@ struct Schedule {
   bool warm_up = false;
   bool paged_dtype_f32 = true;
   bool logits_in_pieces = false;
+  int num_host_blocks = 0;
+  Policy::Pressure pressure = Policy::Pressure::recompute;
+  bool mlfq = false;       // by level, with proactive swaps
+  bool slow_copy = false;  // takes longer than a step
 };
 std::ostream& operator<<(std::ostream& out, const Schedule& s) {
   return out << "seqs " << s.max_seqs << " budget " << s.max_step_tokens << " block "
              << s.block_size << " blocks " << s.num_blocks << " caching " << s.prefix_caching
-             << " arrivals " << s.arrivals;
+             << " arrivals " << s.arrivals << " host blocks " << s.num_host_blocks << " mlfq "
+             << s.mlfq << " slow copies " << s.slow_copy;
 }
 
 struct Outcome {
@@ -78,20 +83,33 @@ struct Outcome {
 Outcome run(Rank& rank, const Schedule& s,
             const std::vector<std::pair<RequestId, GenerateRequest>>& requests) {
   BlockPool pool(s.num_blocks, s.block_size);
+  std::unique_ptr<BlockPool> host;
+  if (s.num_host_blocks > 0)
+    host = std::make_unique<BlockPool>(s.num_host_blocks, s.block_size, pool.hasher());
+  std::function<void()> slow;
+  if (s.slow_copy) slow = [] { std::this_thread::sleep_for(std::chrono::microseconds(300)); };
   RankRunner runner(*rank.device, *rank.model,
                     {.max_seqs = s.max_seqs,
                      .max_step_tokens = s.max_step_tokens,
                      .max_model_len = rank.model->max_len(),
                      .num_blocks = s.num_blocks,
+                     .num_host_blocks = s.num_host_blocks,
                      .block_size = s.block_size,
                      .kv_dtype = s.paged_dtype_f32 ? DType::f32 : DType::bf16,
-                     .logit_bytes = s.logits_in_pieces ? 0 : 64 << 20});
+                     .logit_bytes = s.logits_in_pieces ? 0 : 64 << 20,
+                     .before_block_copy = slow});
   if (s.warm_up) runner.warm_up();
   Policy policy;
   policy.max_seqs = s.max_seqs;
   policy.max_step_tokens = s.max_step_tokens;
   policy.prefix_caching = s.prefix_caching;
-  Scheduler scheduler(policy, CostModel(), pool, nullptr, 1, rank.model->config().eos_ids,
+  policy.pressure = s.pressure;
+  if (s.mlfq) {
+    policy.order = Policy::Order::mlfq;
+    policy.proactive = true;
+    policy.quantum = 1e-9;  // no clock here: levels change by what steps took
+  }
+  Scheduler scheduler(policy, CostModel(), pool, host.get(), 1, rank.model->config().eos_ids,
                       rank.model->max_len());
   std::mt19937 rng(s.arrivals);
   std::vector<TokenEvent> events;
@@ -103,12 +121,14 @@ Outcome run(Rank& rank, const Schedule& s,
       EXPECT_TRUE(scheduler.add(requests[next].first, requests[next].second, now).ok());
       ++next;
     }
-    const StepPlan plan = scheduler.schedule(now, {}, events);
+    const StepPlan plan = scheduler.schedule(now, runner.copies(), events);
     if (!plan.empty()) {
       runner.launch(plan);
       StepResult result = runner.collect();
       scheduler.commit(result, now, events);
       runner.reuse(std::move(result));
+    } else {
+      std::this_thread::yield();  // copies
     }
     for (const TokenEvent& e : events) {
       Trace& t = out.traces[{e.request, e.sample}];
@@ -222,7 +242,20 @@ TEST_P(SameBitsTest, WhateverTheSchedule) {
                          .arrivals = arrivals,
                          .warm_up = arrivals % 2 == 0});
 
-  int64_t preemptions = 0, cached = 0;
+  // Likewise, but the blocks of others go to the host and come back, beside the steps.
+  for (const int blocks : {40, 48, 56})
+    for (const uint64_t arrivals : {0, 1, 2})
+      schedules.push_back({.max_step_tokens = 24,
+                           .block_size = 4,
+                           .num_blocks = blocks,
+                           .prefix_caching = arrivals > 0,
+                           .arrivals = arrivals,
+                           .num_host_blocks = blocks == 48 ? 24 : 400,
+                           .pressure = Policy::Pressure::swap,
+                           .mlfq = blocks == 56,
+                           .slow_copy = arrivals == 2});
+
+  int64_t preemptions = 0, cached = 0, swaps = 0, host_cached = 0;
   for (Schedule s : schedules) {
     SCOPED_TRACE(testing::Message() << s);
     s.paged_dtype_f32 = f32;
@@ -230,6 +263,8 @@ TEST_P(SameBitsTest, WhateverTheSchedule) {
     const Outcome out = run(rank, s, requests);
     preemptions += out.stats.preemptions;
     cached += out.stats.cached_tokens;
+    swaps += out.stats.swaps;
+    host_cached += out.stats.host_cached_tokens;
     ASSERT_EQ(out.traces.size(), expected.size());
     for (const auto& [key, trace] : expected) {
       const Trace& got = out.traces.at(key);
@@ -240,6 +275,8 @@ TEST_P(SameBitsTest, WhateverTheSchedule) {
   }
   EXPECT_GT(preemptions, 5);
   EXPECT_GT(cached, 100);
+  EXPECT_GT(swaps, 5);
+  EXPECT_GT(host_cached, 0);
 }
 
 // The seed that makes mix64(seed, 0) what mix64(whole, sample) is: that sample as a request alone.
