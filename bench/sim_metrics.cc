@@ -29,6 +29,7 @@ void add(SimReplica::Totals& to, const SimReplica::Totals& from) {
   to.sampled += from.sampled;
   to.held += from.held;
   to.live += from.live;
+  for (size_t i = 0; i < from.contended.size(); ++i) to.contended[i] += from.contended[i];
 }
 
 void add(Scheduler::Stats& to, const Scheduler::Stats& from) {
@@ -70,37 +71,26 @@ double LogHistogram::percentile(double p) const {
 }
 
 SimCollector::SimCollector(const Workload& workload, std::vector<SimOutcome>& outcomes)
-    : workload_(workload),
-      outcomes_(outcomes),
-      pending_(size_t(workload.tenants)),
-      idle_tenants_(workload.tenants),
-      served_(size_t(workload.tenants)) {}
+    : workload_(workload), outcomes_(outcomes) {
+  totals_.contended.resize(size_t(workload.tenants));
+}
 
 void SimCollector::arrived(int index, Instant now) {
-  const SimRequest& r = workload_.requests[size_t(index)];
   SimOutcome& o = outcomes_[size_t(index)];
   o.arrived = now;
-  o.samples_left = r.samples;
-  idle_tenants_ -= pending_[r.tenant]++ == 0;
+  o.samples_left = workload_.requests[size_t(index)].samples;
 }
 
 void SimCollector::refused(int index, const absl::Status& why) {
   outcomes_[size_t(index)].refused = true;
-  const uint32_t tenant = workload_.requests[size_t(index)].tenant;
-  idle_tenants_ += --pending_[tenant] == 0;
   if (refusal_.empty()) refusal_ = std::string(message_of(why));
 }
 
 bool SimCollector::observe(const TokenEvent& e, Instant now) {
-  const auto index = size_t(e.request - 1);
-  SimOutcome& o = outcomes_[index];
+  SimOutcome& o = outcomes_[size_t(e.request - 1)];
   if (e.token >= 0) {
-    const SimRequest& r = workload_.requests[index];
-    const bool first = o.first == kNever;
-    if (idle_tenants_ == 0) served_[r.tenant] += first ? r.prompt + 1 : 1;
-    if (first) {
+    if (o.first == kNever) {
       o.first = o.last = now;
-      idle_tenants_ += --pending_[r.tenant] == 0;
     } else if (e.sample == 0) {
       gaps_.add(to_seconds(now - o.last));
       o.last = now;
@@ -125,7 +115,6 @@ void SimCollector::merge(const SimCollector& other) {
   gaps_.merge(other.gaps_);
   swapped_seconds_ += other.swapped_seconds_;
   if (refusal_.empty()) refusal_ = other.refusal_;
-  for (size_t i = 0; i < served_.size(); ++i) served_[i] += other.served_[i];
   add(totals_, other.totals_);
   add(stats_, other.stats_);
   copy_seconds_ += other.copy_seconds_;
@@ -152,9 +141,9 @@ SimResult::SimResult(const SimCollector& c, const Workload& w) {
   gap = {c.gaps_.mean(), c.gaps_.percentile(50), c.gaps_.percentile(95), c.gaps_.percentile(99),
          c.gaps_.max()};
   double all = 0;
-  for (const double s : c.served_) all += s;
-  tenant_served = c.served_;
-  for (const double s : c.served_) shares.push_back(share(s, all));
+  for (const double s : t.contended) all += s;
+  tenant_served = t.contended;
+  for (const double s : t.contended) shares.push_back(share(s, all));
 }
 
 void SimResult::spread_of(const SimCollector& c, const Workload& w) {

@@ -63,10 +63,7 @@ class SimCollector {
   std::vector<SimOutcome>& outcomes_;
   LogHistogram gaps_;
   double swapped_seconds_ = 0;
-  std::string refusal_;         // the first one's reason
-  std::vector<int> pending_;    // by tenant: requests without a first token
-  int idle_tenants_ = 0;        // tenants that have none
-  std::vector<double> served_;  // by tenant: tokens while no tenant was without
+  std::string refusal_;  // the first one's reason
   SimReplica::Totals totals_;
   Scheduler::Stats stats_;
   double model_error_ = 0, copy_seconds_ = 0;
@@ -99,12 +96,12 @@ struct SimResult {
   double swap_share = 0;             // of all latency, spent swapped out
   double model_error = 0;            // of the scheduler's predictions, at the end
   int64_t steps = 0;
-  Scheduler::Stats stats;                 // sums over replicas
-  std::vector<double> shares;             // by tenant: of what was served while all had work
-  std::vector<double> tenant_served;      // the tokens that those are shares of
-  bool has_long = false;                  // short-plus-long
-  double long_ttft = 0;                   //
-  int64_t beside_long = 0;                // short ones that came during the long one's prefill
+  Scheduler::Stats stats;             // sums over replicas
+  std::vector<double> shares;         // by tenant: of tokens computed while none had all it wanted
+  std::vector<double> tenant_served;  // the tokens that those are shares of
+  bool has_long = false;              // short-plus-long
+  double long_ttft = 0;               //
+  int64_t beside_long = 0;            // short ones that came during the long one's prefill
   double beside_p50 = 0, beside_p99 = 0;  // their time to the first token
 
  private:

@@ -48,7 +48,9 @@ SimReplica::SimReplica(const SimSetup& setup, const Workload& workload, std::vec
       window_end_(window_end),
       flights_(size_t(setup.depth)),
       copies_(setup.cost.per_block_copy),
+      requests_(size_t(workload.tenants)),
       live_(live) {
+  totals_.contended.resize(requests_.size());
   if (setup.host_blocks > 0) {
     host_.emplace(setup.host_blocks, setup.block_size, BlockHasher(1, 2));
   }
@@ -68,7 +70,9 @@ absl::Status SimReplica::add(int index, Instant now) {
   q.tenant = r.tenant;
   q.session = r.session;
   const absl::Status status = scheduler_->add(RequestId(index) + 1, std::move(q), now);
-  if (status.ok() && in_flight() < setup_.depth) due_ = std::min(due_, now);
+  if (!status.ok()) return status;
+  ++requests_[r.tenant];
+  if (in_flight() < setup_.depth) due_ = std::min(due_, now);
   return status;
 }
 
@@ -129,6 +133,7 @@ void SimReplica::launch(const StepPlan& plan, Instant now) {
   f.end = compute_free_ = start + result.device_time;
   if (plan.rows.empty()) return;
 
+  if (requests_.size() > 1) count_tenants(plan);
   totals_.busy += seconds;
   if (start <= window_end_) {
     totals_.window += seconds;
@@ -146,6 +151,19 @@ void SimReplica::count_live(const StepRow& row, int index) {
   if (live == 0) holders_.push_back(index);
   const int end = row.begin + row.count, own = std::max(0, end - row.seq->num_prompt);
   live = end + own * (workload_.requests[size_t(index)].samples - 1);
+}
+
+// What tenants get is fair or not only while each of them could use more.
+void SimReplica::count_tenants(const StepPlan& plan) {
+  std::vector<int> left = requests_;
+  std::vector<double> tokens(left.size());
+  for (const StepRow& row : plan.rows) {
+    const uint32_t tenant = workload_.requests[size_t(row.seq->id - 1)].tenant;
+    left[tenant] -= row.seq->sample == 0;
+    tokens[tenant] += row.count;
+  }
+  if (std::ranges::any_of(left, [](int n) { return n <= 0; })) return;
+  for (size_t t = 0; t < tokens.size(); ++t) totals_.contended[t] += tokens[t];
 }
 
 // Those who lost their blocks do not say so; the scheduler is asked, but only after it has taken

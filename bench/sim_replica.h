@@ -62,6 +62,8 @@ class SimReplica {
     double rows = 0, tokens = 0;  // of a step
     double sampled = 0;           // weights of the next two
     double held = 0, live = 0;    // shares of the slots: in held blocks; with a live token
+    // By tenant: tokens of steps that left out somebody of every tenant.
+    std::vector<double> contended;
   };
 
   // Requests are those of `workload`; their ids are their indexes plus one. `live` has an entry for
@@ -78,7 +80,10 @@ class SimReplica {
   // Since when nothing could be done although requests wait; kNever: things go on.
   Instant stuck_since() const { return stuck_since_; }
   // Request `index` has ended.
-  void forget(int index) { live_[size_t(index)] = 0; }
+  void forget(int index) {
+    live_[size_t(index)] = 0;
+    --requests_[workload_.requests[size_t(index)].tenant];
+  }
 
   const Scheduler& scheduler() const { return *scheduler_; }
   const Totals& totals() const { return totals_; }
@@ -94,6 +99,7 @@ class SimReplica {
   void launch(const StepPlan&, Instant now);
   void count_live(const StepRow&, int index);
   void sample_cache();
+  void count_tenants(const StepPlan&);
 
   const SimSetup& setup_;
   const Workload& workload_;
@@ -111,10 +117,11 @@ class SimReplica {
   Instant due_ = kNever, stuck_since_ = kNever;
   Totals totals_;
 
-  std::vector<int>& live_;    // by request: tokens in the cache when it computed last
-  std::vector<int> holders_;  // requests that have any, and some that had
-  double since_sample_ = 0;   // seconds of steps since the cache was looked at
-  int64_t preemptions_ = 0;   // up to the last sample
+  std::vector<int> requests_;  // by tenant: those that have not ended
+  std::vector<int>& live_;     // by request: tokens in the cache when it computed last
+  std::vector<int> holders_;   // requests that have any, and some that had
+  double since_sample_ = 0;    // seconds of steps since the cache was looked at
+  int64_t preemptions_ = 0;    // up to the last sample
 };
 
 }  // namespace sluice

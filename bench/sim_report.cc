@@ -113,7 +113,7 @@ std::string notes(const SimResult& r) {
   std::string out;
   if (r.refused > 0) out += fmt::format("    {} refused: {}\n", r.refused, r.refusal);
   if (r.shares.size() > 1) {
-    out += "    served while every tenant had requests waiting:";
+    out += "    tokens computed while somebody of every tenant waited:";
     for (size_t i = 0; i < r.shares.size(); ++i)
       out += fmt::format("{} tenant {} {} %", i > 0 ? "," : "", i, percent(r.shares[i]));
     out += "\n";
