@@ -67,6 +67,7 @@ struct Config {
     int write_timeout_seconds = 60;  // a client that reads nothing for this long is dropped
     std::string ports_file;          // gets "HTTP_PORT GRPC_PORT" when ready; empty: none
     int max_n = 16;                  // samples a request may ask for
+    std::string record_file;  // gets what is served, for `sluice simulate --trace`; empty: none
   } server;
   struct Log {
     std::string level = "info";   // debug, info, warn, error

@@ -226,6 +226,10 @@ std::vector<Field> server_fields(Config& c) {
        "File that gets the HTTP and the gRPC port in one line once the server is ready",
        "--ports-file"},
       {"server.max_n", &c.server.max_n, "Samples (n) a request may ask for", "", 1, 1024},
+      {"server.record_file", &c.server.record_file,
+       "File that gets times, lengths and prefix hashes of what is served, no text, for "
+       "`sluice simulate --trace`",
+       "--record"},
       {"log.level",
        &c.log.level,
        "Least severe messages to log",

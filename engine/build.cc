@@ -7,6 +7,7 @@
 
 #include "base/check.h"
 #include "base/log.h"
+#include "config/load.h"
 #include "config/presets.h"
 #include "engine/make_device.h"
 #include "engine/models/registry.h"
@@ -108,6 +109,12 @@ absl::StatusOr<std::unique_ptr<ServedModel>> ServedModel::load(const Config& wan
   if (const auto status = plan_ahead(config, *served->device_, options, served->plan_);
       !status.ok())
     return status;
+  if (!config.server.record_file.empty()) {
+    auto recorder = Recorder::open(config.server.record_file, options.block_size,
+                                   print_config(config), std::chrono::steady_clock::now());
+    if (!recorder.ok()) return annotate(recorder.status(), "server.record_file");
+    served->recorder_ = *std::move(recorder);
+  }
   // Packing is a short burst before anything is served: every core may help.
   const int threads = config.device.threads > 0
                           ? config.device.threads
@@ -141,8 +148,10 @@ std::unique_ptr<Engine> ServedModel::make_engine(OutputSink& sink, Metrics& metr
   CHECK(runner_ != nullptr);
   auto scheduler = std::make_unique<Scheduler>(policy_, CostModel(cost_), *pool_, host_pool_.get(),
                                                runner_->depth(), config().eos_ids, max_model_len());
-  return std::make_unique<Engine>(std::move(scheduler), std::move(runner_), sink, metrics,
-                                  options_.scheduler.max_queue);
+  auto engine = std::make_unique<Engine>(std::move(scheduler), std::move(runner_), sink, metrics,
+                                         options_.scheduler.max_queue);
+  engine->record(std::move(recorder_));
+  return engine;
 }
 
 }  // namespace sluice

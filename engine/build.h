@@ -8,6 +8,7 @@
 #include "engine/engine.h"
 #include "engine/model.h"
 #include "engine/rank_runner.h"
+#include "engine/recording.h"
 #include "kvcache/block_pool.h"
 #include "kvcache/budget.h"
 
@@ -43,6 +44,7 @@ class ServedModel {
   std::unique_ptr<BlockPool> pool_, host_pool_;  // the latter null without a host tier
   StepCost cost_;                                // what warm_up() measured
   std::unique_ptr<RankRunner> runner_;
+  std::unique_ptr<Recorder> recorder_;  // until the engine takes it; null: nothing is recorded
 };
 
 // What ServedModel::load() would do with this machine's memory, without reading a tensor: for

@@ -15,6 +15,7 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "base/queue.h"
+#include "engine/recording.h"
 
 namespace sluice {
 namespace {
@@ -117,6 +118,7 @@ struct Engine::Impl {
   // --- engine thread, and before start() and after the join its owner ---
   const std::unique_ptr<Scheduler> scheduler;
   const std::unique_ptr<ModelRunner> runner;
+  std::unique_ptr<Recorder> recorder;  // null: nothing is recorded
   OutputSink& sink;
   Metrics& metrics;
   std::vector<Command> commands;
@@ -158,6 +160,7 @@ void Engine::Impl::refuse(RequestId id, int samples, FinishReason why) {
 void Engine::Impl::admit(Command& c) {
   const int samples = c.request.num_samples;
   if (closing) return refuse(c.id, samples, FinishReason::cancelled);
+  if (recorder) recorder->arrived(c.id, c.request, c.when);
   const absl::Status added = scheduler->add(c.id, std::move(c.request), now());
   if (added.ok()) {
     const bool fresh = live.try_emplace(c.id, Live{c.when, samples}).second;
@@ -199,6 +202,7 @@ void Engine::Impl::take_inbox() {
 
 void Engine::Impl::deliver() {
   if (events.empty()) return;
+  if (recorder) recorder->observe(events);
   for (const TokenEvent& e : events) {
     if (e.finish == FinishReason::none) continue;
     const auto it = live.find(e.request);
@@ -326,6 +330,8 @@ Engine::~Engine() {
     e.run();  // never started: what was submitted is still owed its end
   }
 }
+
+void Engine::record(std::unique_ptr<Recorder> recorder) { impl_->recorder = std::move(recorder); }
 
 void Engine::start() {
   CHECK(!impl_->thread.joinable());

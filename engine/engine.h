@@ -18,6 +18,8 @@ class OutputSink {
   virtual void deliver(std::span<TokenEvent>) = 0;
 };
 
+class Recorder;  // engine/recording.h
+
 // The loop. Owns one thread; everything below it runs on that thread.
 class Engine {
  public:
@@ -25,6 +27,7 @@ class Engine {
          int max_queue);
   ~Engine();  // cancels what is left and joins the thread; every request still gets its final event
 
+  void record(std::unique_ptr<Recorder>);  // what is served, until the end; before start()
   void start();
   // Any thread, never blocks. The caller chooses the id (unique while alive), so it can register
   // its stream before the first token can possibly arrive. resource_exhausted: the inbox is full;

@@ -5,7 +5,7 @@ import xml.etree.ElementTree as tree
 
 import pytest
 
-from conftest import run_cli
+from conftest import DEMO, run_cli
 
 SMALL = ("simulate", "--requests=200", "--threads=2")
 
@@ -175,6 +175,32 @@ def test_recordings_replay(tmp_path):
                         ([RECORDING[0], {"at": 1}], "line 2: ")]:
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
         refused(f"trace.jsonl {word}", "--trace", path)
+
+
+def test_a_daemon_records_what_the_simulator_replays(tmp_path, start):
+    path = tmp_path / "served.jsonl"
+    daemon = start(DEMO, "--record", path, "--cache.block_size=4")
+    prompt = "the quick brown fox jumps over the lazy dog " * 4
+    for max_tokens in (3, 5):
+        reply = daemon.post("/v1/completions", {"prompt": prompt, "max_tokens": max_tokens,
+                                                "temperature": 0, "ignore_eos": True})
+        assert reply.status_code == 200, reply.text
+    usage = reply.json()["usage"]
+    assert daemon.stop() == 0, daemon.log()
+    assert "quick" not in path.read_text()
+
+    first, second = [json.loads(line) for line in path.read_text().splitlines()[1:-1]]
+    assert second["prompt"] == usage["prompt_tokens"] and first["at"] < second["at"]
+    assert (first["output"], second["output"]) == (3, 5)
+    shared = first["prompt"] // 4
+    assert first["blocks"][:shared] == second["blocks"][:shared]
+    out, _ = simulate(tmp_path, "--trace", path, "--cache.block_size=4")
+    [line] = out["lines"]
+    assert line["completed"] == 2 and line["refused"] == 0
+    assert line["cached_tokens"] >= (first["prompt"] - 1) // 4 * 4
+
+    result = run_cli("serve", DEMO, "--record=/nonexistent/file", "--port=0", "--grpc-port=0")
+    assert result.returncode == 1 and "server.record_file: /nonexistent/file" in result.stderr
 
 
 def refused(word, *arguments, code=1):
