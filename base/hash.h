@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string_view>
 
 namespace sluice {
 
@@ -14,5 +15,13 @@ inline uint64_t mix64(uint64_t x) {
 
 // Order matters: mix64(a, b) != mix64(b, a).
 inline uint64_t mix64(uint64_t a, uint64_t b) { return mix64(mix64(a) ^ b); }
+
+// Of a text, under a key: who does not know the key cannot look for collisions. Never 0, which
+// stands for "none" wherever such a hash goes.
+inline uint64_t hash_text(uint64_t key, std::string_view text) {
+  uint64_t hash = mix64(key, text.size());
+  for (const char c : text) hash = mix64(hash, static_cast<unsigned char>(c));
+  return hash != 0 ? hash : 1;
+}
 
 }  // namespace sluice

@@ -73,6 +73,11 @@ struct ApiRequest {
   bool continuous_usage = false;
   std::string cache_salt;
 
+  // Scheduling.
+  std::optional<int64_t> priority;
+  std::optional<double> timeout_ms, ttft_ms, tpot_ms;  // from `received`; tpot_ms: between tokens
+  std::string session_id;                              // empty: none
+
   std::vector<std::string> ignored;  // fields of the request that nobody knows
 };
 

@@ -15,11 +15,13 @@ constexpr int kDefaultCompletionTokens = 16;
 // No step of a healthy engine takes this long, on the slowest machine that is worth serving from.
 constexpr Nanos kStallLimit = std::chrono::seconds(60);
 
-std::string draw_id() {
+uint64_t draw_number() {
   thread_local std::mt19937_64 generator{(static_cast<uint64_t>(std::random_device{}()) << 32) ^
                                          std::random_device{}()};
-  return fmt::format("{:016x}{:08x}", generator(), generator() >> 32);
+  return generator();
 }
+
+std::string draw_id() { return fmt::format("{:016x}{:08x}", draw_number(), draw_number() >> 32); }
 
 std::string decode(const Tokenizer& tokenizer, const std::vector<TokenId>& ids, bool skip_special) {
   Detokenizer detokenizer(tokenizer, skip_special);
@@ -27,12 +29,6 @@ std::string decode(const Tokenizer& tokenizer, const std::vector<TokenId>& ids, 
   for (const TokenId id : ids) text += detokenizer.push(id);
   text += detokenizer.flush();
   return text;
-}
-
-uint64_t hash_salt(std::string_view text) {
-  uint64_t hash = mix64(text.size());
-  for (const char c : text) hash = mix64(hash, static_cast<unsigned char>(c));
-  return hash | 1;  // 0 means: none
 }
 
 std::string_view trim(std::string_view text) {
@@ -52,7 +48,12 @@ Usage Job::usage() const {
 
 Frontend::Frontend(ModelInfo model, const Config::Server& config, Engine& engine, StreamHub& hub,
                    Metrics& metrics)
-    : model_(std::move(model)), config_(config), engine_(engine), hub_(hub), metrics_(metrics) {
+    : model_(std::move(model)),
+      config_(config),
+      engine_(engine),
+      hub_(hub),
+      metrics_(metrics),
+      hash_key_(draw_number()) {
   for (TokenId id = 0; id < model_.tokenizer->vocab_size(); ++id)
     longest_piece_ = std::max(longest_piece_, static_cast<int>(model_.tokenizer->piece(id).size()));
 }
@@ -172,15 +173,10 @@ MaybeError Frontend::fit_prompt(const ApiRequest& request, std::vector<TokenId>*
 }
 
 MaybeError Frontend::add_prompt(const ApiRequest& request, const PromptInput& prompt,
-                                const SamplingParams& sampling, Job* job) const {
-  GenerateRequest generate;
-  generate.sampling = sampling;
+                                GenerateRequest generate, Job* job) const {
   if (auto error = tokenize_prompt(request, prompt, &generate.prompt)) return error;
   const size_t whole = generate.prompt.size();
   if (auto error = fit_prompt(request, &generate.prompt, &generate.sampling)) return error;
-  generate.num_samples = job->stream.num_samples;
-  generate.deadline = request.deadline;
-  if (!request.cache_salt.empty()) generate.cache_salt = hash_salt(request.cache_salt);
   generate.tag = request.user_tag.empty() ? job->id : job->id + "/" + request.user_tag;
 
   TokenStream::Prompt shown;
@@ -196,29 +192,41 @@ MaybeError Frontend::add_prompt(const ApiRequest& request, const PromptInput& pr
   return std::nullopt;
 }
 
+// Names that clients chose become numbers. Sessions of other salts or tenants are others, also when
+// they are called the same.
+void Frontend::set_names(const ApiRequest& request, GenerateRequest* out) const {
+  if (!request.cache_salt.empty()) out->cache_salt = hash_text(hash_key_, request.cache_salt);
+  if (request.session_id.empty()) return;
+  const uint64_t owner = mix64(out->cache_salt, out->tenant);
+  out->session = hash_text(mix64(hash_key_, owner), request.session_id);
+}
+
 MaybeError Frontend::prepare(const ApiRequest& request, Job* job) const {
   if (auto error = check_model(request.model)) return error;
-  SamplingParams sampling;
-  int num_samples = 1;
-  if (auto error = check_sampling(request, model_, config_, &sampling, &num_samples)) return error;
+  GenerateRequest generate;  // but for the prompt
+  if (auto error =
+          check_sampling(request, model_, config_, &generate.sampling, &generate.num_samples))
+    return error;
+  if (auto error = check_scheduling(request, generate.num_samples, &generate)) return error;
+  set_names(request, &generate);
   if (request.truncate_prompt_tokens && (*request.truncate_prompt_tokens < 1 ||
                                          *request.truncate_prompt_tokens > model_.max_model_len))
     return api_error(ErrorKind::invalid, "truncate_prompt_tokens",
                      "truncate_prompt_tokens must be between 1 and {}, not {}",
                      model_.max_model_len, *request.truncate_prompt_tokens);
   job->id = request.request_id.empty() ? draw_id() : request.request_id;
-  job->stream = stream_options(request, sampling, num_samples);
+  job->stream = stream_options(request, generate.sampling, generate.num_samples);
   if (request.kind == ApiKind::chat) {
     PromptInput prompt;
     if (auto error = render_chat(request, &prompt.text)) return error;
-    return add_prompt(request, prompt, sampling, job);
+    return add_prompt(request, prompt, std::move(generate), job);
   }
   if (request.prompts.empty()) return api_error(ErrorKind::invalid, "prompt", "prompt is required");
   if (request.prompts.size() > kMaxPrompts)
     return api_error(ErrorKind::invalid, "prompt", "prompt may have at most {} entries, not {}",
                      kMaxPrompts, request.prompts.size());
   for (const PromptInput& prompt : request.prompts)
-    if (auto error = add_prompt(request, prompt, sampling, job)) return error;
+    if (auto error = add_prompt(request, prompt, generate, job)) return error;
   return std::nullopt;
 }
 

@@ -87,14 +87,16 @@ class Frontend {
   MaybeError tokenize_prompt(const ApiRequest&, const PromptInput&,
                              std::vector<TokenId>* ids) const;
   MaybeError fit_prompt(const ApiRequest&, std::vector<TokenId>* ids, SamplingParams*) const;
-  MaybeError add_prompt(const ApiRequest&, const PromptInput&, const SamplingParams&, Job*) const;
+  MaybeError add_prompt(const ApiRequest&, const PromptInput&, GenerateRequest, Job*) const;
+  void set_names(const ApiRequest&, GenerateRequest*) const;
 
   const ModelInfo model_;
   const Config::Server config_;
   Engine& engine_;
   StreamHub& hub_;
   Metrics& metrics_;
-  int longest_piece_ = 1;  // bytes; bounds how much text can fit the context
+  const uint64_t hash_key_;  // of names that clients choose: salts and sessions
+  int longest_piece_ = 1;    // bytes; bounds how much text can fit the context
   std::atomic<bool> ready_{false}, draining_{false};
 };
 

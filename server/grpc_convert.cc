@@ -8,10 +8,12 @@
 namespace sluice {
 namespace {
 
+template <class Value, class Field>
+void take(bool has, Value value, Field& field) {
+  if (has) field = value;
+}
+
 void read_sampling(const v1::SamplingParams& p, ApiRequest* out) {
-  const auto take = [](bool has, auto value, auto& field) {
-    if (has) field = value;
-  };
   take(p.has_temperature(), p.temperature(), out->temperature);
   take(p.has_top_p(), p.top_p(), out->top_p);
   take(p.has_top_k(), p.top_k(), out->top_k);
@@ -62,6 +64,11 @@ void read_common(const Request& in, ApiRequest* out) {
   out->model = in.model();
   out->request_id = in.request_id();
   out->cache_salt = in.cache_salt();
+  out->session_id = in.session_id();
+  take(in.has_priority(), in.priority(), out->priority);
+  take(in.has_timeout_ms(), in.timeout_ms(), out->timeout_ms);
+  take(in.has_ttft_ms(), in.ttft_ms(), out->ttft_ms);
+  take(in.has_tpot_ms(), in.tpot_ms(), out->tpot_ms);
   out->stream = !in.has_stream() || in.stream();
   out->return_token_ids = true;
   read_sampling(in.sampling(), out);

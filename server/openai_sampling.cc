@@ -19,6 +19,9 @@ constexpr Named<std::optional<double>> kNumbers[] = {
     {"presence_penalty", &ApiRequest::presence_penalty},
     {"frequency_penalty", &ApiRequest::frequency_penalty},
     {"repetition_penalty", &ApiRequest::repetition_penalty},
+    {"timeout_ms", &ApiRequest::timeout_ms},
+    {"ttft_ms", &ApiRequest::ttft_ms},
+    {"tpot_ms", &ApiRequest::tpot_ms},
 };
 
 constexpr Named<std::optional<int64_t>> kIntegers[] = {
@@ -29,6 +32,7 @@ constexpr Named<std::optional<int64_t>> kIntegers[] = {
     {"n", &ApiRequest::n},
     {"truncate_prompt_tokens", &ApiRequest::truncate_prompt_tokens},
     {"prompt_logprobs", &ApiRequest::prompt_logprobs},
+    {"priority", &ApiRequest::priority},
 };
 
 constexpr Named<bool> kFlags[] = {
@@ -136,6 +140,7 @@ void read_common_fields(Fields& fields, ApiRequest* out) {
   out->has_allowed_token_ids = fields.read("allowed_token_ids", &out->allowed_token_ids);
   fields.read("add_special_tokens", &out->add_special_tokens);
   fields.read("cache_salt", &out->cache_salt);
+  fields.read("session_id", &out->session_id);
   fields.read("request_id", &out->request_id);
   fields.read("user", &out->user_tag);
   read_truncation_side(fields, out);
@@ -145,7 +150,6 @@ void read_common_fields(Fields& fields, ApiRequest* out) {
 
   for (const char* name : kRefused) fields.refuse(name);
   fields.refuse("length_penalty", 1.0);
-  fields.refuse("priority", 0);
   fields.refuse("stream_interval", 1);
   for (const char* name : kWithoutEffect) fields.ignore(name);
 }

@@ -25,6 +25,14 @@ MaybeError check_int(const char* field, int64_t value, int64_t low, int64_t high
                    high, value);
 }
 
+MaybeError check_millis(const char* field, const std::optional<double>& value) {
+  return value ? check_above_zero(field, *value, kMaxMillis) : std::nullopt;
+}
+
+Nanos from_millis(double value) {
+  return std::chrono::duration_cast<Nanos>(std::chrono::duration<double, std::milli>(value));
+}
+
 MaybeError check_token(const char* field, int64_t id, int vocab_size) {
   if (id >= 0 && id < vocab_size) return std::nullopt;
   return api_error(ErrorKind::invalid, field,
@@ -72,6 +80,7 @@ MaybeError check_distribution(const ApiRequest& r, const ModelInfo& model, Sampl
   out->frequency_penalty = static_cast<float>(frequency);
   out->top_k = static_cast<int>(std::max<int64_t>(top_k, 0));
   out->seed = r.seed ? static_cast<uint64_t>(*r.seed) : draw_seed();
+  out->seed_given = r.seed.has_value();
   return std::nullopt;
 }
 
@@ -166,6 +175,33 @@ MaybeError check_sampling(const ApiRequest& r, const ModelInfo& model, const Con
   if (auto e = check_int("min_tokens", min_tokens, 0, most)) return e;
   out->min_tokens = static_cast<int>(min_tokens);
   out->ignore_eos = r.ignore_eos;
+  return std::nullopt;
+}
+
+MaybeError check_scheduling(const ApiRequest& r, int num_samples, GenerateRequest* out) {
+  const int64_t priority = r.priority.value_or(0);
+  if (auto e = check_int("priority", priority, kMinPriority, kMaxPriority)) return e;
+  out->priority = static_cast<int>(priority);
+  if (auto e = check_millis("timeout_ms", r.timeout_ms)) return e;
+  if (auto e = check_millis("ttft_ms", r.ttft_ms)) return e;
+  if (auto e = check_millis("tpot_ms", r.tpot_ms)) return e;
+  out->deadline = r.deadline;
+  if (r.timeout_ms)
+    out->deadline = std::min(out->deadline, r.received + from_millis(*r.timeout_ms));
+  if (r.ttft_ms) out->first_token_by = r.received + from_millis(*r.ttft_ms);
+  if (r.tpot_ms) out->token_interval = from_millis(*r.tpot_ms);
+
+  if (r.session_id.empty()) return std::nullopt;
+  if (r.session_id.size() > kMaxSessionBytes)
+    return api_error(ErrorKind::invalid, "session_id",
+                     "session_id may be at most {} bytes long, not {}", kMaxSessionBytes,
+                     r.session_id.size());
+  // A conversation goes on from one answer.
+  const size_t prompts = r.kind == ApiKind::chat ? 1 : r.prompts.size();
+  if (prompts * num_samples != 1)
+    return api_error(ErrorKind::invalid, "session_id",
+                     "session_id goes with one prompt and one sample, not {} prompts with {}",
+                     prompts, num_samples);
   return std::nullopt;
 }
 

@@ -85,6 +85,11 @@ const std::vector<FieldCase> kFields = {
     {"model", {"\"test/model\"", "\"\"", "null"}, {"\"other\"", "5"}},
     {"user", {"\"u\""}, {"5"}},
     {"best_of", {"1", "null"}, {"2", "\"a\""}},
+    {"priority", {"-1000", "0", "1000"}, {"-1001", "1001", "0.5", "\"1\""}},
+    {"timeout_ms", {"0.5", "86400000", "null"}, {"0", "-1", "86400001", "\"1\"", "true"}},
+    {"ttft_ms", {"0.5", "86400000"}, {"0", "-1", "86400001", "[]"}},
+    {"tpot_ms", {"0.5", "86400000"}, {"0", "-1", "86400001", "{}"}},
+    {"session_id", {"\"\"", "\"a b/\u00e9\"", "null"}, {"5", "[]"}},
 };
 
 TEST_F(RequestTest, EveryFieldGoodAndBad) {
@@ -149,7 +154,6 @@ TEST_F(RequestTest, UnsupportedFieldsAreNamed) {
       {"use_beam_search", {"false"}, {"true"}},
       {"length_penalty", {"1", "1.0"}, {"2"}},
       {"bad_words", {"[]"}, {"[\"x\"]"}},
-      {"priority", {"0"}, {"1"}},
       {"audio", {"null"}, {"{\"voice\":\"x\"}"}},
       {"prediction", {"null"}, {"{\"type\":\"content\"}"}},
       {"web_search_options", {"null"}, {"{\"a\":1}"}},
@@ -351,6 +355,64 @@ TEST_F(RequestTest, SaltsSeparatePrefixes) {
   ASSERT_FALSE(completion(R"({"prompt":"a"})", &c));
   EXPECT_NE(a.requests[0].cache_salt, b.requests[0].cache_salt);
   EXPECT_EQ(c.requests[0].cache_salt, 0u);
+}
+
+TEST_F(RequestTest, HowARequestWantsToBeScheduled) {
+  Job job;
+  ASSERT_FALSE(completion(R"({"prompt":"abc"})", &job));
+  EXPECT_EQ(job.requests[0].priority, 0);
+  EXPECT_EQ(job.requests[0].deadline, kNever);
+  EXPECT_EQ(job.requests[0].first_token_by, kNever);
+  EXPECT_EQ(job.requests[0].token_interval, Nanos{0});
+  EXPECT_EQ(job.requests[0].session, 0u);
+  EXPECT_FALSE(job.requests[0].sampling.seed_given);
+
+  Job full;
+  ASSERT_FALSE(chat(
+      R"({"messages":[{"role":"user","content":"abc"}],"priority":-3,"timeout_ms":1500,
+          "ttft_ms":20.5,"tpot_ms":0.25,"session_id":"s","seed":0})",
+      &full));
+  const GenerateRequest& r = full.requests[0];
+  const Instant received = request_.received;
+  EXPECT_EQ(r.priority, -3);
+  EXPECT_EQ(r.deadline, received + std::chrono::milliseconds(1500));
+  EXPECT_EQ(r.first_token_by, received + std::chrono::microseconds(20500));
+  EXPECT_EQ(r.token_interval, std::chrono::microseconds(250));
+  EXPECT_NE(r.session, 0u);
+  EXPECT_TRUE(r.sampling.seed_given);
+
+  // The earlier of the protocol's deadline and the request's own.
+  ApiRequest early;
+  early.prompts.push_back({"abc", {}, false});
+  early.deadline = Instant{} + std::chrono::milliseconds(5);
+  early.timeout_ms = 10;
+  Job cut;
+  ASSERT_FALSE(world_.frontend->prepare(early, &cut));
+  EXPECT_EQ(cut.requests[0].deadline, early.deadline);
+}
+
+TEST_F(RequestTest, SessionsOfOtherSaltsAreOthers) {
+  const auto session = [&](const char* fields) {
+    Job job;
+    EXPECT_FALSE(completion(fmt::format(R"({{"prompt":"abc"{}}})", fields), &job));
+    return job.requests[0].session;
+  };
+  const uint64_t plain = session(R"(,"session_id":"s")");
+  EXPECT_EQ(session(R"(,"session_id":"s")"), plain);
+  EXPECT_NE(session(R"(,"session_id":"t")"), plain);
+  EXPECT_NE(session(R"(,"session_id":"s","cache_salt":"a")"), plain);
+  EXPECT_NE(session(R"(,"session_id":"s","cache_salt":"a")"),
+            session(R"(,"session_id":"s","cache_salt":"b")"));
+  EXPECT_EQ(session(R"(,"session_id":"s","priority":5)"), plain);
+
+  EXPECT_FALSE(completion(with("session_id", '"' + std::string(256, 'x') + '"')));
+  for (const std::string& bad :
+       {with("session_id", '"' + std::string(257, 'x') + '"'), with("session_id\":\"s\",\"n", "2"),
+        std::string(R"({"prompt":["a","b"],"session_id":"s"})")}) {
+    const MaybeError error = completion(bad);
+    ASSERT_TRUE(error) << bad;
+    EXPECT_EQ(error->param, "session_id");
+  }
 }
 
 TEST(JsonText, EscapesWhatMustBe) {
