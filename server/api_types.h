@@ -50,7 +50,7 @@ struct ApiRequest {
   std::optional<double> temperature, top_p, min_p;
   std::optional<int64_t> top_k;  // -1, 0: off
   std::optional<double> presence_penalty, frequency_penalty, repetition_penalty;
-  std::optional<int64_t> seed, max_tokens, min_tokens, n;
+  std::optional<int64_t> seed, max_tokens, min_tokens, n, best_of;
   const char* max_tokens_field = "max_tokens";         // what the client called it
   std::vector<std::pair<int64_t, double>> logit_bias;  // token id, bias
   std::vector<int64_t> allowed_token_ids;
@@ -71,6 +71,7 @@ struct ApiRequest {
   bool stream = false;
   bool include_usage = false;
   bool continuous_usage = false;
+  bool include_timing = false;
   std::string cache_salt;
 
   // Scheduling.

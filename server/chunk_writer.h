@@ -6,6 +6,7 @@
 
 #include "scheduler/request.h"
 #include "server/api_error.h"
+#include "server/timing.h"
 
 namespace sluice {
 
@@ -31,7 +32,7 @@ struct PromptOut {
 
 // What one choice gained. Views are valid during the call only.
 struct Delta {
-  int choice = 0;                            // prompt * n + sample
+  int choice = 0;                            // prompt * StreamOptions::num_choices + number
   std::string_view text;                     // valid UTF-8, maybe empty
   std::span<const TokenOut> tokens;          // empty unless StreamOptions::want_tokens
   FinishReason finish = FinishReason::none;  // none, stop or length
@@ -48,7 +49,8 @@ class ChunkWriter {
   // Once per prompt, before its first delta; only if StreamOptions::want_prompt.
   virtual void prompt(int index, const PromptOut&) = 0;
   virtual void write(const Delta&) = 0;
-  virtual void end(const Usage&) = 0;      // every choice has finished
+  // Every choice has finished. `timing`: null unless StreamOptions::want_timing, and known.
+  virtual void end(const Usage&, const Timing* timing) = 0;
   virtual void fail(const ApiError&) = 0;  // instead of end
   // After the last call of one wake-up: put on the wire what has gathered. Must not block.
   // False: the client is gone, cancel the request.

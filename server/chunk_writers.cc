@@ -21,6 +21,12 @@ void append_usage(std::string& out, const Usage& usage) {
   out += R"(},"completion_tokens_details":{"reasoning_tokens":0}})";
 }
 
+void add_timing(std::string& out, const Timing* timing) {
+  if (timing == nullptr) return;
+  out += R"(,"timing":)";
+  append_timing(out, *timing);
+}
+
 // ,"finish_reason":"stop","stop_reason":...
 void append_finish(std::string& out, FinishReason finish, std::string_view stop_text,
                    TokenId stop_token) {
@@ -86,7 +92,7 @@ class SseWriter final : public ChunkWriter {
 
   void prompt(int index, const PromptOut& prompt) override {
     if (!format_.token_ids) return;
-    prompt_ids_.resize(format_.num_choices / format_.num_samples);
+    prompt_ids_.resize(format_.num_choices / format_.choices_per_prompt);
     append_ids(prompt_ids_[index], prompt.ids);
   }
 
@@ -98,12 +104,16 @@ class SseWriter final : public ChunkWriter {
     }
   }
 
-  void end(const Usage& usage) override {
+  void end(const Usage& usage, const Timing* timing) override {
     std::string& out = reply_->bytes;
-    if (format_.include_usage) {
+    if (format_.include_usage || timing != nullptr) {
       out += head_;
-      out += R"(],"usage":)";
-      append_usage(out, usage);
+      out += ']';
+      if (format_.include_usage) {
+        out += R"(,"usage":)";
+        append_usage(out, usage);
+      }
+      add_timing(out, timing);
       out += "}\n\n";
     }
     out += "data: [DONE]\n\n";
@@ -183,7 +193,7 @@ class SseWriter final : public ChunkWriter {
       begun_[delta.choice] = true;
       if (!prompt_ids_.empty()) {
         out += R"(,"prompt_token_ids":)";
-        out += prompt_ids_[delta.choice / format_.num_samples];
+        out += prompt_ids_[delta.choice / format_.choices_per_prompt];
       }
     }
     out += "}]";
@@ -210,7 +220,7 @@ class JsonWriter final : public ChunkWriter {
       : format_(std::move(format)),
         reply_(std::move(reply)),
         choices_(format_.num_choices),
-        prompts_(format_.num_choices / format_.num_samples) {}
+        prompts_(format_.num_choices / format_.choices_per_prompt) {}
 
   void prompt(int index, const PromptOut& prompt) override {
     if (format_.token_ids) append_ids(prompts_[index].ids, prompt.ids);
@@ -227,7 +237,7 @@ class JsonWriter final : public ChunkWriter {
     choice.stop_token = delta.stop_token;
   }
 
-  void end(const Usage& usage) override {
+  void end(const Usage& usage, const Timing* timing) override {
     const bool chat = format_.kind == ApiKind::chat;
     std::string& out = reply_->bytes;
     out = head_of(format_, chat ? "chat.completion" : "text_completion");
@@ -241,6 +251,7 @@ class JsonWriter final : public ChunkWriter {
     if (chat) append_prompt(out, 0);
     out += R"(,"system_fingerprint":null)";
     if (chat) out += R"(,"service_tier":null)";
+    add_timing(out, timing);
     out += '}';
     reply_->ended = true;
   }
@@ -275,7 +286,7 @@ class JsonWriter final : public ChunkWriter {
     append_logprobs(out, format_, choice.tokens);
     append_finish(out, choice.finish, choice.stop_text, choice.stop_token);
     if (format_.token_ids) append_token_ids(out, choice.tokens);
-    if (!chat) append_prompt(out, index / format_.num_samples);
+    if (!chat) append_prompt(out, index / format_.choices_per_prompt);
     out += '}';
   }
 

@@ -27,7 +27,7 @@ struct ReplyFormat {
   ApiKind kind = ApiKind::completion;
   std::string id, model;
   int64_t created = 0;
-  int num_choices = 1, num_samples = 1;
+  int num_choices = 1, choices_per_prompt = 1;
   int num_prompt_tokens = 0;
   bool logprobs = false;
   bool tokens_as_ids = false;

@@ -23,6 +23,7 @@ void read_sampling(const v1::SamplingParams& p, ApiRequest* out) {
   take(p.has_repetition_penalty(), p.repetition_penalty(), out->repetition_penalty);
   take(p.has_seed(), p.seed(), out->seed);
   take(p.has_n(), p.n(), out->n);
+  take(p.has_best_of(), p.best_of(), out->best_of);
   take(p.has_max_tokens(), p.max_tokens(), out->max_tokens);
   take(p.has_min_tokens(), p.min_tokens(), out->min_tokens);
   take(p.has_logprobs(), p.logprobs(), out->logprobs);
@@ -65,6 +66,7 @@ void read_common(const Request& in, ApiRequest* out) {
   out->request_id = in.request_id();
   out->cache_salt = in.cache_salt();
   out->session_id = in.session_id();
+  out->include_timing = in.include_timing();
   take(in.has_priority(), in.priority(), out->priority);
   take(in.has_timeout_ms(), in.timeout_ms(), out->timeout_ms);
   take(in.has_ttft_ms(), in.ttft_ms(), out->ttft_ms);
@@ -172,6 +174,20 @@ void set_usage(const Usage& usage, v1::Usage* out) {
   out->set_completion_tokens(usage.completion);
   out->set_total_tokens(usage.prompt + usage.completion);
   out->set_cached_tokens(usage.cached);
+}
+
+void set_timing(const Timing& timing, v1::Timing* out) {
+  out->set_queue_ms(timing.queue_ms);
+  out->set_ttft_ms(timing.ttft_ms);
+  out->set_total_ms(timing.total_ms);
+  out->set_level(timing.level);
+  out->set_chunks(timing.chunks);
+  out->set_swaps(timing.swaps);
+  out->set_recomputes(timing.recomputes);
+  out->set_swapped_blocks(timing.swapped_blocks);
+  out->set_swap_ms(timing.swap_ms);
+  out->set_cached_tokens(timing.cached_tokens);
+  out->set_host_cached_tokens(timing.host_cached_tokens);
 }
 
 grpc::Status to_status(const ApiError& error) {

@@ -20,6 +20,7 @@ MaybeError from_proto(const v1::TokenizeRequest&, ApiRequest* out);
 void append_piece(const Delta& delta, const Tokenizer&, bool want_logprobs, v1::Piece* piece);
 void set_prompt_logprobs(const PromptOut& prompt, const Tokenizer&, v1::Piece* piece);
 void set_usage(const Usage& usage, v1::Usage* out);
+void set_timing(const Timing& timing, v1::Timing* out);
 
 grpc::Status to_status(const ApiError& error);
 

@@ -156,9 +156,10 @@ class MessageWriter final : public ChunkWriter {
     send(std::move(message));
     gathered_.erase(delta.choice);
   }
-  void end(const Usage& usage) override {
+  void end(const Usage& usage, const Timing* timing) override {
     Response last;
     set_usage(usage, last.mutable_usage());
+    if (timing != nullptr) set_timing(*timing, last.mutable_timing());
     send(std::move(last));
     call_->finish(grpc::Status::OK);
   }

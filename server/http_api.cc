@@ -81,8 +81,8 @@ ReplyFormat reply_format(const ApiRequest& request, const Job& job, const ModelI
   format.created = std::chrono::duration_cast<std::chrono::seconds>(
                        std::chrono::system_clock::now().time_since_epoch())
                        .count();
-  format.num_samples = job.stream.num_samples;
-  format.num_choices = format.num_samples * static_cast<int>(job.requests.size());
+  format.choices_per_prompt = job.stream.num_choices;
+  format.num_choices = format.choices_per_prompt * static_cast<int>(job.requests.size());
   format.logprobs = request.logprobs.has_value();
   format.tokens_as_ids = request.return_tokens_as_token_ids;
   format.token_ids = request.return_token_ids;

@@ -140,12 +140,6 @@ MaybeError parse_completion(std::string_view body, ApiRequest* out) {
   fields.read("logprobs", &out->logprobs);
   fields.read("echo", &out->echo);
   fields.refuse("suffix");
-  std::optional<int64_t> best_of;
-  fields.read("best_of", &best_of);
-  if (best_of && *best_of != out->n.value_or(1))
-    fields.fail(ErrorKind::unsupported, "best_of",
-                fmt::format("best_of other than n ({}) is not supported by this server",
-                            out->n.value_or(1)));
   fields.collect_unknown(&out->ignored);
   return fields.error();
 }

@@ -30,6 +30,7 @@ constexpr Named<std::optional<int64_t>> kIntegers[] = {
     {"max_tokens", &ApiRequest::max_tokens},
     {"min_tokens", &ApiRequest::min_tokens},
     {"n", &ApiRequest::n},
+    {"best_of", &ApiRequest::best_of},
     {"truncate_prompt_tokens", &ApiRequest::truncate_prompt_tokens},
     {"prompt_logprobs", &ApiRequest::prompt_logprobs},
     {"priority", &ApiRequest::priority},
@@ -37,6 +38,7 @@ constexpr Named<std::optional<int64_t>> kIntegers[] = {
 
 constexpr Named<bool> kFlags[] = {
     {"ignore_eos", &ApiRequest::ignore_eos},
+    {"include_timing", &ApiRequest::include_timing},
     {"include_stop_str_in_output", &ApiRequest::include_stop_str_in_output},
     {"return_token_ids", &ApiRequest::return_token_ids},
     {"return_tokens_as_token_ids", &ApiRequest::return_tokens_as_token_ids},

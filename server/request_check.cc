@@ -162,7 +162,13 @@ MaybeError check_sampling(const ApiRequest& r, const ModelInfo& model, const Con
   if (auto e = check_logprobs(r, out)) return e;
   const int64_t n = r.n.value_or(1);
   if (auto e = check_int("n", n, 1, config.max_n)) return e;
-  *num_samples = static_cast<int>(n);
+  const int64_t best_of = r.best_of.value_or(n);
+  if (auto e = check_int("best_of", best_of, n, config.max_n)) return e;
+  if (r.stream && best_of != n)
+    return api_error(ErrorKind::invalid, "best_of",
+                     "best_of must be n ({}) in a stream, not {}: the best are known at the end", n,
+                     best_of);
+  *num_samples = static_cast<int>(best_of);
 
   const int64_t least = r.kind == ApiKind::chat ? 1 : 0;
   if (r.max_tokens && *r.max_tokens < least)
@@ -208,6 +214,7 @@ MaybeError check_scheduling(const ApiRequest& r, int num_samples, GenerateReques
 StreamOptions stream_options(const ApiRequest& r, const SamplingParams& sampling, int num_samples) {
   StreamOptions out;
   out.num_samples = num_samples;
+  out.num_choices = static_cast<int>(r.n.value_or(1));
   out.stop = r.stop;
   out.include_stop = r.include_stop_str_in_output;
   out.skip_special = r.skip_special_tokens;
@@ -218,6 +225,7 @@ StreamOptions stream_options(const ApiRequest& r, const SamplingParams& sampling
   out.drop_output = sampling.max_tokens == 0;
   out.prompt_width = sampling.prompt_logprobs + 1;
   out.stop_tokens = sampling.stop_tokens;
+  out.want_timing = r.include_timing;
   out.received = r.received;
   return out;
 }

@@ -1,6 +1,7 @@
 #include "server/token_stream.h"
 
 #include <algorithm>
+#include <cmath>
 #include <iterator>
 #include <utility>
 
@@ -54,6 +55,7 @@ struct TokenStream::PromptState {
   Prompt prompt;
   std::vector<TokenLogprob> logprobs;
   int cached = 0;
+  std::shared_ptr<const RequestTrace> trace;
   bool ready = false;  // the first event, which carries the prompt's logprobs, has come
   bool announced = false;
 };
@@ -68,6 +70,7 @@ struct TokenStream::Choice {
   StopMatcher stops;
   std::string unarmed;  // text before min_tokens that a stop string may begin in
   int num_tokens = 0;
+  double sum_logprobs = 0;
   int num_chars = 0;    // of the text, echo included: the next token's offset
   bool begun = false;   // an event has come
   bool opened = false;  // a delta has been written
@@ -94,11 +97,11 @@ TokenStream::TokenStream(std::shared_ptr<const Tokenizer> tokenizer, StreamOptio
     prompts_.push_back({std::move(prompt)});
     for (int i = 0; i < options_.num_samples; ++i) {
       Choice& choice = choices_.emplace_back(*tokenizer_, options_);
-      choice.index = p * options_.num_samples + i;
+      choice.index = p * options_.num_choices + i;
       choice.prompt = p;
     }
   }
-  num_open_ = static_cast<int>(choices_.size());
+  num_open_ = num_owed_ = static_cast<int>(choices_.size());
   metrics_.open_streams.Increment();
 }
 
@@ -110,6 +113,8 @@ TokenStream::~TokenStream() {
 TokenStream::Next TokenStream::push(int prompt, TokenEvent& event, Instant now) {
   PromptState& state = prompts_.at(prompt);
   Choice& choice = choices_.at(prompt * options_.num_samples + event.sample);
+  if (event.finish != FinishReason::none) --num_owed_;
+  if (event.trace) state.trace = std::move(event.trace);
   if (over_ || choice.finish != FinishReason::none) return Next::more;  // after a stop string
   if (event.finish > FinishReason::length) {
     fail(error_of(event.finish), name_of(event.finish));
@@ -127,6 +132,7 @@ TokenStream::Next TokenStream::push(int prompt, TokenEvent& event, Instant now) 
   if (event.token >= 0 && !options_.drop_output) {
     record_gap(choice, now);
     ++choice.num_tokens;
+    choice.sum_logprobs += event.logprob;
   }
   int stopped = -1;
   std::string text = through_stops(choice, take_text(choice, event, hidden), last, &stopped);
@@ -198,7 +204,7 @@ void TokenStream::begin(Choice& choice, const PromptState& state) {
 
 void TokenStream::emit(Choice& choice, bool force) {
   PromptState& state = prompts_[choice.prompt];
-  if (choice.written || (!state.ready && !force)) return;
+  if (choice.written || ((!state.ready || ranked()) && !force)) return;
   if (options_.want_prompt && !std::exchange(state.announced, true))
     writer_->prompt(choice.prompt, {state.prompt.ids, state.logprobs, options_.prompt_width});
   const bool first = !std::exchange(choice.opened, true);
@@ -246,24 +252,50 @@ void TokenStream::echo_tokens(Choice& choice, const PromptState& state) {
                        std::make_move_iterator(tokens.end()));
 }
 
-bool TokenStream::flush(Instant now) {
-  if (!over_ && num_open_ == 0) {
-    over_ = true;
-    Usage usage;
-    for (const PromptState& state : prompts_) {
-      usage.prompt += state.prompt.num_tokens;
-      usage.cached += state.cached;
-    }
-    for (Choice& choice : choices_) {
-      emit(choice, true);
-      usage.completion += choice.num_tokens;
-    }
-    writer_->end(usage);
-    metrics_.request_seconds.Observe(to_seconds(now - options_.received));
-    metrics_.request_prompt_tokens.Observe(usage.prompt);
-    metrics_.request_generation_tokens.Observe(usage.completion);
-    metrics_.finished(name_of(choices_.back().finish)).Increment();
+// Of each prompt, in order of their new indices; the others are not shown.
+std::vector<TokenStream::Choice*> TokenStream::best_choices() {
+  std::vector<Choice*> out;
+  for (Choice& choice : choices_) out.push_back(&choice);
+  if (!ranked()) return out;
+  const auto mean = [](const Choice* c) {
+    const double m = c->sum_logprobs / std::max(c->num_tokens, 1);
+    return std::isnan(m) ? -INFINITY : m;
+  };
+  std::stable_sort(out.begin(), out.end(), [&](const Choice* a, const Choice* b) {
+    return a->prompt != b->prompt ? a->prompt < b->prompt : mean(a) > mean(b);
+  });
+  std::vector<Choice*> best;
+  for (size_t i = 0; i < out.size(); ++i) {
+    if (static_cast<int>(i % options_.num_samples) >= options_.num_choices) continue;
+    out[i]->index = static_cast<int>(best.size());
+    best.push_back(out[i]);
   }
+  return best;
+}
+
+void TokenStream::end(Instant now) {
+  over_ = true;
+  Usage usage;
+  Timing timing;
+  bool timed = options_.want_timing;
+  for (const PromptState& state : prompts_) {
+    usage.prompt += state.prompt.num_tokens;
+    usage.cached += state.cached;
+    timed = timed && state.trace;
+    if (timed) timing.add(*state.trace);
+  }
+  for (const Choice& choice : choices_) usage.completion += choice.num_tokens;
+  for (Choice* choice : best_choices()) emit(*choice, true);
+  writer_->end(usage, timed ? &timing : nullptr);
+  metrics_.request_seconds.Observe(to_seconds(now - options_.received));
+  metrics_.request_prompt_tokens.Observe(usage.prompt);
+  metrics_.request_generation_tokens.Observe(usage.completion);
+  metrics_.finished(name_of(choices_.back().finish)).Increment();
+}
+
+bool TokenStream::flush(Instant now) {
+  const int left = options_.want_timing ? num_owed_ : num_open_;
+  if (!over_ && left == 0) end(now);
   return writer_->flush();
 }
 

@@ -285,6 +285,40 @@ TEST_F(HttpServerTest, BatchOfPromptsAndSamples) {
   EXPECT_EQ(json["usage"]["completion_tokens"], 36);
 }
 
+TEST_F(HttpServerTest, BestOfReturnsTheLikeliest) {
+  start();
+  HttpClient client(port());
+  const auto ask = [&](const char* more) {
+    const HttpAnswer answer = client.call(
+        "POST", "/v1/completions",
+        fmt::format(R"({{"prompt":["one","two"],"max_tokens":6,"seed":9,"logprobs":0{}}})", more));
+    EXPECT_EQ(answer.status, 200) << answer.body;
+    return Json::parse(answer.body);
+  };
+  const Json all = ask(R"(,"n":6)");
+  const Json best = ask(R"(,"n":2,"best_of":6)");
+  ASSERT_EQ(best["choices"].size(), 4u);
+  EXPECT_EQ(best["usage"], all["usage"]);
+  const auto mean = [](const Json& choice) {
+    double sum = 0;
+    for (const double logprob : choice["logprobs"]["token_logprobs"]) sum += logprob;
+    return sum / 6;
+  };
+  for (int prompt = 0; prompt < 2; ++prompt) {
+    std::vector<std::pair<double, std::string>> ranked;
+    for (int i = 0; i < 6; ++i) {
+      const Json& choice = all["choices"][prompt * 6 + i];
+      ranked.emplace_back(-mean(choice), choice["text"]);
+    }
+    std::stable_sort(ranked.begin(), ranked.end());
+    for (int i = 0; i < 2; ++i) {
+      const Json& choice = best["choices"][prompt * 2 + i];
+      EXPECT_EQ(choice["index"], prompt * 2 + i);
+      EXPECT_EQ(choice["text"], ranked[i].second);
+    }
+  }
+}
+
 TEST_F(HttpServerTest, StopStringEndsTheTextAndTheWork) {
   start();
   const std::string whole = world_->answer("stop here", 5, 200);

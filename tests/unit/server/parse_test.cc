@@ -84,7 +84,8 @@ const std::vector<FieldCase> kFields = {
     {"cache_salt", {"\"s\""}, {"5"}},
     {"model", {"\"test/model\"", "\"\"", "null"}, {"\"other\"", "5"}},
     {"user", {"\"u\""}, {"5"}},
-    {"best_of", {"1", "null"}, {"2", "\"a\""}},
+    {"best_of", {"1", "2", "16", "null"}, {"0", "17", "\"a\""}},
+    {"include_timing", {"true"}, {"1"}},
     {"priority", {"-1000", "0", "1000"}, {"-1001", "1001", "0.5", "\"1\""}},
     {"timeout_ms", {"0.5", "86400000", "null"}, {"0", "-1", "86400001", "\"1\"", "true"}},
     {"ttft_ms", {"0.5", "86400000"}, {"0", "-1", "86400001", "[]"}},
@@ -355,6 +356,20 @@ TEST_F(RequestTest, SaltsSeparatePrefixes) {
   ASSERT_FALSE(completion(R"({"prompt":"a"})", &c));
   EXPECT_NE(a.requests[0].cache_salt, b.requests[0].cache_salt);
   EXPECT_EQ(c.requests[0].cache_salt, 0u);
+}
+
+TEST_F(RequestTest, BestOfMakesMoreThanItShows) {
+  Job job;
+  ASSERT_FALSE(completion(with("best_of\":5,\"n", "2"), &job));
+  EXPECT_EQ(job.requests[0].num_samples, 5);
+  EXPECT_EQ(job.stream.num_samples, 5);
+  EXPECT_EQ(job.stream.num_choices, 2);
+  EXPECT_FALSE(completion(with("best_of\":2,\"stream\":true,\"n", "2")));
+  for (const char* bad : {"best_of\":2,\"n", "best_of\":4,\"stream\":true,\"n"}) {
+    const MaybeError error = completion(with(bad, "3"));
+    ASSERT_TRUE(error) << bad;
+    EXPECT_EQ(error->param, "best_of") << error->message;
+  }
 }
 
 TEST_F(RequestTest, HowARequestWantsToBeScheduled) {

@@ -24,6 +24,7 @@ struct Written {
   std::vector<std::vector<int>> offsets;
   int deltas = 0, ends = 0;
   Usage usage;
+  std::optional<Timing> timing;
   MaybeError error;
   bool gone = false;
 };
@@ -51,8 +52,9 @@ class Recorder final : public ChunkWriter {
       out_.offsets[delta.choice].push_back(token.text_offset);
     }
   }
-  void end(const Usage& usage) override {
+  void end(const Usage& usage, const Timing* timing) override {
     out_.usage = usage;
+    if (timing != nullptr) out_.timing = *timing;
     ++out_.ends;
   }
   void fail(const ApiError& error) override {
@@ -67,8 +69,10 @@ class Recorder final : public ChunkWriter {
 
 class TokenStreamTest : public ::testing::Test {
  protected:
-  void open(StreamOptions options, std::vector<TokenStream::Prompt> prompts = {{{}, "", 3}}) {
-    const int choices = static_cast<int>(prompts.size()) * options.num_samples;
+  void open(StreamOptions options, std::vector<TokenStream::Prompt> prompts = {{{}, "", 3}},
+            int num_choices = 0) {
+    options.num_choices = num_choices > 0 ? num_choices : options.num_samples;
+    const int choices = static_cast<int>(prompts.size()) * options.num_choices;
     stream_ = std::make_unique<TokenStream>(std::make_shared<CharTokenizer>(), options,
                                             std::move(prompts),
                                             std::make_unique<Recorder>(out_, choices), metrics_);
@@ -247,157 +251,105 @@ TEST_F(TokenStreamTest, FailuresEndTheResponseOnce) {
   }
 }
 
-// --- the writers' JSON ---
-
-ReplyFormat format_of(ApiKind kind, int choices = 1) {
-  ReplyFormat format;
-  format.kind = kind;
-  format.id = "id-1";
-  format.model = "m\"odel";
-  format.created = 5;
-  format.num_choices = choices;
-  format.tokenizer = std::make_shared<CharTokenizer>();
-  return format;
+// Three samples of two prompts, two wanted of each: those with the highest mean, best first.
+TEST_F(TokenStreamTest, TheBestOfTheSamplesAreShown) {
+  StreamOptions options;
+  options.num_samples = 3;
+  open(options, {{{}, "", 3}, {{}, "", 4}}, 2);
+  const auto say = [this](int prompt, int sample, char c, float logprob, bool last) {
+    TokenEvent event;
+    event.token = CharTokenizer::of(c);
+    event.sample = static_cast<uint16_t>(sample);
+    event.logprob = logprob;
+    if (last) event.finish = FinishReason::length;
+    stream_->push(prompt, event, Instant{});
+    stream_->flush(Instant{});
+  };
+  // Means -1, -0.75, -2. By the sum, which favours short samples, the first would be best.
+  say(0, 0, 'a', -1.0f, true);
+  say(0, 1, 'b', -1.0f, false);
+  say(0, 1, 'c', -0.5f, true);
+  say(0, 2, 'd', -2.0f, true);
+  // Means that are equal keep their order; one that is not a number is the worst.
+  say(1, 0, 'x', NAN, true);
+  say(1, 1, 'y', -3.0f, true);
+  EXPECT_EQ(out_.deltas, 0);
+  say(1, 2, 'z', -3.0f, true);
+  EXPECT_EQ(out_.ends, 1);
+  EXPECT_EQ(out_.text, (std::vector<std::string>{"bc", "a", "y", "z"}));
+  EXPECT_EQ(out_.usage.completion, 7);
+  EXPECT_EQ(out_.usage.prompt, 7);
 }
 
-const std::vector<TokenOut> kTokens = {
-    {CharTokenizer::of('a'),
-     true,
-     -0.5f,
-     0,
-     {{CharTokenizer::of('a'), -0.5f}, {CharTokenizer::kHalf1, -INFINITY}}},
-    {CharTokenizer::kHalf1, true, -1.0f, 1, {{CharTokenizer::of('b'), -0.25f}}}};
-
-TEST(Writers, ChatLogprobs) {
-  const auto reply = std::make_shared<HttpReply>();
-  ReplyFormat format = format_of(ApiKind::chat);
-  format.logprobs = true;
-  const auto writer = make_json_writer(format, reply);
-  Delta delta;
-  delta.text = "a";
-  delta.tokens = kTokens;
-  delta.finish = FinishReason::stop;
-  writer->write(delta);
-  writer->end({1, 0, 2});
-  const Json json = Json::parse(reply->bytes);
-  EXPECT_EQ(json["model"], "m\"odel");
-  EXPECT_EQ(json["object"], "chat.completion");
-  const Json message = json["choices"][0]["message"];
-  EXPECT_EQ(message, Json::parse(R"({"role":"assistant","content":"a","refusal":null})"));
-  const Json content = json["choices"][0]["logprobs"]["content"];
-  ASSERT_EQ(content.size(), 2u);
-  EXPECT_EQ(content[0]["token"], "a");
-  EXPECT_EQ(content[0]["bytes"], Json({97}));
-  EXPECT_EQ(content[0]["top_logprobs"][1]["logprob"], -9999.0);
-  EXPECT_EQ(content[0]["top_logprobs"][1]["bytes"], Json({0xC3}));
-  EXPECT_EQ(content[1]["token"], "\uFFFD");
-  EXPECT_TRUE(json["choices"][0]["logprobs"]["refusal"].is_null());
-  EXPECT_EQ(json["usage"]["total_tokens"], 3);
+TokenEvent final_event(FinishReason finish, std::shared_ptr<const RequestTrace> trace) {
+  TokenEvent event;
+  event.finish = finish;
+  event.trace = std::move(trace);
+  return event;
 }
 
-TEST(Writers, CompletionLogprobs) {
-  for (const bool as_ids : {false, true}) {
-    const auto reply = std::make_shared<HttpReply>();
-    ReplyFormat format = format_of(ApiKind::completion);
-    format.logprobs = true;
-    format.tokens_as_ids = as_ids;
-    const auto writer = make_sse_writer(format, reply);
-    Delta delta;
-    delta.text = "a";
-    delta.tokens = kTokens;
-    writer->write(delta);
-    const Json choice = Json::parse(reply->bytes.substr(6))["choices"][0];
-    const Json logprobs = choice["logprobs"];
-    const std::string half = as_ids ? "token_id:96" : "bytes:\\xc3";
-    EXPECT_EQ(logprobs["tokens"], Json({as_ids ? "token_id:65" : "a", half}));
-    EXPECT_EQ(logprobs["token_logprobs"], Json({-0.5, -1.0}));
-    EXPECT_EQ(logprobs["text_offset"], Json({0, 1}));
-    EXPECT_EQ(logprobs["top_logprobs"][0][half], -9999.0);
-    // The token itself is there although it was not among the best.
-    EXPECT_EQ(logprobs["top_logprobs"][1][half], -1.0);
-    EXPECT_EQ(logprobs["top_logprobs"][1].size(), 2u);
-    EXPECT_TRUE(choice["finish_reason"].is_null());
+// A stop string ends the text, but the trace comes with the engine's last word.
+TEST_F(TokenStreamTest, TimingWaitsForTheTrace) {
+  using std::chrono::milliseconds;
+  StreamOptions options;
+  options.stop = {"END"};
+  options.want_timing = true;
+  open(options, {{{}, "", 3}});
+  EXPECT_EQ(text("abEND"), TokenStream::Next::cancel_sample);
+  EXPECT_EQ(out_.finish[0], FinishReason::stop);
+  EXPECT_EQ(out_.ends, 0);
+  EXPECT_FALSE(stream_->done());
+  auto trace = std::make_shared<RequestTrace>();
+  trace->arrived = Instant{} + milliseconds(100);
+  trace->admitted = Instant{} + milliseconds(102);
+  trace->first_token = Instant{} + milliseconds(110);
+  trace->ended = Instant{} + milliseconds(150);
+  trace->level = 2;
+  trace->chunks = 3;
+  trace->swaps = 1;
+  trace->recomputes = 4;
+  trace->swapped_blocks = 12;
+  trace->swapped_time = milliseconds(7);
+  trace->cached_tokens = 32;
+  trace->host_cached_tokens = 16;
+  TokenEvent last = final_event(FinishReason::cancelled, trace);
+  EXPECT_EQ(stream_->push(0, last, Instant{}), TokenStream::Next::more);
+  stream_->flush(Instant{});
+  EXPECT_EQ(out_.ends, 1);
+  EXPECT_TRUE(stream_->done());
+  ASSERT_TRUE(out_.timing);
+  std::string json;
+  append_timing(json, *out_.timing);
+  EXPECT_EQ(Json::parse(json),
+            Json::parse(R"({"queue_ms":2.0,"ttft_ms":10.0,"total_ms":50.0,"level":2,"chunks":3,
+                            "preemptions":{"swap":1,"recompute":4},"swapped_blocks":12,
+                            "swap_ms":7.0,"cached_tokens":32,"host_cached_tokens":16})"));
+}
+
+TEST_F(TokenStreamTest, TimingOfSeveralPromptsIsOfTheSlowest) {
+  StreamOptions options;
+  options.want_timing = true;
+  open(options, {{{}, "", 3}, {{}, "", 4}});
+  for (int prompt = 0; prompt < 2; ++prompt) {
+    auto trace = std::make_shared<RequestTrace>();
+    trace->ended = Instant{} + std::chrono::milliseconds(prompt == 0 ? 30 : 20);
+    trace->chunks = 2;
+    TokenEvent last = final_event(FinishReason::length, trace);
+    stream_->push(prompt, last, Instant{});
+    stream_->flush(Instant{});
   }
-}
+  ASSERT_TRUE(out_.timing);
+  EXPECT_EQ(out_.timing->total_ms, 30);
+  EXPECT_EQ(out_.timing->chunks, 4);
 
-TEST(Writers, PromptLogprobsAndTokenIds) {
-  const auto reply = std::make_shared<HttpReply>();
-  ReplyFormat format = format_of(ApiKind::completion);
-  format.prompt_logprobs = format.token_ids = true;
-  const auto writer = make_json_writer(format, reply);
-  const std::vector<TokenId> ids = {65, 66, 67};
-  const std::vector<TokenLogprob> logprobs = {{66, -1.0f}, {66, -1.0f}, {67, -2.0f}, {5, -0.5f}};
-  writer->prompt(0, {ids, logprobs, 2});
-  Delta delta;
-  delta.tokens = kTokens;
-  delta.finish = FinishReason::length;
-  writer->write(delta);
-  writer->end({});
-  const Json choice = Json::parse(reply->bytes)["choices"][0];
-  EXPECT_EQ(choice["prompt_token_ids"], Json({65, 66, 67}));
-  EXPECT_EQ(choice["token_ids"], Json({65, 96}));
-  ASSERT_EQ(choice["prompt_logprobs"].size(), 3u);
-  EXPECT_TRUE(choice["prompt_logprobs"][0].is_null());
-  EXPECT_EQ(choice["prompt_logprobs"][1],
-            Json::parse(R"({"66":{"logprob":-1.0,"rank":1,"decoded_token":"b"}})"));
-  EXPECT_EQ(choice["prompt_logprobs"][2]["67"]["rank"], nullptr);
-  EXPECT_EQ(choice["prompt_logprobs"][2]["5"]["rank"], 1);
-}
-
-TEST(Writers, StopReasons) {
-  for (const bool chat : {true, false}) {
-    const auto reply = std::make_shared<HttpReply>();
-    const auto writer =
-        make_json_writer(format_of(chat ? ApiKind::chat : ApiKind::completion, 3), reply);
-    Delta delta;
-    delta.finish = FinishReason::stop;
-    delta.stop_text = "E\"";
-    writer->write(delta);
-    delta = {};
-    delta.choice = 1;
-    delta.finish = FinishReason::stop;
-    delta.stop_token = 7;
-    writer->write(delta);
-    delta = {};
-    delta.choice = 2;
-    delta.finish = FinishReason::length;
-    writer->write(delta);
-    writer->end({});
-    const Json choices = Json::parse(reply->bytes)["choices"];
-    EXPECT_EQ(choices[0]["stop_reason"], "E\"");
-    EXPECT_EQ(choices[1]["stop_reason"], 7);
-    EXPECT_TRUE(choices[2]["stop_reason"].is_null());
-    EXPECT_EQ(choices[2]["finish_reason"], "length");
-  }
-}
-
-TEST(Writers, ContinuousUsage) {
-  const auto reply = std::make_shared<HttpReply>();
-  ReplyFormat format = format_of(ApiKind::completion);
-  format.include_usage = format.continuous_usage = true;
-  const auto writer = make_sse_writer(format, reply);
-  Delta delta;
-  delta.text = "x";
-  delta.usage = {4, 2, 1};
-  writer->write(delta);
-  const Json usage = Json::parse(reply->bytes.substr(6))["usage"];
-  EXPECT_EQ(usage["total_tokens"], 5);
-  EXPECT_EQ(usage["prompt_tokens_details"]["cached_tokens"], 2);
-}
-
-TEST(Writers, ErrorBeforeTheFirstByteIsAStatusAfterItAnEvent) {
-  const ApiError error{ErrorKind::overloaded, "full", ""};
-  const auto before = std::make_shared<HttpReply>();
-  make_sse_writer(format_of(ApiKind::chat), before)->fail(error);
-  EXPECT_TRUE(before->error && before->bytes.empty() && before->ended);
-
-  const auto after = std::make_shared<HttpReply>();
-  const auto writer = make_sse_writer(format_of(ApiKind::chat), after);
-  writer->write(Delta{});
-  after->bytes.clear();
-  writer->fail(error);
-  EXPECT_EQ(after->bytes, "data: " + error.body() + "\n\n");
-  EXPECT_FALSE(after->error);
+  // Without the scheduler's trace the field is left out, and the response ends all the same.
+  out_ = {};
+  open(options);
+  TokenEvent last = final_event(FinishReason::length, nullptr);
+  stream_->push(0, last, Instant{});
+  stream_->flush(Instant{});
+  EXPECT_EQ(out_.ends, 1);
+  EXPECT_FALSE(out_.timing);
 }
 
 // --- the hub, with threads ---
