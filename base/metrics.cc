@@ -19,11 +19,12 @@ const Bounds kRequest = {.01, .03, .1, .3, .5, .8, 1,   1.5, 2,   2.5, 5,    10,
                          15,  20,  30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680};
 const Bounds kStep = {.0001, .00025, .0005, .001, .0025, .005, .01, .025,
                       .05,   .1,     .25,   .5,   1,     2.5,  5,   10};
+const Bounds kCounts = {0, 1, 2, 3, 4, 6, 8, 16, 32};
 const Bounds kTokens = {1,   2,   5,   10,  20,  50,  100, 200, 500, 1e3,
                         2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6};
 
 // What a router or dashboard written for vLLM reads, and which of ours it is.
-constexpr std::array<std::pair<const char*, const char*>, 16> kAliases = {{
+constexpr std::array<std::pair<const char*, const char*>, 17> kAliases = {{
     {"sluice_requests_running", "vllm:num_requests_running"},
     {"sluice_requests_waiting", "vllm:num_requests_waiting"},
     {"sluice_kv_cache_usage_ratio", "vllm:kv_cache_usage_perc"},
@@ -39,16 +40,28 @@ constexpr std::array<std::pair<const char*, const char*>, 16> kAliases = {{
     {"sluice_request_prompt_tokens", "vllm:request_prompt_tokens"},
     {"sluice_request_generation_tokens", "vllm:request_generation_tokens"},
     {"sluice_step_tokens", "vllm:iteration_tokens_total"},
+    {"sluice_request_preemptions", "vllm:request_num_preemptions"},
     {"sluice_cache_config_info", "vllm:cache_config_info"},
 }};
 
 }  // namespace
 
+prometheus::Labels Metrics::with(const char* label, const std::string& value) const {
+  prometheus::Labels labels = labels_;
+  labels[label] = value;
+  return labels;
+}
+prometheus::Family<prometheus::Counter>& Metrics::counters(const char* name, const char* help) {
+  return prometheus::BuildCounter().Name(name).Help(help).Register(*registry_);
+}
+prometheus::Family<prometheus::Gauge>& Metrics::gauges(const char* name, const char* help) {
+  return prometheus::BuildGauge().Name(name).Help(help).Register(*registry_);
+}
 prometheus::Counter& Metrics::counter(const char* name, const char* help) {
-  return prometheus::BuildCounter().Name(name).Help(help).Register(*registry_).Add(labels_);
+  return counters(name, help).Add(labels_);
 }
 prometheus::Gauge& Metrics::gauge(const char* name, const char* help) {
-  return prometheus::BuildGauge().Name(name).Help(help).Register(*registry_).Add(labels_);
+  return gauges(name, help).Add(labels_);
 }
 prometheus::Histogram& Metrics::histogram(const char* name, const char* help, Bounds bounds) {
   return prometheus::BuildHistogram()
@@ -72,7 +85,29 @@ Metrics::Metrics(const std::string& model_name)
       prefix_queries(
           counter("sluice_prefix_cache_queries_total", "Prompt tokens looked up in the cache")),
       prefix_hits(counter("sluice_prefix_cache_hits_total", "Prompt tokens found in the cache")),
-      preemptions(counter("sluice_preemptions_total", "Requests preempted, by recompute")),
+      preemptions(counter("sluice_preemptions_total", "Preemptions of requests")),
+      swapped(gauge("sluice_requests_swapped", "Requests whose blocks are on the host")),
+      waiting_tokens(
+          gauge("sluice_waiting_tokens", "Prompt tokens not yet computed of requests that wait")),
+      demotions(counter("sluice_level_demotions_total", "Requests moved down by a level")),
+      promotions(counter("sluice_level_promotions_total", "Starving requests moved to the top")),
+      livelocks(counter("sluice_livelocks_total", "Rounds without progress that were noticed")),
+      request_preemptions(
+          histogram("sluice_request_preemptions", "Preemptions of an ended request", kCounts)),
+      request_swapped_seconds(
+          histogram("sluice_request_swapped_seconds",
+                    "Time that an ended request was on the host, if it was there", kRequest)),
+      host_used_blocks(gauge("sluice_host_pool_used_blocks", "Blocks of host memory in use")),
+      host_blocks(gauge("sluice_host_pool_blocks", "Blocks of host memory there are")),
+      host_prefix_hits(counter("sluice_host_prefix_cache_hits_total",
+                               "Prompt tokens found in the host's cache")),
+      written_behind_blocks(counter("sluice_written_behind_blocks_total",
+                                    "Full blocks copied to the host's prefix cache")),
+      copied_blocks(counter("sluice_copied_blocks_total", "Blocks copied between device and host")),
+      copy_seconds(
+          counter("sluice_copy_seconds_total", "Time spent copying blocks, both directions")),
+      cost_model_error(gauge("sluice_cost_model_error_ratio",
+                             "Mean error of predicted step times, as a share of the time")),
       step_seconds(histogram("sluice_step_seconds", "Time of one engine step", kStep)),
       step_tokens(histogram("sluice_step_tokens", "Tokens computed by one engine step", kTokens)),
       queue_seconds(
@@ -88,18 +123,24 @@ Metrics::Metrics(const std::string& model_name)
       request_generation_tokens(histogram("sluice_request_generation_tokens",
                                           "Output length of finished requests", kTokens)),
       open_streams(gauge("sluice_open_streams", "Requests that have a client attached")),
-      finished_(prometheus::BuildCounter()
-                    .Name("sluice_requests_finished_total")
-                    .Help("Requests ended, by reason")
-                    .Register(*registry_)),
-      rejected_(prometheus::BuildCounter()
-                    .Name("sluice_requests_rejected_total")
-                    .Help("Requests refused at admission, by reason")
-                    .Register(*registry_)),
-      http_requests_(prometheus::BuildCounter()
-                         .Name("sluice_http_requests_total")
-                         .Help("HTTP responses, by route and status")
-                         .Register(*registry_)) {}
+      since_step_seconds(gauge("sluice_since_last_step_seconds",
+                               "Since the engine last made progress; 0 at rest")),
+      finished_(counters("sluice_requests_finished_total", "Requests ended, by reason")),
+      rejected_(
+          counters("sluice_requests_rejected_total", "Requests refused at admission, by reason")),
+      http_requests_(counters("sluice_http_requests_total", "HTTP responses, by route and status")),
+      level_requests_(
+          gauges("sluice_level_requests", "Requests at a level of the queue, by state")),
+      preemptions_by_mode_(counters("sluice_preemptions_by_mode_total",
+                                    "Preemptions, by what became of the cache blocks")),
+      preemptions_by_reason_(counters("sluice_preemptions_by_reason_total",
+                                      "Preemptions, for want of memory or ahead of it")),
+      swapped_blocks_(counters("sluice_swapped_blocks_total", "Blocks swapped, by direction")),
+      swapped_bytes_(counters("sluice_swapped_bytes_total", "Bytes swapped, by direction")),
+      wasted_tokens_(
+          counters("sluice_wasted_tokens_total", "Tokens computed for nothing, by reason")),
+      cost_model_seconds_(
+          gauges("sluice_cost_model_seconds", "What a step or a block's copy costs, by term")) {}
 
 void Metrics::set_cache_config(int block_size, int num_blocks) {
   prometheus::Labels labels = labels_;
@@ -114,20 +155,38 @@ void Metrics::set_cache_config(int block_size, int num_blocks) {
 }
 
 prometheus::Counter& Metrics::finished(const std::string& reason) {
-  prometheus::Labels labels = labels_;
-  labels["finished_reason"] = reason;
-  return finished_.Add(labels);
+  return finished_.Add(with("finished_reason", reason));
 }
 prometheus::Counter& Metrics::rejected(const std::string& reason) {
-  prometheus::Labels labels = labels_;
-  labels["reason"] = reason;
-  return rejected_.Add(labels);
+  return rejected_.Add(with("reason", reason));
 }
 prometheus::Counter& Metrics::http_requests(const std::string& route, int status) {
-  prometheus::Labels labels = labels_;
-  labels["route"] = route;
+  prometheus::Labels labels = with("route", route);
   labels["code"] = std::to_string(status);
   return http_requests_.Add(labels);
+}
+prometheus::Gauge& Metrics::level_requests(int level, const std::string& state) {
+  prometheus::Labels labels = with("level", std::to_string(level));
+  labels["state"] = state;
+  return level_requests_.Add(labels);
+}
+prometheus::Counter& Metrics::preemptions_by_mode(const std::string& mode) {
+  return preemptions_by_mode_.Add(with("mode", mode));
+}
+prometheus::Counter& Metrics::preemptions_by_reason(const std::string& reason) {
+  return preemptions_by_reason_.Add(with("reason", reason));
+}
+prometheus::Counter& Metrics::swapped_blocks(const std::string& direction) {
+  return swapped_blocks_.Add(with("direction", direction));
+}
+prometheus::Counter& Metrics::swapped_bytes(const std::string& direction) {
+  return swapped_bytes_.Add(with("direction", direction));
+}
+prometheus::Counter& Metrics::wasted_tokens(const std::string& reason) {
+  return wasted_tokens_.Add(with("reason", reason));
+}
+prometheus::Gauge& Metrics::cost_model_seconds(const std::string& term) {
+  return cost_model_seconds_.Add(with("term", term));
 }
 
 std::string Metrics::expose() const {

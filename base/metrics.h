@@ -6,6 +6,7 @@
 #include <prometheus/histogram.h>
 #include <prometheus/registry.h>
 
+#include <cstdint>
 #include <memory>
 #include <string>
 
@@ -26,6 +27,9 @@ class Metrics {
   // Declared before the references below: they point into it.
   std::shared_ptr<prometheus::Registry> registry_;
   prometheus::Labels labels_;
+  prometheus::Labels with(const char* label, const std::string& value) const;
+  prometheus::Family<prometheus::Counter>& counters(const char* name, const char* help);
+  prometheus::Family<prometheus::Gauge>& gauges(const char* name, const char* help);
   prometheus::Counter& counter(const char* name, const char* help);
   prometheus::Gauge& gauge(const char* name, const char* help);
   prometheus::Histogram& histogram(const char* name, const char* help,
@@ -43,6 +47,21 @@ class Metrics {
   prometheus::Counter& prefix_queries;  // prompt tokens looked up in the prefix cache
   prometheus::Counter& prefix_hits;     // prompt tokens found there
   prometheus::Counter& preemptions;
+  prometheus::Gauge& swapped;         // requests whose blocks are on the host
+  prometheus::Gauge& waiting_tokens;  // prompt tokens not yet computed of waiting requests
+  prometheus::Counter& demotions;
+  prometheus::Counter& promotions;
+  prometheus::Counter& livelocks;  // rounds without progress
+  prometheus::Histogram& request_preemptions;
+  prometheus::Histogram& request_swapped_seconds;  // of those that were swapped
+  // The host's pool of blocks, and copies between it and the device's.
+  prometheus::Gauge& host_used_blocks;
+  prometheus::Gauge& host_blocks;
+  prometheus::Counter& host_prefix_hits;       // prompt tokens found there
+  prometheus::Counter& written_behind_blocks;  // of prefixes, kept for when the device evicts them
+  prometheus::Counter& copied_blocks;          // all: swaps, and what is written behind
+  prometheus::Counter& copy_seconds;
+  prometheus::Gauge& cost_model_error;  // share of the measured time
   prometheus::Histogram& step_seconds;
   prometheus::Histogram& step_tokens;
   prometheus::Histogram& queue_seconds;  // submit to first scheduled
@@ -54,21 +73,46 @@ class Metrics {
   prometheus::Histogram& request_prompt_tokens;
   prometheus::Histogram& request_generation_tokens;
   prometheus::Gauge& open_streams;
+  prometheus::Gauge& since_step_seconds;  // set when the metrics are asked for
 
+  // Once, before the engine starts: turns blocks swapped into bytes.
+  void set_block_bytes(int64_t bytes) { block_bytes_ = bytes; }
+  int64_t block_bytes() const { return block_bytes_; }
   // A constant 1 whose labels say how the KV cache is laid out; once, at start.
   void set_cache_config(int block_size, int num_blocks);
 
   // reason: stop, length, cancelled, deadline, error
   prometheus::Counter& finished(const std::string& reason);
-  // reason: queue_full, too_long, draining, invalid
+  // reason: queue_full, predicted_ttft, too_long, draining, invalid
   prometheus::Counter& rejected(const std::string& reason);
   // route is the matched pattern, never what the client sent.
   prometheus::Counter& http_requests(const std::string& route, int status);
+  // Of the multi-level queue. state: waiting, running
+  prometheus::Gauge& level_requests(int level, const std::string& state);
+  // mode: swap, recompute; reason: memory, proactive. Both add up to `preemptions`.
+  prometheus::Counter& preemptions_by_mode(const std::string& mode);
+  prometheus::Counter& preemptions_by_reason(const std::string& reason);
+  // direction: out (to the host), in
+  prometheus::Counter& swapped_blocks(const std::string& direction);
+  prometheus::Counter& swapped_bytes(const std::string& direction);
+  // Computed for nothing. reason: cancel, deadline, recompute
+  prometheus::Counter& wasted_tokens(const std::string& reason);
+  // The cost model's figures. term: constant, prefill_token, prefill_pair, decode_row,
+  // context_token, block_copy
+  prometheus::Gauge& cost_model_seconds(const std::string& term);
 
  private:
   prometheus::Family<prometheus::Counter>& finished_;
   prometheus::Family<prometheus::Counter>& rejected_;
   prometheus::Family<prometheus::Counter>& http_requests_;
+  prometheus::Family<prometheus::Gauge>& level_requests_;
+  prometheus::Family<prometheus::Counter>& preemptions_by_mode_;
+  prometheus::Family<prometheus::Counter>& preemptions_by_reason_;
+  prometheus::Family<prometheus::Counter>& swapped_blocks_;
+  prometheus::Family<prometheus::Counter>& swapped_bytes_;
+  prometheus::Family<prometheus::Counter>& wasted_tokens_;
+  prometheus::Family<prometheus::Gauge>& cost_model_seconds_;
+  int64_t block_bytes_ = 0;
 };
 
 }  // namespace sluice

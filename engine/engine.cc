@@ -7,6 +7,7 @@
 #include <array>
 #include <atomic>
 #include <condition_variable>
+#include <cstring>
 #include <mutex>
 #include <thread>
 #include <utility>
@@ -15,6 +16,7 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "base/queue.h"
+#include "engine/engine_metrics.h"
 #include "engine/recording.h"
 
 namespace sluice {
@@ -38,12 +40,13 @@ double unix_seconds() {
 }
 
 struct Command {
-  enum class Kind : uint8_t { submit, cancel, drain, stop };
+  enum class Kind : uint8_t { submit, cancel, inspect, drain, stop };
   Kind kind = Kind::stop;
   int sample = kAllSamples;  // cancel
   RequestId id = 0;
   Instant when{};  // submit: when it came; drain: its deadline
   GenerateRequest request;
+  std::function<void(const Scheduler&)> look;  // inspect
 };
 
 // What the loop remembers of a request that still owes final events.
@@ -54,33 +57,29 @@ struct Live {
   bool scheduled = false;
 };
 
-// A Scheduler::Stats that any thread may read. Fields are each current, not one instant's.
+// A plain value that one thread writes and any thread may read. Its words are each current, not one
+// instant's.
+template <class T>
 class Snapshot {
+  static_assert(std::is_trivially_copyable_v<T>);
+
  public:
-  void store(const Scheduler::Stats& s) {
-    const std::array<int64_t, kFields> values = {
-        s.waiting,     s.running,       s.waiting_tokens, s.used_blocks,     s.total_blocks,
-        s.preemptions, s.prompt_tokens, s.cached_tokens,  s.generated_tokens};
-    for (int i = 0; i < kFields; ++i) values_[i].store(values[i], std::memory_order_relaxed);
+  void store(const T& value) {
+    std::array<uint64_t, kWords> words{};
+    std::memcpy(words.data(), &value, sizeof(T));
+    for (size_t i = 0; i < kWords; ++i) words_[i].store(words[i], std::memory_order_relaxed);
   }
-  Scheduler::Stats load() const {
-    const auto at = [&](int i) { return values_[i].load(std::memory_order_relaxed); };
-    Scheduler::Stats s;
-    s.waiting = int(at(0));
-    s.running = int(at(1));
-    s.waiting_tokens = at(2);
-    s.used_blocks = int(at(3));
-    s.total_blocks = int(at(4));
-    s.preemptions = at(5);
-    s.prompt_tokens = at(6);
-    s.cached_tokens = at(7);
-    s.generated_tokens = at(8);
-    return s;
+  T load() const {
+    std::array<uint64_t, kWords> words;
+    for (size_t i = 0; i < kWords; ++i) words[i] = words_[i].load(std::memory_order_relaxed);
+    T value;
+    std::memcpy(static_cast<void*>(&value), words.data(), sizeof(T));
+    return value;
   }
 
  private:
-  static constexpr int kFields = 9;
-  std::array<std::atomic<int64_t>, kFields> values_{};
+  static constexpr size_t kWords = (sizeof(T) + 7) / 8;
+  std::array<std::atomic<uint64_t>, kWords> words_{};
 };
 
 }  // namespace
@@ -92,12 +91,13 @@ struct Engine::Impl {
         runner(std::move(r)),
         sink(o),
         metrics(m),
+        told(m, scheduler->stats()),
         max_queue(max_queue),
         inbox(size_t(max_queue)) {
     events.reserve(1024);
     progress = now().time_since_epoch().count();
-    counted = scheduler->stats();
-    snapshot.store(counted);
+    snapshot.store(scheduler->stats());
+    cost.store(scheduler->cost_model().cost());
     copies_wake = runner->on_copies_done([this] { inbox.poke(); });
   }
   ~Impl() { runner->on_copies_done({}); }  // the inbox goes before the runner
@@ -124,7 +124,7 @@ struct Engine::Impl {
   std::vector<Command> commands;
   std::vector<TokenEvent> events;
   absl::flat_hash_map<RequestId, Live> live;
-  Scheduler::Stats counted;  // what the counters have been told
+  EngineMetrics told;  // what the scheduler counts, as metrics
   int in_flight = 0;
   uint64_t last_launched = 0;  // plan
   bool copies_wake = false;    // the runner says when copies have ended
@@ -139,7 +139,8 @@ struct Engine::Impl {
   std::atomic<bool> draining{false};
   std::atomic<bool> at_rest{false};
   std::atomic<int64_t> progress{0};  // steady clock
-  Snapshot snapshot;
+  Snapshot<Scheduler::Stats> snapshot;
+  Snapshot<StepCost> cost;
   std::mutex drained_mutex;
   std::condition_variable drained_cv;
   bool drained = false;
@@ -183,6 +184,9 @@ void Engine::Impl::apply(Command& c) {
       return admit(c);
     case Command::Kind::cancel:
       return scheduler->cancel(c.id, c.sample);
+    case Command::Kind::inspect:
+      deliver();
+      return c.look(*scheduler);
     case Command::Kind::drain:
       drain_asked = true;
       drain_deadline = std::min(drain_deadline, c.when);
@@ -205,6 +209,7 @@ void Engine::Impl::deliver() {
   if (recorder) recorder->observe(events);
   for (const TokenEvent& e : events) {
     if (e.finish == FinishReason::none) continue;
+    if (e.trace) told.ended(*e.trace);
     const auto it = live.find(e.request);
     if (it != live.end() && --it->second.samples_left == 0) live.erase(it);
   }
@@ -236,18 +241,9 @@ void Engine::Impl::note_progress() {
 
 void Engine::Impl::publish() {
   const Scheduler::Stats s = scheduler->stats();
-  const auto raise = [](prometheus::Counter& counter, int64_t by) {
-    if (by > 0) counter.Increment(double(by));
-  };
-  raise(metrics.generation_tokens, s.generated_tokens - counted.generated_tokens);
-  raise(metrics.prefix_queries, s.prompt_tokens - counted.prompt_tokens);
-  raise(metrics.prefix_hits, s.cached_tokens - counted.cached_tokens);
-  raise(metrics.preemptions, s.preemptions - counted.preemptions);
-  metrics.running.Set(s.running);
-  metrics.waiting.Set(s.waiting);
-  metrics.kv_usage.Set(s.total_blocks > 0 ? double(s.used_blocks) / s.total_blocks : 0);
-  counted = s;
+  told.publish(s, scheduler->cost_model(), runner->copies());
   snapshot.store(s);
+  cost.store(scheduler->cost_model().cost());
 }
 
 // Fills the pipeline, hands out what is known, and finishes the oldest step. False when there was
@@ -375,6 +371,17 @@ void Engine::drain(Instant deadline) {
   std::unique_lock lock(e.drained_mutex);
   e.drained_cv.wait(lock, [&] { return e.drained; });
 }
+
+absl::Status Engine::inspect(std::function<void(const Scheduler&)> look) {
+  Command c;
+  c.kind = Command::Kind::inspect;
+  c.look = std::move(look);
+  if (!impl_->inbox.try_push(std::move(c)))
+    return resource_exhausted("the engine's inbox is full ({} requests)", impl_->max_queue);
+  return absl::OkStatus();
+}
+
+StepCost Engine::step_cost() const { return impl_->cost.load(); }
 
 Scheduler::Stats Engine::stats() const { return impl_->snapshot.load(); }
 

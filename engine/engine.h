@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <span>
 
@@ -36,11 +37,19 @@ class Engine {
   absl::Status submit(RequestId, GenerateRequest);
   void cancel(RequestId, int sample = kAllSamples);  // any thread, idempotent, also after the end
 
+  // Any thread, never blocks: `look` runs once on the engine thread, between two steps, after every
+  // event of the steps before it was delivered. It must not block. resource_exhausted: the inbox is
+  // full. A request submitted before is known to the scheduler, or refused. What is asked of an
+  // engine that ends before it got to it is not answered.
+  absl::Status inspect(std::function<void(const Scheduler&)> look);
+
   // Stops admission (submit fails with unavailable), lets running requests finish until the
   // deadline, then cancels the rest. Returns when the engine is idle. Every request still gets its
   // final event.
   void drain(Instant deadline);
-  Scheduler::Stats stats() const;  // any thread; last published snapshot
+  // Any thread: the last published snapshot, and the cost model's figures.
+  Scheduler::Stats stats() const;
+  StepCost step_cost() const;
   // Any thread: how long ago the loop last finished a step or found itself idle.
   Nanos since_progress() const;
 

@@ -1,7 +1,8 @@
 # What a daemon served, as a file.
 sluice_library(recording SRCS recording.cc DEPS base block_pool scheduler nlohmann_json::nlohmann_json)
 # The loop: threads and queues, no tensors.
-sluice_library(engine_loop SRCS engine.cc DEPS base metrics recording scheduler absl::flat_hash_map)
+sluice_library(engine_loop SRCS engine.cc engine_metrics.cc
+               DEPS base metrics recording scheduler absl::flat_hash_map)
 # Steps of a model, on arrays: no model files.
 sluice_library(runner SRCS rank_runner.cc warm_up.cc sampler.cc step_inputs.cc
                DEPS base kernels kv_store scheduler)

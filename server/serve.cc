@@ -160,6 +160,7 @@ absl::Status serve(const Config& config) {
 
   Metrics metrics(model.name());
   metrics.set_cache_config(config.cache.block_size, model.plan().num_blocks);
+  metrics.set_block_bytes(model.plan().needs.block_bytes);
   StreamHub hub(config.server.io_threads + 1);
   const std::unique_ptr<Engine> engine = model.make_engine(hub, metrics);
   Frontend frontend(*std::move(info), config.server, *engine, hub, metrics);

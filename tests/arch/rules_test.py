@@ -143,6 +143,14 @@ def test_docs_list_every_knob():
         assert f"`{name}`" in docs, name
 
 
+def test_docs_list_every_metric():
+    docs = (ROOT / "docs/api.md").read_text()
+    names = re.findall(r'"(sluice_\w+)"', (ROOT / "base/metrics.cc").read_text())
+    assert names
+    for name in names:
+        assert re.search(rf"`{name}[`{{]", docs), name
+
+
 def test_no_machine_specific_flags_by_default():
     for path in list(ROOT.glob("**/CMakeLists.txt")) + list(ROOT.glob("**/*.cmake")):
         if "build" not in path.relative_to(ROOT).parts:

@@ -7,6 +7,7 @@
 #include <condition_variable>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <random>
 #include <thread>
 
@@ -469,6 +470,68 @@ TEST(EngineTest, CopiesThatEndWakeTheLoop) {
   }
   engine.reset();  // while it is being told
   EXPECT_EQ(shared.on_copies_done, nullptr);
+}
+
+// Asks and waits for the answer, which was written on the engine's thread.
+Scheduler::Stats look(Engine& engine) {
+  std::mutex mutex;
+  std::condition_variable answered;
+  std::optional<Scheduler::Stats> stats;
+  EXPECT_TRUE(engine
+                  .inspect([&](const Scheduler& scheduler) {
+                    std::lock_guard lock(mutex);
+                    stats = scheduler.stats();
+                    answered.notify_all();
+                  })
+                  .ok());
+  std::unique_lock lock(mutex);
+  answered.wait(lock, [&] { return stats.has_value(); });
+  return *stats;
+}
+
+TEST_P(EngineDepthTest, InspectionSeesWhatWasSubmittedAndAlsoAtRest) {
+  World w({.depth = GetParam(), .step_time = 1ms, .sleep = true});
+  w.engine->start();
+  EXPECT_EQ(look(*w.engine).running, 0);
+  for (int i = 0; i < 5; ++i) ASSERT_TRUE(w.engine->submit(i, endless(i)).ok());
+  const Scheduler::Stats busy = look(*w.engine);
+  EXPECT_EQ(busy.running + busy.waiting, 5);
+  for (int i = 0; i < 5; ++i) w.engine->cancel(i);
+  w.inbox.wait_finals(5);
+  w.engine->drain(kNever);
+  const Scheduler::Stats idle = look(*w.engine);
+  EXPECT_EQ(idle.running + idle.waiting, 0);
+  EXPECT_GT(idle.prompt_tokens, 0);
+}
+
+// Who finds a request gone has been sent its last event.
+TEST_P(EngineDepthTest, InspectionComesBehindTheEventsOfTheStepsBefore) {
+  World w({.depth = GetParam()});
+  w.engine->start();
+  for (int i = 0; i < 200; ++i) {
+    ASSERT_TRUE(w.engine->submit(i, request(i, 5, 3)).ok());
+    int finals = -1;
+    while (finals < 0) {
+      std::atomic<int> seen{-2};
+      ASSERT_TRUE(w.engine
+                      ->inspect([&](const Scheduler& s) {
+                        seen =
+                            s.stats().running + s.stats().waiting > 0 ? -1 : w.inbox.num_finals();
+                      })
+                      .ok());
+      while (seen == -2) std::this_thread::yield();
+      finals = seen;
+    }
+    ASSERT_EQ(finals, i + 1);
+  }
+}
+
+TEST(EngineTest, InspectionIsRefusedByAFullInbox) {
+  World w({.inbox = 1});
+  ASSERT_TRUE(w.engine->submit(1, request(1)).ok());
+  const absl::Status full = w.engine->inspect([](const Scheduler&) { FAIL(); });
+  EXPECT_EQ(full.code(), absl::StatusCode::kResourceExhausted);
+  w.engine.reset();
 }
 
 TEST(EngineTest, MetricsAddUp) {
