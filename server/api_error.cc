@@ -21,7 +21,7 @@ constexpr std::string_view kInvalid = "invalid_request_error";
 constexpr std::string_view kServer = "server_error";
 
 // In the order of the enumeration.
-constexpr std::array<Row, 16> kTable = {{
+constexpr std::array<Row, 17> kTable = {{
     {ErrorKind::invalid, 400, kInvalid, "", absl::StatusCode::kInvalidArgument, false, 0},
     {ErrorKind::unsupported, 400, kInvalid, "unsupported_parameter",
      absl::StatusCode::kUnimplemented, false, 0},
@@ -30,6 +30,8 @@ constexpr std::array<Row, 16> kTable = {{
     {ErrorKind::model_not_found, 404, kInvalid, "model_not_found", absl::StatusCode::kNotFound,
      false, 0},
     {ErrorKind::route_not_found, 404, kInvalid, "", absl::StatusCode::kUnimplemented, false, 0},
+    {ErrorKind::request_not_found, 404, kInvalid, "request_not_found", absl::StatusCode::kNotFound,
+     false, 0},
     {ErrorKind::method_not_allowed, 405, kInvalid, "", absl::StatusCode::kUnimplemented, false, 0},
     {ErrorKind::request_timeout, 408, "timeout", "", absl::StatusCode::kDeadlineExceeded, true, 0},
     {ErrorKind::too_large, 413, kInvalid, "request_too_large", absl::StatusCode::kResourceExhausted,
@@ -37,7 +39,7 @@ constexpr std::array<Row, 16> kTable = {{
     {ErrorKind::headers_too_large, 431, kInvalid, "request_too_large",
      absl::StatusCode::kResourceExhausted, false, 0},
     {ErrorKind::unsupported_media, 415, kInvalid, "", absl::StatusCode::kInvalidArgument, false, 0},
-    {ErrorKind::cancelled, 499, kServer, "", absl::StatusCode::kCancelled, false, 0},
+    {ErrorKind::cancelled, 499, kServer, "cancelled", absl::StatusCode::kCancelled, false, 0},
     {ErrorKind::internal, 500, kServer, "", absl::StatusCode::kInternal, true, 0},
     {ErrorKind::overloaded, 503, kServer, "overloaded", absl::StatusCode::kResourceExhausted, true,
      1000},

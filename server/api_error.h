@@ -17,12 +17,13 @@ enum class ErrorKind {
   context_length,      // 400: prompt + max_tokens does not fit the context
   model_not_found,     // 404
   route_not_found,     // 404
+  request_not_found,   // 404: GET or DELETE /v1/requests/{id}
   method_not_allowed,  // 405
   request_timeout,     // 408: the client did not send its request in time
   too_large,           // 413
   headers_too_large,   // 431
   unsupported_media,   // 415: a content encoding we cannot read
-  cancelled,           // 499: never seen by the client
+  cancelled,           // 499: seen only by who half-closed, or whose request another cancelled
   internal,            // 500
   overloaded,          // 503: the queue is full
   draining,            // 503: shutting down

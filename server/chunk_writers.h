@@ -17,8 +17,11 @@ namespace sluice {
 struct HttpReply {
   std::string bytes;  // of the body, not yet taken by the connection
   bool streaming = false;
-  bool ended = false;          // nothing will be added
-  MaybeError error;            // instead of a body
+  bool ended = false;  // nothing will be added
+  MaybeError error;    // instead of a body
+  // What else takes a while and is not a generation: given up for at this time, with `late`.
+  Instant give_up = kNever;
+  MaybeError late;
   std::function<bool()> wake;  // bytes or the end have come; false: the connection is gone
 };
 

@@ -54,6 +54,8 @@ Frontend::Frontend(ModelInfo model, const Config::Server& config, Engine& engine
       hub_(hub),
       metrics_(metrics),
       hash_key_(draw_number()) {
+  hub_.set_on_end(
+      [registry = registry_](RequestId id, const auto& trace) { registry->end(id, trace); });
   for (TokenId id = 0; id < model_.tokenizer->vocab_size(); ++id)
     longest_piece_ = std::max(longest_piece_, static_cast<int>(model_.tokenizer->piece(id).size()));
 }
@@ -214,7 +216,8 @@ MaybeError Frontend::prepare(const ApiRequest& request, Job* job) const {
     return api_error(ErrorKind::invalid, "truncate_prompt_tokens",
                      "truncate_prompt_tokens must be between 1 and {}, not {}",
                      model_.max_model_len, *request.truncate_prompt_tokens);
-  job->id = request.request_id.empty() ? draw_id() : request.request_id;
+  job->id = (request.kind == ApiKind::chat ? kChatPrefix : kCompletionPrefix) +
+            (request.request_id.empty() ? draw_id() : request.request_id);
   job->stream = stream_options(request, generate.sampling, generate.num_samples);
   if (request.kind == ApiKind::chat) {
     PromptInput prompt;
@@ -239,11 +242,13 @@ MaybeError Frontend::start(int shard, Job job, std::unique_ptr<ChunkWriter> writ
                                               std::move(job.prompts), std::move(writer), metrics_);
   TokenStream& handle = *opened;
   const std::vector<RequestId> ids = hub_.open(shard, std::move(opened), num_prompts, num_samples);
+  registry_->add(job.id, shard, ids, job.requests);
   for (int i = 0; i < num_prompts; ++i) {
     const absl::Status status = engine_.submit(ids[i], std::move(job.requests[i]));
     if (status.ok()) continue;
     ApiError error = api_error_from(status);
     handle.abandon();
+    registry_->forget(ids);
     hub_.close(shard, ids.front(), engine_, i);
     return error;
   }
@@ -285,6 +290,11 @@ MaybeError Frontend::accepting() const {
 
 void Frontend::set_ready() { ready_ = true; }
 void Frontend::begin_drain() { draining_ = true; }
+
+std::string Frontend::expose_metrics() const {
+  metrics_.since_step_seconds.Set(to_seconds(engine_.since_progress()));
+  return metrics_.expose();
+}
 
 Readiness Frontend::readiness() const {
   if (draining_) return {false, "draining"};

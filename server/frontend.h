@@ -1,6 +1,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -10,6 +11,7 @@
 #include "engine/engine.h"
 #include "server/api_error.h"
 #include "server/api_types.h"
+#include "server/request_registry.h"
 #include "server/stream_hub.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
@@ -31,12 +33,18 @@ struct ModelInfo {
 
 // A request that passed every check: what the engine will run, and what the client wants to see.
 struct Job {
-  std::string id;                            // of the response, without the protocol's prefix
+  std::string id;                            // of the response
   std::vector<GenerateRequest> requests;     // one per prompt
   std::vector<TokenStream::Prompt> prompts;  // likewise
   StreamOptions stream;
   Usage usage() const;  // prompt tokens of all prompts
 };
+
+// An error, or what was asked for.
+using RequestAnswer = std::function<void(const MaybeError&, std::vector<RequestView>)>;
+// The engine answers between two steps; who asks gives up after this long.
+inline constexpr Nanos kInspectLimit = std::chrono::seconds(10);
+ApiError no_answer_error();
 
 struct Readiness {
   bool ready = false;
@@ -63,6 +71,13 @@ class Frontend {
   // The body of a shard's wake-up: delivers tokens. That shard's thread only.
   void pump(int shard);
 
+  // Live requests in order of arrival; and one by its id, live or ended not long ago. `done` runs
+  // on the shard's thread, or at once; never, should the engine hang.
+  void list_requests(int shard, RequestAnswer done) const;
+  void request_trace(int shard, const std::string& id, RequestAnswer done) const;
+  // Ends every response of that id with an error. Any thread.
+  MaybeError cancel_request(const std::string& id);
+
   // `model` as a request names it: empty, or the served name.
   MaybeError check_model(std::string_view model) const;
   // Text of a chat request, and tokens of either kind, as prepare() makes them.
@@ -82,6 +97,7 @@ class Frontend {
   Scheduler::Stats stats() const { return engine_.stats(); }
   StreamHub& hub() { return hub_; }
   Metrics& metrics() const { return metrics_; }
+  std::string expose_metrics() const;
 
  private:
   MaybeError tokenize_prompt(const ApiRequest&, const PromptInput&,
@@ -95,6 +111,7 @@ class Frontend {
   Engine& engine_;
   StreamHub& hub_;
   Metrics& metrics_;
+  const std::shared_ptr<RequestRegistry> registry_ = std::make_shared<RequestRegistry>();
   const uint64_t hash_key_;  // of names that clients choose: salts and sessions
   int longest_piece_ = 1;    // bytes; bounds how much text can fit the context
   std::atomic<bool> ready_{false}, draining_{false};

@@ -4,6 +4,7 @@
 
 #include "server/json_text.h"
 #include "server/openai_api.h"
+#include "server/request_json.h"
 
 namespace sluice {
 namespace {
@@ -188,6 +189,59 @@ void set_timing(const Timing& timing, v1::Timing* out) {
   out->set_swap_ms(timing.swap_ms);
   out->set_cached_tokens(timing.cached_tokens);
   out->set_host_cached_tokens(timing.host_cached_tokens);
+}
+
+void set_request(const RequestView& view, v1::RequestInfo* out) {
+  using State = RequestInfo::State;
+  const auto state_of = [](State state) {
+    switch (state) {
+      case State::waiting:
+        return v1::REQUEST_STATE_WAITING;
+      case State::running:
+        return v1::REQUEST_STATE_RUNNING;
+      case State::swapped:
+        return v1::REQUEST_STATE_SWAPPED;
+      case State::arriving:
+        return v1::REQUEST_STATE_ARRIVING;
+    }
+    return v1::REQUEST_STATE_UNSPECIFIED;
+  };
+  const RequestTrace& trace = view.info.trace;
+  out->set_id(view.id);
+  out->set_index(view.prompt);
+  out->set_state(view.ended ? v1::REQUEST_STATE_ENDED : state_of(view.info.state));
+  out->set_priority(view.info.priority);
+  out->set_samples(view.info.num_samples);
+  out->set_age_ms(to_millis(view.info.age));
+  out->set_level(trace.level);
+  out->set_prompt_tokens(trace.prompt_tokens);
+  out->set_output_tokens(trace.output_tokens);
+  out->set_cached_tokens(trace.cached_tokens);
+  out->set_host_cached_tokens(trace.host_cached_tokens);
+  out->set_swaps(trace.swaps);
+  out->set_recomputes(trace.recomputes);
+}
+
+void set_trace(const RequestView& view, v1::RequestTrace* out) {
+  const RequestTrace& trace = view.info.trace;
+  const auto since = [&trace](Instant at) { return to_millis(at - trace.arrived); };
+  set_request(view, out->mutable_info());
+  if (trace.admitted != kNever) out->set_queue_ms(since(trace.admitted));
+  if (trace.first_token != kNever) out->set_ttft_ms(since(trace.first_token));
+  if (trace.ended != kNever) out->set_total_ms(since(trace.ended));
+  out->set_chunks(trace.chunks);
+  out->set_demotions(trace.demotions);
+  out->set_promotions(trace.promotions);
+  out->set_recomputed_tokens(trace.recomputed_tokens);
+  out->set_swapped_blocks(trace.swapped_blocks);
+  out->set_swap_ms(to_millis(trace.swapped_time));
+  for (const RequestTrace::Event& event : trace.events) {
+    v1::RequestTrace::Event* to = out->add_events();
+    to->set_at_ms(since(event.when));
+    to->set_kind(name_of(event.kind));
+    to->set_value(event.value);
+  }
+  out->set_dropped_events(trace.dropped_events);
 }
 
 grpc::Status to_status(const ApiError& error) {

@@ -5,6 +5,7 @@
 #include "server/api_error.h"
 #include "server/api_types.h"
 #include "server/chunk_writer.h"
+#include "server/request_registry.h"
 #include "sluice/v1/inference.pb.h"
 #include "text/tokenizer.h"
 
@@ -21,6 +22,9 @@ void append_piece(const Delta& delta, const Tokenizer&, bool want_logprobs, v1::
 void set_prompt_logprobs(const PromptOut& prompt, const Tokenizer&, v1::Piece* piece);
 void set_usage(const Usage& usage, v1::Usage* out);
 void set_timing(const Timing& timing, v1::Timing* out);
+
+void set_request(const RequestView& view, v1::RequestInfo* out);
+void set_trace(const RequestView& view, v1::RequestTrace* out);
 
 grpc::Status to_status(const ApiError& error);
 

@@ -1,5 +1,6 @@
 #include "server/grpc_server.h"
 
+#include <grpcpp/alarm.h>
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
@@ -182,6 +183,39 @@ class MessageWriter final : public ChunkWriter {
   std::map<int, Response> gathered_;  // by choice; what has not been sent
 };
 
+// One unary call that the engine has a part in. Whoever comes first ends it: the answer, on the
+// shard's thread, or the alarm. Lives until OnDone and until the answer was dropped.
+class EngineCall final : public grpc::ServerUnaryReactor,
+                         public std::enable_shared_from_this<EngineCall> {
+ public:
+  // Keeps itself alive from here to OnDone.
+  void hold() {
+    self_ = shared_from_this();
+    // Not an owner: the alarm is this object's, and would keep it forever.
+    alarm_.Set(std::chrono::system_clock::now() +
+                   std::chrono::duration_cast<std::chrono::system_clock::duration>(kInspectLimit),
+               [weak = weak_from_this()](bool expired) {
+                 const auto call = weak.lock();
+                 if (expired && call) call->answer(no_answer_error(), [] {});
+               });
+  }
+  // `fill` writes the response, which is there as long as the call.
+  template <class Fill>
+  void answer(const MaybeError& error, Fill fill) {
+    std::lock_guard lock(mutex_);
+    if (std::exchange(answered_, true)) return;
+    if (!error) fill();
+    Finish(error ? to_status(*error) : grpc::Status::OK);
+  }
+  void OnDone() override { self_.reset(); }
+
+ private:
+  std::shared_ptr<EngineCall> self_;
+  std::mutex mutex_;
+  bool answered_ = false;
+  grpc::Alarm alarm_;
+};
+
 class InferenceService final : public v1::Inference::CallbackService {
  public:
   InferenceService(Frontend& frontend, int shard, Nanos write_timeout)
@@ -189,11 +223,11 @@ class InferenceService final : public v1::Inference::CallbackService {
 
   grpc::ServerWriteReactor<v1::GenerateResponse>* Generate(
       grpc::CallbackServerContext* context, const v1::GenerateRequest* request) override {
-    return run<v1::GenerateResponse>(context, *request, "cmpl-");
+    return run<v1::GenerateResponse>(context, *request);
   }
   grpc::ServerWriteReactor<v1::ChatResponse>* Chat(grpc::CallbackServerContext* context,
                                                    const v1::ChatRequest* request) override {
-    return run<v1::ChatResponse>(context, *request, "chatcmpl-");
+    return run<v1::ChatResponse>(context, *request);
   }
   grpc::ServerUnaryReactor* ListModels(grpc::CallbackServerContext* context,
                                        const v1::ListModelsRequest*,
@@ -226,6 +260,38 @@ class InferenceService final : public v1::Inference::CallbackService {
     if (!error) error = frontend_.detokenize(ids, response->mutable_prompt());
     return reply(context, error);
   }
+  grpc::ServerUnaryReactor* ListRequests(grpc::CallbackServerContext*,
+                                         const v1::ListRequestsRequest*,
+                                         v1::ListRequestsResponse* response) override {
+    const auto call = engine_call();
+    frontend_.list_requests(shard_, [call, response](const MaybeError& error, const auto& views) {
+      call->answer(error, [&] {
+        for (const RequestView& view : views) set_request(view, response->add_requests());
+      });
+    });
+    return call.get();
+  }
+  grpc::ServerUnaryReactor* GetRequestTrace(grpc::CallbackServerContext*,
+                                            const v1::GetRequestTraceRequest* request,
+                                            v1::GetRequestTraceResponse* response) override {
+    const auto call = engine_call();
+    frontend_.request_trace(shard_, request->id(),
+                            [call, response](const MaybeError& error, const auto& views) {
+                              call->answer(error, [&] {
+                                response->set_id(views.front().id);
+                                for (const RequestView& view : views)
+                                  set_trace(view, response->add_prompts());
+                              });
+                            });
+    return call.get();
+  }
+  grpc::ServerUnaryReactor* CancelRequest(grpc::CallbackServerContext* context,
+                                          const v1::CancelRequestRequest* request,
+                                          v1::CancelRequestResponse* response) override {
+    response->set_id(request->id());
+    response->set_cancelled(true);
+    return reply(context, frontend_.cancel_request(request->id()));
+  }
 
  private:
   static grpc::ServerUnaryReactor* reply(grpc::CallbackServerContext* context,
@@ -235,10 +301,16 @@ class InferenceService final : public v1::Inference::CallbackService {
     return reactor;
   }
 
+  static std::shared_ptr<EngineCall> engine_call() {
+    auto call = std::make_shared<EngineCall>();
+    call->hold();
+    return call;
+  }
+
   // Tokenises on gRPC's thread, then hands over to the shard's.
   template <class Response, class Request>
   grpc::ServerWriteReactor<Response>* run(grpc::CallbackServerContext* context,
-                                          const Request& request, const char* id_prefix) {
+                                          const Request& request) {
     auto call = std::make_shared<StreamCall<Response>>(frontend_, shard_, context, write_timeout_);
     call->hold();
     ApiRequest api;
@@ -254,7 +326,7 @@ class InferenceService final : public v1::Inference::CallbackService {
       return call.get();
     }
     context->AddInitialMetadata("x-request-id", job->id);
-    frontend_.hub().post(shard_, [this, call, job, id = id_prefix + job->id, stream = api.stream,
+    frontend_.hub().post(shard_, [this, call, job, id = job->id, stream = api.stream,
                                   want_logprobs = api.logprobs.has_value()]() mutable {
       if (call->cancelled()) return call->finish(grpc::Status::CANCELLED);
       auto writer = std::make_unique<MessageWriter<Response>>(call, frontend_.model(),

@@ -4,6 +4,7 @@
 #include "server/json_text.h"
 #include "server/logprobs.h"
 #include "server/openai_api.h"
+#include "server/request_json.h"
 
 namespace sluice {
 namespace {
@@ -76,7 +77,7 @@ void append_model(std::string& out, const ModelInfo& model) {
 ReplyFormat reply_format(const ApiRequest& request, const Job& job, const ModelInfo& model) {
   ReplyFormat format;
   format.kind = request.kind;
-  format.id = (request.kind == ApiKind::chat ? "chatcmpl-" : "cmpl-") + job.id;
+  format.id = job.id;
   format.model = model.name;
   format.created = std::chrono::duration_cast<std::chrono::seconds>(
                        std::chrono::system_clock::now().time_since_epoch())
@@ -111,7 +112,18 @@ HttpResponse error_response(const ApiError& error) {
 struct HttpApi::Route {
   std::string_view method, path;
   HttpResponse (HttpApi::*handler)(const HttpRequest&, std::string_view rest);
-  bool takes_rest = false;  // matches everything below the path
+  bool takes_rest = false;       // matches what is below the path
+  std::string_view suffix = "";  // and ends with this, which is not part of the rest
+
+  bool matches(std::string_view target) const {
+    if (!takes_rest) return target == path;
+    return target.size() > path.size() + suffix.size() && target.starts_with(path) &&
+           target.ends_with(suffix);
+  }
+  std::string_view rest(std::string_view target) const {
+    target.remove_prefix(path.size());
+    return target.substr(0, target.size() - suffix.size());
+  }
 };
 
 const HttpApi::Route HttpApi::kRoutes[] = {
@@ -128,38 +140,48 @@ const HttpApi::Route HttpApi::kRoutes[] = {
     {"GET", "/health/ready", &HttpApi::ready},
     {"GET", "/ping", &HttpApi::live},
     {"GET", "/load", &HttpApi::load},
+    {"GET", "/requests", &HttpApi::requests},
+    {"GET", "/requests/", &HttpApi::trace, true, "/trace"},
+    {"DELETE", "/requests/", &HttpApi::cancel, true},
 };
 
 HttpResponse HttpApi::handle(const HttpRequest& request) {
   const std::string_view path = canonical(request.target);
+  const std::string_view method = request.method == "HEAD" ? "GET" : request.method;
+  const bool encoded = !request.content_encoding.empty() && request.content_encoding != "identity";
+  const Route* other = nullptr;  // the path's, with another method
   for (const Route& route : kRoutes) {
-    const bool hit = route.takes_rest ? path.starts_with(route.path) : path == route.path;
-    if (!hit) continue;
+    if (!route.matches(path)) continue;
+    if (method != route.method) {
+      if (other == nullptr) other = &route;
+      continue;
+    }
     HttpResponse out;
-    const std::string_view method = request.method == "HEAD" ? "GET" : request.method;
-    const std::string allow = route.method == "GET" ? "GET, HEAD, OPTIONS" : "POST, OPTIONS";
-    const bool encoded =
-        !request.content_encoding.empty() && request.content_encoding != "identity";
     if (method == "POST" && encoded) {
       out = refuse(api_error(ErrorKind::unsupported_media, "",
                              "a body with Content-Encoding {} is not supported",
                              request.content_encoding.substr(0, 100)));
-    } else if (method == route.method) {
-      out = (this->*route.handler)(request, path.substr(route.path.size()));
-    } else if (method == "OPTIONS") {
-      out.status = 204;
-      out.headers.emplace_back("Allow", allow);
     } else {
-      out = refuse(api_error(ErrorKind::method_not_allowed, "", "{} is not allowed on {}; use {}",
-                             request.method, path, route.method));
-      out.headers.emplace_back("Allow", allow);
+      out = (this->*route.handler)(request, route.rest(path));
     }
     out.route = route.path;
     return out;
   }
-  HttpResponse out = refuse(api_error(ErrorKind::route_not_found, "", "there is no route {} {}",
-                                      request.method, path.substr(0, 200)));
-  out.route = "none";
+  HttpResponse out;
+  if (other == nullptr) {
+    out = refuse(api_error(ErrorKind::route_not_found, "", "there is no route {} {}",
+                           request.method, path.substr(0, 200)));
+  } else if (method == "OPTIONS") {
+    out.status = 204;
+  } else {
+    out = refuse(api_error(ErrorKind::method_not_allowed, "", "{} is not allowed on {}; use {}",
+                           request.method, path.substr(0, 200), other->method));
+  }
+  if (other != nullptr)
+    out.headers.emplace_back("Allow", other->method == "GET"
+                                          ? "GET, HEAD, OPTIONS"
+                                          : std::string(other->method) + ", OPTIONS");
+  out.route = other != nullptr ? other->path : "none";
   return out;
 }
 
@@ -201,6 +223,49 @@ HttpResponse HttpApi::generate(const HttpRequest& http, ApiRequest request) {
   }
   if (!request.ignored.empty())
     out.headers.emplace_back("x-ignored-params", header_list(request.ignored));
+  return out;
+}
+
+namespace {
+
+// An answer that the engine has a part in. `ask` gets what to call with it.
+template <class Ask>
+HttpResponse ask_engine(const HttpRequest& http,
+                        std::string (*to_json)(const std::vector<RequestView>&), Ask ask) {
+  HttpResponse out;
+  out.reply = std::make_shared<HttpReply>();
+  out.reply->give_up = http.received + kInspectLimit;
+  out.reply->late = no_answer_error();
+  ask([reply = out.reply, to_json](const MaybeError& error, const std::vector<RequestView>& views) {
+    reply->error = error;
+    if (!error) reply->bytes = to_json(views);
+    reply->ended = true;
+    if (reply->wake) reply->wake();
+  });
+  return out;
+}
+
+}  // namespace
+
+HttpResponse HttpApi::requests(const HttpRequest& http, std::string_view) {
+  return ask_engine(http, &list_json, [&](RequestAnswer done) {
+    frontend_.list_requests(http.shard, std::move(done));
+  });
+}
+
+HttpResponse HttpApi::trace(const HttpRequest& http, std::string_view rest) {
+  return ask_engine(http, &trace_json, [&](RequestAnswer done) {
+    frontend_.request_trace(http.shard, percent_decode(rest), std::move(done));
+  });
+}
+
+HttpResponse HttpApi::cancel(const HttpRequest&, std::string_view rest) {
+  const std::string id = percent_decode(rest);
+  if (auto error = frontend_.cancel_request(id)) return error_response(*error);
+  HttpResponse out;
+  out.body = R"({"id":)";
+  append_json_lossy(out.body, id);
+  out.body += R"(,"cancelled":true})";
   return out;
 }
 
@@ -268,7 +333,7 @@ HttpResponse HttpApi::version(const HttpRequest&, std::string_view) {
 HttpResponse HttpApi::metrics(const HttpRequest&, std::string_view) {
   HttpResponse out;
   out.content_type = "text/plain; version=0.0.4; charset=utf-8";
-  out.body = frontend_.metrics().expose();
+  out.body = frontend_.expose_metrics();
   return out;
 }
 

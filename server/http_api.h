@@ -25,7 +25,8 @@ struct HttpResponse {
   std::vector<std::pair<std::string_view, std::string>> headers;
   std::string_view route;  // the matched pattern, for the metrics
 
-  // A generation: the body comes from `reply`, `stream` names it for Frontend::cancel.
+  // An answer that is yet to come: the body is `reply`'s. A generation's `stream` names it for
+  // Frontend::cancel.
   std::shared_ptr<HttpReply> reply;
   RequestId stream = 0;
 };
@@ -58,6 +59,9 @@ class HttpApi {
   HttpResponse live(const HttpRequest&, std::string_view rest);
   HttpResponse ready(const HttpRequest&, std::string_view rest);
   HttpResponse load(const HttpRequest&, std::string_view rest);
+  HttpResponse requests(const HttpRequest&, std::string_view rest);
+  HttpResponse trace(const HttpRequest&, std::string_view rest);
+  HttpResponse cancel(const HttpRequest&, std::string_view rest);
   HttpResponse refuse(const ApiError&);
 
   Frontend& frontend_;

@@ -104,6 +104,10 @@ void HttpSession::check_deadlines(Instant at) {
     timed_out_ = true;
     read_deadline_ = kNever;
     notify();
+  } else if (at >= answer_deadline_) {
+    late_ = true;
+    answer_deadline_ = kNever;
+    notify();
   }
 }
 
@@ -332,7 +336,10 @@ asio::awaitable<void> HttpSession::generate(HttpResponse& response) {
   reply.wake = [this, &response] { return on_reply(*response.reply, response); };
   generating_ = true;
   if (in_.size() < kMaxAhead) start_read();
-  while (!reply.ended && !dead_ && !eof_) co_await wait();
+  late_ = false;
+  answer_deadline_ = reply.give_up;
+  while (!reply.ended && !dead_ && !eof_ && !late_) co_await wait();
+  answer_deadline_ = kNever;
   generating_ = false;
   reply.wake = nullptr;
 }
@@ -340,7 +347,9 @@ asio::awaitable<void> HttpSession::generate(HttpResponse& response) {
 // What is left to say after generate().
 void HttpSession::append_end(HttpResponse& response) {
   HttpReply& reply = *response.reply;
-  if (!reply.ended) {
+  if (!reply.ended && late_) {
+    reply.error = reply.late;
+  } else if (!reply.ended) {
     shared_.frontend.cancel(thread_.shard, response.stream);
     keep_alive_ = false;
     reply.error = api_error(ErrorKind::cancelled, "",

@@ -107,7 +107,8 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
   bool timed_out_ = false;  // the read deadline has passed
   bool idle_ = false;       // between requests
   bool generating_ = false;
-  Instant read_deadline_ = kNever, write_deadline_ = kNever;
+  bool late_ = false;  // the answer's deadline has passed
+  Instant read_deadline_ = kNever, write_deadline_ = kNever, answer_deadline_ = kNever;
 
   // Of the current response.
   std::string request_id_;

@@ -51,7 +51,7 @@ struct StreamHub::Shard {
     if (wake && !std::exchange(woken, true)) wake();
   }
   void release(RequestId stream, Engine& engine);
-  void route(TokenEvent& event, Engine& engine, Instant at);
+  void route(TokenEvent& event, Engine& engine, Instant at, const OnEnd& on_end);
   void finish(RequestId stream, Engine& engine, Instant at);
 };
 
@@ -117,6 +117,16 @@ void StreamHub::close(int shard, RequestId stream, Engine& engine, int num_submi
   s.release(stream, engine);
 }
 
+void StreamHub::fail(int shard, RequestId stream, const ApiError& error, const char* reason,
+                     Engine& engine) {
+  Shard& s = *shards_.at(shard);
+  const auto it = s.open.find(stream);
+  if (it == s.open.end()) return;
+  it->second.stream->fail(error, reason);
+  it->second.stream->flush(now());
+  s.release(stream, engine);
+}
+
 // Forgets the stream; requests that live on in the engine are cancelled and keep a bare route.
 void StreamHub::Shard::release(RequestId stream, Engine& engine) {
   const auto it = open.find(stream);
@@ -132,13 +142,16 @@ void StreamHub::Shard::release(RequestId stream, Engine& engine) {
   num_open.fetch_sub(1, std::memory_order_relaxed);
 }
 
-void StreamHub::Shard::route(TokenEvent& event, Engine& engine, Instant at) {
+void StreamHub::Shard::route(TokenEvent& event, Engine& engine, Instant at, const OnEnd& on_end) {
   const auto it = routes.find(event.request);
   if (it == routes.end()) return;  // never submitted
   const Route r = it->second;
   const bool final = event.finish != FinishReason::none;
   const int sample = event.sample;
-  if (final && --it->second.samples_left == 0) routes.erase(it);
+  if (final && --it->second.samples_left == 0) {
+    routes.erase(it);
+    if (on_end) on_end(event.request, event.trace);
+  }
   if (r.stream == nullptr) return;
   Open& entry = open.at(r.stream_id);
   if (entry.failed) return;
@@ -167,12 +180,12 @@ void StreamHub::pump(int shard, Engine& engine) {
     s.events.swap(s.taken);
     s.tasks.swap(tasks);
   }
-  for (const auto& task : tasks) task();
   const Instant at = now();
-  for (TokenEvent& event : s.taken) s.route(event, engine, at);
+  for (TokenEvent& event : s.taken) s.route(event, engine, at, on_end_);
   s.taken.clear();
   for (const RequestId stream : s.touched) s.finish(stream, engine, at);
   s.touched.clear();
+  for (const auto& task : tasks) task();
   s.pumping = false;
 }
 

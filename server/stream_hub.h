@@ -3,6 +3,7 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "engine/engine.h"
@@ -26,8 +27,13 @@ class StreamHub final : public OutputSink {
   // Before the engine starts. `wake` makes the shard's thread call pump(shard) soon; it is called
   // on any thread, must not block, and is not called again until that pump has begun.
   void set_wake(int shard, std::function<void()> wake);
+  // Before the engine starts. Called with every request's last event, also when its client has
+  // left, on the thread of its shard.
+  using OnEnd = std::function<void(RequestId, const std::shared_ptr<const RequestTrace>&)>;
+  void set_on_end(OnEnd on_end) { on_end_ = std::move(on_end); }
   void deliver(std::span<TokenEvent>) override;  // engine thread
-  // Any thread: runs `task` on the shard's thread, at its next pump.
+  // Any thread: runs `task` on the shard's thread, at its next pump, behind the events that were
+  // delivered before.
   void post(int shard, std::function<void()> task);
 
   // --- below: only on the thread that owns `shard` ---
@@ -40,6 +46,8 @@ class StreamHub final : public OutputSink {
   // destroys the stream with its writer. Unknown ids are ignored: the race with the end is normal.
   // `num_submitted`: requests of the stream that the engine knows; no event comes for the others.
   void close(int shard, RequestId stream, Engine&, int num_submitted = 1 << 30);
+  // Ends the response with an error, and cancels likewise. `reason`: for the metrics.
+  void fail(int shard, RequestId stream, const ApiError&, const char* reason, Engine&);
   // Feeds what has arrived to the streams, and cancels as they ask.
   void pump(int shard, Engine&);
 
@@ -48,6 +56,7 @@ class StreamHub final : public OutputSink {
  private:
   struct Shard;
   std::vector<std::unique_ptr<Shard>> shards_;
+  OnEnd on_end_;
 };
 
 }  // namespace sluice

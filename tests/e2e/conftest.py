@@ -67,6 +67,18 @@ class GrpcClient:
     def models(self):
         return self._unary("ListModels", pb.ListModelsResponse)(pb.ListModelsRequest(), timeout=10)
 
+    def requests(self):
+        return self._unary("ListRequests", pb.ListRequestsResponse)(pb.ListRequestsRequest(),
+                                                                    timeout=30).requests
+
+    def trace(self, id):
+        return self._unary("GetRequestTrace", pb.GetRequestTraceResponse)(
+            pb.GetRequestTraceRequest(id=id), timeout=30)
+
+    def cancel(self, id):
+        return self._unary("CancelRequest", pb.CancelRequestResponse)(
+            pb.CancelRequestRequest(id=id), timeout=30)
+
     def tokenize(self, request):
         return self._unary("Tokenize", pb.TokenizeResponse)(request, timeout=10)
 
