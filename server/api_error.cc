@@ -21,7 +21,7 @@ constexpr std::string_view kInvalid = "invalid_request_error";
 constexpr std::string_view kServer = "server_error";
 
 // In the order of the enumeration.
-constexpr std::array<Row, 17> kTable = {{
+constexpr std::array<Row, 18> kTable = {{
     {ErrorKind::invalid, 400, kInvalid, "", absl::StatusCode::kInvalidArgument, false, 0},
     {ErrorKind::unsupported, 400, kInvalid, "unsupported_parameter",
      absl::StatusCode::kUnimplemented, false, 0},
@@ -43,6 +43,8 @@ constexpr std::array<Row, 17> kTable = {{
     {ErrorKind::internal, 500, kServer, "", absl::StatusCode::kInternal, true, 0},
     {ErrorKind::overloaded, 503, kServer, "overloaded", absl::StatusCode::kResourceExhausted, true,
      1000},
+    {ErrorKind::predicted_late, 503, kServer, "overloaded", absl::StatusCode::kResourceExhausted,
+     true, 1000},
     {ErrorKind::draining, 503, kServer, "draining", absl::StatusCode::kUnavailable, true, 1000},
     {ErrorKind::loading, 503, kServer, "model_loading", absl::StatusCode::kUnavailable, true, 1000},
     {ErrorKind::deadline, 504, kServer, "deadline_exceeded", absl::StatusCode::kDeadlineExceeded,
@@ -62,7 +64,9 @@ std::string_view ApiError::type() const { return row_of(kind).type; }
 std::string_view ApiError::code() const { return row_of(kind).code; }
 absl::StatusCode ApiError::status_code() const { return row_of(kind).grpc; }
 bool ApiError::retryable() const { return row_of(kind).retryable; }
-int ApiError::retry_after_ms() const { return row_of(kind).retry_after_ms; }
+int ApiError::retry_after_ms() const {
+  return retry_ms > 0 ? retry_ms : row_of(kind).retry_after_ms;
+}
 
 std::string ApiError::body() const {
   const auto string_or_null = [](std::string& out, std::string_view text) {

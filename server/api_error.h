@@ -26,6 +26,7 @@ enum class ErrorKind {
   cancelled,           // 499: seen only by who half-closed, or whose request another cancelled
   internal,            // 500
   overloaded,          // 503: the queue is full
+  predicted_late,      // 503: the first token would come too late
   draining,            // 503: shutting down
   loading,             // 503: not ready yet
   deadline,            // 504: the client's own deadline passed
@@ -35,6 +36,7 @@ struct ApiError {
   ErrorKind kind = ErrorKind::internal;
   std::string message;
   std::string param;  // the field at fault; empty: none
+  int retry_ms = 0;   // when to try again; 0: as its kind says
 
   int http_status() const;
   std::string_view type() const;

@@ -30,6 +30,7 @@ struct ApiRequest {
   std::string user_tag;    // appears in logs
   Instant received{};      // when the request was read: time to first token counts from here
   Instant deadline = kNever;
+  int64_t body_bytes = 0;  // of the whole request, for an estimate of its prompt
 
   // Completions.
   std::vector<PromptInput> prompts;

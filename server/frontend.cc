@@ -1,17 +1,20 @@
 #include "server/frontend.h"
 
 #include <algorithm>
+#include <cmath>
 #include <random>
 #include <utility>
 
 #include "base/hash.h"
 #include "server/request_check.h"
+#include "server/wait_estimate.h"
 #include "text/detokenizer.h"
 
 namespace sluice {
 namespace {
 
 constexpr int kDefaultCompletionTokens = 16;
+constexpr double kMaxRetrySeconds = 24 * 3600;
 // No step of a healthy engine takes this long, on the slowest machine that is worth serving from.
 constexpr Nanos kStallLimit = std::chrono::seconds(60);
 
@@ -46,10 +49,13 @@ Usage Job::usage() const {
   return usage;
 }
 
-Frontend::Frontend(ModelInfo model, const Config::Server& config, Engine& engine, StreamHub& hub,
+Frontend::Frontend(ModelInfo model, const Config& config, Engine& engine, StreamHub& hub,
                    Metrics& metrics)
     : model_(std::move(model)),
-      config_(config),
+      config_(config.server),
+      max_ttft_(config.scheduler.max_ttft_seconds),
+      step_tokens_(config.scheduler.max_step_tokens),
+      block_size_(config.cache.block_size),
       engine_(engine),
       hub_(hub),
       metrics_(metrics),
@@ -210,6 +216,10 @@ MaybeError Frontend::prepare(const ApiRequest& request, Job* job) const {
           check_sampling(request, model_, config_, &generate.sampling, &generate.num_samples))
     return error;
   if (auto error = check_scheduling(request, generate.num_samples, &generate)) return error;
+  if (request.ttft_ms) {
+    if (auto error = check_wait(request.body_bytes, *request.ttft_ms / 1000, "ttft_ms"))
+      return error;
+  }
   set_names(request, &generate);
   if (request.truncate_prompt_tokens && (*request.truncate_prompt_tokens < 1 ||
                                          *request.truncate_prompt_tokens > model_.max_model_len))
@@ -265,6 +275,9 @@ void Frontend::count_rejected(const ApiError& error) const {
     case ErrorKind::overloaded:
       metrics_.rejected("queue_full").Increment();
       break;
+    case ErrorKind::predicted_late:
+      metrics_.rejected("predicted_ttft").Increment();
+      break;
     case ErrorKind::draining:
     case ErrorKind::loading:
       metrics_.rejected("draining").Increment();
@@ -286,6 +299,27 @@ MaybeError Frontend::accepting() const {
   if (draining_) return api_error(ErrorKind::draining, "", "the server is shutting down");
   if (!ready_) return api_error(ErrorKind::loading, "", "the model is not ready yet");
   return std::nullopt;
+}
+
+MaybeError Frontend::check_wait(int64_t body_bytes, double limit, const char* limit_name) const {
+  const EngineLoad load{engine_.stats(), engine_.step_cost(), step_tokens_, block_size_};
+  const int64_t tokens = std::min<int64_t>(estimate_tokens(body_bytes), model_.max_model_len);
+  const double predicted = predict_ttft(load, tokens);
+  if (predicted <= limit) return std::nullopt;
+  ApiError error =
+      api_error(ErrorKind::predicted_late, "",
+                "the first token is predicted in {:.4g} s, later than {} allows ({:.4g} "
+                "s); try again later",
+                predicted, limit_name, limit);
+  // What is ahead shrinks by a second a second.
+  const double wait = std::clamp(std::ceil(predicted - limit), 1.0, kMaxRetrySeconds);
+  error.retry_ms = static_cast<int>(1000 * wait);
+  return error;
+}
+
+MaybeError Frontend::admit(int64_t body_bytes) const {
+  if (max_ttft_ <= 0) return std::nullopt;
+  return check_wait(body_bytes, max_ttft_, "scheduler.max_ttft_seconds");
 }
 
 void Frontend::set_ready() { ready_ = true; }

@@ -55,7 +55,8 @@ struct Readiness {
 // submit. Has no per-request state; every method is safe on any thread unless it names a shard.
 class Frontend {
  public:
-  Frontend(ModelInfo, const Config::Server&, Engine&, StreamHub&, Metrics&);
+  // `config`: its preset has been applied.
+  Frontend(ModelInfo, const Config& config, Engine&, StreamHub&, Metrics&);
 
   const ModelInfo& model() const { return model_; }
 
@@ -87,6 +88,9 @@ class Frontend {
 
   // Whether start() would take a request now; cheap, so it can be asked before parsing one.
   MaybeError accepting() const;
+  // Refuses a request whose first token is predicted later than scheduler.max_ttft_seconds: once
+  // its size is known, before it is parsed.
+  MaybeError admit(int64_t body_bytes) const;
   // For sluice_requests_rejected_total: call once with whatever error refused a request.
   void count_rejected(const ApiError&) const;
 
@@ -104,10 +108,13 @@ class Frontend {
                              std::vector<TokenId>* ids) const;
   MaybeError fit_prompt(const ApiRequest&, std::vector<TokenId>* ids, SamplingParams*) const;
   MaybeError add_prompt(const ApiRequest&, const PromptInput&, GenerateRequest, Job*) const;
+  MaybeError check_wait(int64_t body_bytes, double limit_seconds, const char* limit_name) const;
   void set_names(const ApiRequest&, GenerateRequest*) const;
 
   const ModelInfo model_;
   const Config::Server config_;
+  const double max_ttft_;  // seconds; 0: no limit
+  const int step_tokens_, block_size_;
   Engine& engine_;
   StreamHub& hub_;
   Metrics& metrics_;

@@ -318,6 +318,8 @@ class InferenceService final : public v1::Inference::CallbackService {
     api.deadline = deadline_of(*context);
     auto job = std::make_shared<Job>();
     MaybeError error = frontend_.accepting();  // cheap: before the template and the tokeniser run
+    api.body_bytes = static_cast<int64_t>(request.ByteSizeLong());
+    if (!error) error = frontend_.admit(api.body_bytes);
     if (!error) error = from_proto(request, &api);
     if (!error) error = frontend_.prepare(api, job.get());
     if (error) {

@@ -192,6 +192,7 @@ HttpResponse HttpApi::refuse(const ApiError& error) {
 
 HttpResponse HttpApi::completions(const HttpRequest& http, std::string_view) {
   if (auto error = frontend_.accepting()) return refuse(*error);
+  if (auto error = frontend_.admit(static_cast<int64_t>(http.body.size()))) return refuse(*error);
   ApiRequest request;
   if (auto error = parse_completion(http.body, &request)) return refuse(*error);
   return generate(http, std::move(request));
@@ -199,6 +200,7 @@ HttpResponse HttpApi::completions(const HttpRequest& http, std::string_view) {
 
 HttpResponse HttpApi::chat(const HttpRequest& http, std::string_view) {
   if (auto error = frontend_.accepting()) return refuse(*error);
+  if (auto error = frontend_.admit(static_cast<int64_t>(http.body.size()))) return refuse(*error);
   ApiRequest request;
   if (auto error = parse_chat(http.body, &request)) return refuse(*error);
   return generate(http, std::move(request));
@@ -206,6 +208,7 @@ HttpResponse HttpApi::chat(const HttpRequest& http, std::string_view) {
 
 HttpResponse HttpApi::generate(const HttpRequest& http, ApiRequest request) {
   request.received = http.received;
+  request.body_bytes = static_cast<int64_t>(http.body.size());
   Job job;
   if (auto error = frontend_.prepare(request, &job)) return refuse(*error);
   HttpResponse out;

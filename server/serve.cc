@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "base/metrics.h"
 #include "base/version.h"
+#include "config/presets.h"
 #include "engine/build.h"
 #include "server/frontend.h"
 #include "server/grpc_server.h"
@@ -145,7 +146,9 @@ void run_until_drained(const Config& config, const Signals& signals, Frontend& f
 
 }  // namespace
 
-absl::Status serve(const Config& config) {
+absl::Status serve(const Config& wanted) {
+  Config config = wanted;
+  if (absl::Status s = apply_preset(config.scheduler); !s.ok()) return s;
   const Signals signals;
   init_log(config.log.level, config.log.format);
   log_info("sluice {}: loading {}", kVersion, config.model.path);
@@ -163,7 +166,7 @@ absl::Status serve(const Config& config) {
   metrics.set_block_bytes(model.plan().needs.block_bytes);
   StreamHub hub(config.server.io_threads + 1);
   const std::unique_ptr<Engine> engine = model.make_engine(hub, metrics);
-  Frontend frontend(*std::move(info), config.server, *engine, hub, metrics);
+  Frontend frontend(*std::move(info), config, *engine, hub, metrics);
   HttpServer http(config.server, frontend);
   if (absl::Status s = http.start(); !s.ok()) return s;
   GrpcServer grpc(config.server, frontend, config.server.io_threads);

@@ -146,6 +146,33 @@ def test_every_documented_metric_is_served(demo):
         assert f"\n{name}{{" in text, name
 
 
+def test_a_wait_predicted_too_long_is_refused(start, nano_model):
+    daemon = start(nano_model, "--scheduler.max_ttft_seconds=0.000001")
+    refused = daemon.http.post("/v1/completions", content=b"not JSON: nobody reads it")
+    assert refused.status_code == 503, refused.text
+    assert refused.json()["error"]["code"] == "overloaded"
+    assert "scheduler.max_ttft_seconds" in refused.json()["error"]["message"]
+    assert int(refused.headers["retry-after"]) >= 1
+    for ask in (lambda: over_grpc(daemon, prompt="x"),
+                lambda: list(daemon.grpc.chat(pb.ChatRequest(), timeout=60))):
+        with pytest.raises(grpc.RpcError) as raised:
+            ask()
+        assert raised.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "retry-after-ms" in dict(raised.value.trailing_metadata())
+    assert daemon.metric("sluice_requests_rejected_total", reason="predicted_ttft") == 3
+    assert daemon.http.get("/v1/models").status_code == 200
+
+
+def test_a_request_may_limit_its_own_wait(demo):
+    body = {"prompt": "The fox", "max_tokens": 2}
+    refused = demo.post("/v1/completions", {**body, "ttft_ms": 0.0001})
+    assert refused.status_code == 503 and "ttft_ms" in refused.json()["error"]["message"]
+    assert demo.post("/v1/completions", {**body, "ttft_ms": 60000}).status_code == 200
+    with pytest.raises(grpc.RpcError) as raised:
+        over_grpc(demo, **body, ttft_ms=0.0001)
+    assert raised.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
 needs_traces = pytest.mark.skip(reason="needs a scheduler that keeps traces")
 
 

@@ -84,6 +84,7 @@ struct WorldOptions {
   int vocab = 95;      // of the ledger: printable characters only, no end of text
   Nanos step_time{0};  // above 0: a step takes this long
   int io_threads = 2;
+  double max_ttft_seconds = 0;
   Config::Server server;
 };
 
@@ -92,6 +93,7 @@ struct World {
       : metrics("test"), hub(o.io_threads + 1), pool(o.num_blocks, 16) {
     config.scheduler.max_seqs = o.max_seqs;
     config.scheduler.max_queue = o.max_queue;
+    config.scheduler.max_ttft_seconds = o.max_ttft_seconds;
     config.server = o.server;
     config.server.http_port = 0;
     config.server.io_threads = o.io_threads;
@@ -116,7 +118,7 @@ struct World {
     info.vocab_size = CharTokenizer::kVocab;
     info.tokenizer = std::make_shared<CharTokenizer>();
     info.chat_template = ChatTemplate::compile(kTestTemplate, "<bos>", "<eos>").value();
-    frontend = std::make_unique<Frontend>(std::move(info), config.server, *engine, hub, metrics);
+    frontend = std::make_unique<Frontend>(std::move(info), config, *engine, hub, metrics);
   }
   void start() {
     frontend->set_ready();
