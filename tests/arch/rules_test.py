@@ -137,6 +137,16 @@ def test_every_knob_is_in_fields():
     assert declared and declared == listed
 
 
+def test_presets_are_known_to_config_alone():
+    """Below config/ a policy is five values: no code asks which system they are named after."""
+    names = re.findall(r'Preset\{"(\w+)"', (ROOT / "config/presets.cc").read_text())
+    assert "fastserve" in names and len(names) == 8
+    quoted = re.compile(r'"(%s)"' % "|".join(n for n in names if n not in ("static", "sluice")))
+    for folder in ["scheduler", "engine", "kvcache", "kernels"]:
+        for path in (ROOT / folder).rglob("*.[ch]*"):
+            assert not quoted.search(path.read_text()), path
+
+
 def test_docs_list_every_knob():
     docs = (ROOT / "docs/configuration.md").read_text()
     for name in re.findall(r'\{"(\w+\.\w+)"', (ROOT / "config/fields.cc").read_text()):
