@@ -173,10 +173,6 @@ def test_a_request_may_limit_its_own_wait(demo):
     assert raised.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-needs_traces = pytest.mark.skip(reason="needs a scheduler that keeps traces")
-
-
-@needs_traces
 def test_live_requests_are_listed_and_traced(start, nano_model):
     daemon = start(nano_model)
     events = daemon.stream("/v1/completions", {**VERY_SLOW, "request_id": "live", "priority": 7})
@@ -197,7 +193,6 @@ def test_live_requests_are_listed_and_traced(start, nano_model):
     assert daemon.http.get("/v1/requests").json()["data"] == []
 
 
-@needs_traces
 @pytest.mark.parametrize("stop", [None, "e"])
 def test_timing_is_given_to_who_asks(demo, stop):
     body = {"prompt": "Once upon a time there was", "temperature": 0, "max_tokens": 20,

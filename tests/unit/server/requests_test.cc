@@ -239,9 +239,7 @@ TEST_F(RequestsTest, AnEngineThatDoesNotAnswerIsA503) {
   EXPECT_EQ(client.call("GET", "/health/live").status, 200);  // and the connection goes on
 }
 
-// --- needs a scheduler that keeps traces ---
-
-TEST_F(RequestsTest, DISABLED_ListsAndTracesLiveRequests) {
+TEST_F(RequestsTest, ListsAndTracesLiveRequests) {
   start(slow());
   HttpClient client(port());
   client.send(HttpClient::request("POST", "/v1/completions",
@@ -267,7 +265,7 @@ TEST_F(RequestsTest, DISABLED_ListsAndTracesLiveRequests) {
 }
 
 // Whoever asks while a request ends finds it live or ended, never unknown.
-TEST_F(RequestsTest, DISABLED_NoTraceIsLostBetweenLiveAndEnded) {
+TEST_F(RequestsTest, NoTraceIsLostBetweenLiveAndEnded) {
   start();
   HttpClient client(port()), other(port());
   for (int i = 0; i < 200; ++i) {
