@@ -401,6 +401,30 @@ TEST(StreamHub, RoutesEveryTokenToItsStreamOverThreads) {
   }
 }
 
+// What is posted behind a request's last event finds the request ended: whoever asked the engine
+// for it relies on that.
+TEST(StreamHub, TasksRunBehindTheEventsBeforeThem) {
+  World world(WorldOptions{});
+  world.frontend->set_ready();
+  Written written;
+  ApiRequest request;
+  request.prompts.push_back({"abc", {}, false});
+  Job job;
+  ASSERT_FALSE(world.frontend->prepare(request, &job));
+  RequestId stream = 0;
+  ASSERT_FALSE(
+      world.frontend->start(0, std::move(job), std::make_unique<Recorder>(written, 1), &stream));
+  TokenEvent last = final_event(FinishReason::length, nullptr);
+  last.request = stream;
+  world.hub.deliver({&last, 1});
+  int ends = -1;
+  world.hub.post(0, [&] { ends = written.ends; });
+  world.frontend->pump(0);
+  EXPECT_EQ(ends, 1);
+  EXPECT_EQ(world.hub.num_open(), 0);
+  world.engine.reset();
+}
+
 // A writer that says its client is gone gets nothing more, and its request is cancelled.
 TEST(StreamHub, AClientThatIsGoneIsCancelled) {
   WorldOptions options;
