@@ -18,7 +18,7 @@ def run(bench: Bench):
     decode = 1e-3 * (float(m["constant_ms"]) + 32 * float(m["decode_row_ms"]) +
                      32 * 4096 * float(m["context_token_ns"]) * 1e-6)
     common = f"{WORKLOAD} --requests {bench.requests(1000)}"
-    loads = [0.25, 0.5, 1, 2, 3, 4.5, 6, 7, 8, 9]
+    loads = [1, 2, 3, 4.5, 6, 7, 8, 9]
     sections = []
     for name, times in (("strict", 5), ("relaxed", 25)):
         bound = times * decode

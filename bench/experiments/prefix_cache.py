@@ -13,7 +13,7 @@ SLO = 0.06
 
 def run(bench: Bench):
     rows = []
-    loads = [4, 8, 12, 16, 20, 26, 34, 44, 56, 70]
+    loads = [4, 8, 12, 16, 20, 26, 34, 44, 56, 75, 100, 130]
     for tokens in (80, 341):
         common = f"{WORKLOAD} --prefix-tokens {tokens} --requests {bench.requests(1500)}"
         base = None

@@ -5,7 +5,7 @@ import time
 
 from common import Bench, code, main, table
 
-SMALL = "--workload alpaca --preset sluice --blocks 2000 --host-blocks 0"
+SMALL = "--workload sharegpt-2turn --preset sluice --blocks 2000 --host-blocks 0"
 
 
 def run(bench: Bench):
