@@ -16,7 +16,9 @@ def run(bench: Bench):
     for weights, due in (("1,1", 50), ("1,3", 75)):
         for name, variant in [("sarathi", "--preset sarathi"), ("sluice", "--preset sluice"),
                               ("sluice, not proactive",
-                               "--preset sluice --scheduler.proactive off")]:
+                               "--preset sluice --scheduler.proactive off"),
+                              ("sluice, swaps all",
+                               "--preset sluice --scheduler.pressure swap --host-blocks 400000")]:
             lines = bench.each(f"{variant} {common} --tenant-weights {weights}", [25])
             share = Range([100 * line["tenant_shares"][1] for line in lines])
             rows.append([f"{weights.replace(',', ':')}, {name}", due, share,
