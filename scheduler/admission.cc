@@ -353,9 +353,15 @@ void Scheduler::Impl::note_admission(Record& r, int found, int on_host) {
   }
   if (!r.admitted_once) {
     r.trace->admitted = now_;
-    Tenant& tenant = tenants_[r.request.tenant];
-    tenant.tokens += s.num_prompt - found;
-    tenant.counter += (s.num_prompt - found) / tenant.weight;
+    tenants_[r.request.tenant].tokens += s.num_prompt - found;
+  }
+  // What is computed again is paid for again.
+  Tenant& tenant = tenants_[r.request.tenant];
+  int shared = 0;  // by all but the first
+  for (const Sequence& t : r.seqs) {
+    if (t.ended) continue;
+    tenant.counter += (t.num_tokens() - std::max(t.num_computed, shared)) / tenant.weight;
+    shared = r.shared_blocks * block_size_;
   }
   r.admitted_once = true;
   r.trace->note(now_, RequestTrace::Kind::admitted, found);

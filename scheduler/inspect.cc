@@ -62,6 +62,7 @@ void Scheduler::Impl::check_record(const Record& r, std::vector<int>& refs,
   const bool in = r.resident();
   CHECK(!r.retired && r.num_live > 0);
   CHECK(r.num_preempted <= policy_.max_preemptions);
+  CHECK(r.num_pushed_out <= kPushesPerPreemption * policy_.max_preemptions);
   CHECK(r.num_overtaken <= policy_.max_overtakes);
   CHECK(in || r.spare.empty());
   CHECK(!in || !reserved(r) || int(r.spare.size()) + num_coming_ >= remaining_need(r));

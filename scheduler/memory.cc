@@ -73,13 +73,13 @@ void Scheduler::Impl::hold_back(Record& victim) {
 
 void Scheduler::Impl::preempt(Record& r, StepPlan& plan, bool proactive) {
   CHECK(!reserved(r) && r.state == SeqState::running && r.last_plan <= committed_);
-  ++r.num_preempted;
   ++counters_.preemptions;
   ++preempted_since_token_;
   counters_.proactive += proactive;
   pushed_out_ = true;
   count_level(r, -1);
   const bool swapped = prefers_swap(r) && swap_out(r, plan);
+  ++(swapped && proactive ? r.num_pushed_out : r.num_preempted);
   if (!swapped) give_up(r);
   for (Sequence& s : r.seqs) {
     pool_.release(s.blocks);

@@ -46,8 +46,9 @@ struct alignas(64) Record {
   int shared_blocks = 0;   // full blocks of the prompt, held by all samples together
   int final_blocks = 0;    // of one sample that uses all its max_tokens
   int num_preempted = 0;
-  int num_overtaken = 0;  // later arrivals that came in while this one was passed over
-  int num_cached = 0;     // prompt tokens found in the cache when it first came in
+  int num_pushed_out = 0;  // swapped out ahead of need: nothing lost, so it counts apart
+  int num_overtaken = 0;   // later arrivals that came in while this one was passed over
+  int num_cached = 0;      // prompt tokens found in the cache when it first came in
   struct Sample {
     bool done = false;
     int slot = -1;
@@ -187,7 +188,8 @@ struct Scheduler::Impl {
   }
   bool reserved(const Record& r) const {
     return policy_.reservation == Policy::Reservation::full ||
-           r.num_preempted >= policy_.max_preemptions;
+           r.num_preempted >= policy_.max_preemptions ||
+           r.num_pushed_out >= kPushesPerPreemption * policy_.max_preemptions;
   }
   bool use_cache(const Record& r) const {  // prompt logprobs need every prompt position computed
     return policy_.prefix_caching && r.request.sampling.prompt_logprobs < 0;
@@ -272,6 +274,9 @@ struct Scheduler::Impl {
     uint64_t used = 0;  // when, in arrivals
   };
   static constexpr size_t kMaxSessions = 65536;
+  // Proactive swaps cost copies only. Were each to count as much as a preemption, residents would
+  // soon all hold reservations, and there would be nobody left to swap.
+  static constexpr int kPushesPerPreemption = 16;
   static constexpr double kNoLimit = std::numeric_limits<double>::infinity();
 
   const Policy policy_;

@@ -89,7 +89,8 @@ MUTANTS = [
      "    victims_.pop_back();",
      "Record& victim = *victims_.front().record;\n    const uint64_t key = victims_.front().key;\n"
      "    victims_.erase(victims_.begin());"),
-    ("preemptions are not counted against the bound", MEMORY, "++r.num_preempted;", ""),
+    ("preemptions are not counted against the bound", MEMORY,
+     "++(swapped && proactive ? r.num_pushed_out : r.num_preempted);", ""),
     ("nothing is reserved at the bound", ADMIT,
      "const int all = reserved(r) ? total_need(r) : need;", "const int all = need;"),
     ("a reservation ignores the samples to come", "scheduler/scheduler_impl.h",
