@@ -1,7 +1,9 @@
 #include "bench/workload.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cmath>
 #include <filesystem>
@@ -249,7 +251,8 @@ TEST(Workload, TheLongPromptComesWhenItShould) {
 
 class WorkloadFiles : public testing::Test {
  protected:
-  std::string path_ = testing::TempDir() + "workload_test.txt";
+  // Tests of one file run beside each other, each in a process of its own.
+  std::string path_ = fmt::format("{}workload_test.{}.txt", testing::TempDir(), getpid());
   void TearDown() override { std::filesystem::remove(path_); }
   void write(const std::string& text) { std::ofstream(path_) << text; }
 };

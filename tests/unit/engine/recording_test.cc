@@ -1,7 +1,9 @@
 #include "engine/recording.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
@@ -13,7 +15,8 @@ using std::chrono::milliseconds;
 
 class RecordingTest : public testing::Test {
  protected:
-  std::string path_ = testing::TempDir() + "recording_test.jsonl";
+  // Tests of one file run beside each other, each in a process of its own.
+  std::string path_ = fmt::format("{}recording_test.{}.jsonl", testing::TempDir(), getpid());
   void TearDown() override { std::filesystem::remove(path_); }
 
   static GenerateRequest request(std::vector<TokenId> prompt, int max_tokens, int samples = 1) {
