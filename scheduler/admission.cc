@@ -211,7 +211,7 @@ void Scheduler::Impl::admit_waiting(StepPlan& plan) {
 // blocks.
 void Scheduler::Impl::displace(StepPlan& plan) {
   if (policy_.order != Policy::Order::mlfq && !policy_.proactive) return;
-  if (running_.empty() || num_waiting_ + num_swapped_ == 0 || batch_closed()) return;
+  if (running_.empty() || num_waiting_ + num_swapped_ == 0 || !open_to_newcomers()) return;
   start_waiting_pass();
   int tokens = 0;  // of prompts that came in here
   while (Record* r = next_waiting()) {

@@ -172,6 +172,7 @@ struct Scheduler::Impl {
   FinishReason finish_reason(const Record&, const Sequence&) const;
   void publish(Sequence&, int begin, int end);
   void keep_session(Record&, Sequence&);
+  void forget_sessions();
   void end_sample(Record&, int sample);
   void retire(Record&);
   void sweep();
