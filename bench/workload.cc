@@ -72,6 +72,19 @@ constexpr std::array<Quantile, 25> kSharegpt4Output = {
      {.60, 493}, {.65, 534}, {.70, 581}, {.75, 628}, {.80, 683}, {.85, 754}, {.90, 834},
      {.95, 920}, {.98, 975}, {.99, 998}, {1, 1024}}};
 
+// The 11,129 of them with a prompt of at most 1,024 tokens and at most 2,048 in all, which is how
+// FastServe's artifact cuts ShareGPT (rank correlation -0.04).
+constexpr std::array<Quantile, 25> kShortSharegpt4Prompt = {
+    {{0, 1},     {.01, 8},   {.02, 11},   {.05, 15},  {.10, 23},  {.15, 31},  {.20, 43},
+     {.25, 61},  {.30, 86},  {.35, 117},  {.40, 165}, {.45, 226}, {.50, 297}, {.55, 378},
+     {.60, 453}, {.65, 523}, {.70, 596},  {.75, 667}, {.80, 731}, {.85, 810}, {.90, 878},
+     {.95, 949}, {.98, 993}, {.99, 1009}, {1, 1024}}};
+constexpr std::array<Quantile, 25> kShortSharegpt4Output = {
+    {{0, 2},     {.01, 4},   {.02, 14},  {.05, 33},  {.10, 62},  {.15, 91},  {.20, 129},
+     {.25, 179}, {.30, 230}, {.35, 283}, {.40, 326}, {.45, 362}, {.50, 399}, {.55, 435},
+     {.60, 475}, {.65, 519}, {.70, 565}, {.75, 608}, {.80, 661}, {.85, 731}, {.90, 816},
+     {.95, 906}, {.98, 967}, {.99, 994}, {1, 1024}}};
+
 Lengths orca(Rng& rng, const WorkloadOptions&) {
   const int prompt = uniform(rng, 32, 512);
   return {prompt, uniform(rng, 1, 128)};
@@ -88,6 +101,10 @@ Lengths sharegpt4(Rng& rng, const WorkloadOptions&) {
     const Lengths l = {prompt, draw_quantile(rng, kSharegpt4Output)};
     if (l.prompt + l.output <= 8192) return l;
   }
+}
+Lengths short_sharegpt4(Rng& rng, const WorkloadOptions&) {
+  const int prompt = draw_quantile(rng, kShortSharegpt4Prompt);
+  return {prompt, draw_quantile(rng, kShortSharegpt4Output)};
 }
 Lengths arxiv(Rng& rng, const WorkloadOptions&) {
   return draw_pair(rng, {8.96890, 0.64039, 5.33754, 0.45160, 16384, 16384});
@@ -135,6 +152,10 @@ const std::array kKinds = {
           "quantiles of openchat_sharegpt4, medians 1730 and 415, total <= 8192: Sarathi-Serve "
           "(OSDI'24)"},
          sharegpt4},
+    Kind{{"sharegpt4-2k",
+          "quantiles of those with prompt <= 1024 and total <= 2048, medians 297 and 399: cut as "
+          "FastServe's artifact (NSDI'26) cuts ShareGPT"},
+         short_sharegpt4},
     Kind{{"arxiv-like",
           "log-normal, prompt median 7059 and p90 12985, output median 208, total <= 16384: "
           "Sarathi-Serve (OSDI'24)"},

@@ -116,16 +116,7 @@ void Scheduler::Impl::continue_session(Record& r) {
 }
 
 void Scheduler::Impl::enlist(Record& r) {
-  Tenant& tenant = tenants_[r.request.tenant];
-  if (tenant.live++ == 0) {
-    // What it did not use while it was away is not banked.
-    double least = std::numeric_limits<double>::infinity();
-    for (const Tenant& t : tenants_) {
-      if (t.live > 0 && &t != &tenant) least = std::min(least, t.counter);
-    }
-    if (active_tenants_ > 0) tenant.counter = std::max(tenant.counter, least);
-    ++active_tenants_;
-  }
+  active_tenants_ += tenants_[r.request.tenant].live++ == 0;
   num_paced_ += r.request.token_interval.count() > 0;
   if (r.request.deadline != kNever) due_.push({r.request.deadline, r.id, Due::Kind::deadline});
   if (r.request.first_token_by != kNever) {
@@ -354,14 +345,6 @@ void Scheduler::Impl::note_admission(Record& r, int found, int on_host) {
   if (!r.admitted_once) {
     r.trace->admitted = now_;
     tenants_[r.request.tenant].tokens += s.num_prompt - found;
-  }
-  // What is computed again is paid for again.
-  Tenant& tenant = tenants_[r.request.tenant];
-  int shared = 0;  // by all but the first
-  for (const Sequence& t : r.seqs) {
-    if (t.ended) continue;
-    tenant.counter += (t.num_tokens() - std::max(t.num_computed, shared)) / tenant.weight;
-    shared = r.shared_blocks * block_size_;
   }
   r.admitted_once = true;
   r.trace->note(now_, RequestTrace::Kind::admitted, found);

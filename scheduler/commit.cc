@@ -126,9 +126,7 @@ void Scheduler::Impl::accept(Record& r, Sequence& s, const StepResult& result, i
   s.tokens.push_back(result.tokens[draw]);
   ++counters_.generated_tokens;
   preempted_since_token_ = 0;
-  Tenant& tenant = tenants_[r.request.tenant];
-  ++tenant.tokens;
-  tenant.counter += 1 / tenant.weight;
+  ++tenants_[r.request.tenant].tokens;
   TokenEvent& e = events.emplace_back();
   e.request = r.id;
   e.sample = s.sample;

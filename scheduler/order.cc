@@ -81,6 +81,28 @@ void Scheduler::Impl::rank_tenants() {
   std::sort(running_.begin(), running_.end());
 }
 
+// What a tenant does not use is not banked. Without requests it is owed nothing; while all that it
+// has get their rows, no more than a cache full of tokens, which is how far those who hold the
+// memory can make shares lag behind the weights (Sheng et al. have the same bound).
+void Scheduler::Impl::settle_tenants() {
+  if (tenants_.size() < 2) return;
+  for (Tenant& t : tenants_) t.waits = !t.waiting.empty();
+  for (const Filed& f : running_) {
+    if (f.record->state == SeqState::running && f.record->last_plan != plan_)
+      tenants_[f.record->request.tenant].waits = true;
+  }
+  double least = std::numeric_limits<double>::infinity(), most = 0;
+  for (const Tenant& t : tenants_) {
+    if (t.waits) least = std::min(least, t.counter);
+    most = std::max(most, t.counter);
+  }
+  for (Tenant& t : tenants_) {
+    if (t.waits) continue;
+    const double owed = t.live > 0 ? double(pool_.num_blocks()) * block_size_ / t.weight : 0;
+    t.counter = std::max(t.counter, std::min(least, most) - owed);
+  }
+}
+
 Nanos Scheduler::Impl::patience(int level) const {
   constexpr double kLongest = 60;  // growth ends here: nobody's answer stands still for longer
   const double first = to_seconds(policy_.promote_after);

@@ -281,6 +281,8 @@ void Scheduler::Impl::add_row(Record& r, Sequence& s, int count, StepPlan& plan,
   }
   building_->work.add(row.begin, count, is_decode(row));
   s.num_scheduled = end;
+  Tenant& tenant = tenants_[r.request.tenant];
+  tenant.counter += count / tenant.weight;  // what is computed again is paid for again
   ran(r);
   budget_ -= count;
   plan.num_tokens += count;
@@ -293,6 +295,7 @@ void Scheduler::Impl::finish_plan(StepPlan& plan) {
   plan.rows.insert(plan.rows.end(), chunk_rows_.begin(), chunk_rows_.end());
   f.owners.insert(f.owners.end(), chunk_owners_.begin(), chunk_owners_.end());
   note_unfinished();
+  settle_tenants();
   if (plan.empty()) return;
   f.rows.assign(plan.rows.begin(), plan.rows.end());
   f.id = plan.id = last_plan_ = plan_;

@@ -75,10 +75,11 @@ struct Filed {
 
 struct Tenant {
   double weight = 1;
-  double counter = 0;  // virtual: tokens over weight
+  double counter = 0;  // virtual: tokens computed, over weight
   int64_t tokens = 0;  // served
   int live = 0;        // requests
   int rank = 0;        // among those with requests, by counter
+  bool waits = false;  // the last step left out some of its requests
   absl::btree_set<Filed> waiting;
 };
 
@@ -143,6 +144,7 @@ struct Scheduler::Impl {
   void refile(Record&);  // wherever it is, after a part of its key changed
   void settle_order();
   void rank_tenants();
+  void settle_tenants();
   void watch(Record&);
   void promote(Record&);
   void patience_over(Record&);

@@ -40,7 +40,7 @@ def test_the_same_seed_gives_the_same_output(tmp_path):
     assert simulate(tmp_path, *arguments, "--seed=4") != first
 
 
-WORKLOADS = ["orca-u", "sharegpt-2turn", "alpaca", "sharegpt4-8k", "arxiv-like", "fastgen",
+WORKLOADS = ["orca-u", "sharegpt-2turn", "alpaca", "sharegpt4-8k", "sharegpt4-2k", "arxiv-like", "fastgen",
              "fastgen-short", "sarathi-zipf", "ratio-sweep", "chat-sessions", "short-plus-long",
              "shared-prefix", "two-tenants"]
 

@@ -420,6 +420,28 @@ TEST_F(PolicyTest, AnIdleTenantBanksNothing) {
   EXPECT_NEAR(scheduler->tenant_served(0) - before, scheduler->tenant_served(1), 9);
 }
 
+TEST_F(PolicyTest, ATenantWhoseRequestsAllRunIsOwedACacheFullAtMost) {
+  policy.tenant_weights = {1, 1};
+  policy.max_seqs = 4;
+  make(20, 4);  // 80 tokens
+  RequestId id = 0;
+  const auto send = [&](uint32_t tenant) {
+    GenerateRequest q = request(4, 8, TokenId(100 * id));
+    q.tenant = tenant;
+    add(++id, std::move(q));
+  };
+  for (int i = 0; i < 400; ++i) send(0);
+  for (int i = 0; i < 200; ++i) {  // one of its own at a time: a quarter of what is computed
+    if (i % 8 == 0) send(1);
+    step();
+  }
+  const double first = scheduler->tenant_served(0), second = scheduler->tenant_served(1);
+  EXPECT_GT(first, 2 * second);
+  for (int i = 0; i < 200; ++i) send(1);
+  for (int i = 0; i < 100; ++i) step();
+  EXPECT_NEAR(scheduler->tenant_served(1) - second, scheduler->tenant_served(0) - first, 80 + 24);
+}
+
 TEST_F(PolicyTest, TheBudgetKeepsAStepWithinTheTargetInterval) {
   policy.budget = Policy::Budget::target;
   policy.token_interval = 0.020;

@@ -97,6 +97,16 @@ TEST(Workload, Sharegpt4HasTheTracesQuantiles) {
             0);
 }
 
+TEST(Workload, ShortSharegpt4HasTheTracesQuantiles) {
+  const Workload w = make(options("sharegpt4-2k"));
+  std::vector<double> in = prompts(w), out = outputs(w);
+  EXPECT_THAT(mean(in), about(378, 0.03));
+  EXPECT_THAT(mean(out), about(415, 0.03));
+  EXPECT_THAT(percentile(in, 50), about(297, 0.06));
+  EXPECT_THAT(percentile(out, 50), about(399, 0.04));
+  for (const SimRequest& r : w.requests) EXPECT_LE(r.prompt + r.output, 2048);
+}
+
 TEST(Workload, ArxivHasTheStatedQuantiles) {
   const Workload w = make(options("arxiv-like"));
   std::vector<double> in = prompts(w), out = outputs(w);
