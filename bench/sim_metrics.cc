@@ -99,7 +99,7 @@ bool SimCollector::observe(const TokenEvent& e, Instant now) {
   if (e.finish == FinishReason::none || --o.samples_left > 0) return false;
   o.last = now;
   o.done = true;
-  if (e.trace) swapped_seconds_ += to_seconds(e.trace->swapped_time);
+  if (const auto& trace = e.known().trace) swapped_seconds_ += to_seconds(trace->swapped_time);
   return true;
 }
 

@@ -209,7 +209,7 @@ void Engine::Impl::deliver() {
   if (recorder) recorder->observe(events);
   for (const TokenEvent& e : events) {
     if (e.finish == FinishReason::none) continue;
-    if (e.trace) told.ended(*e.trace);
+    if (e.known().trace) told.ended(*e.known().trace);
     const auto it = live.find(e.request);
     if (it != live.end() && --it->second.samples_left == 0) live.erase(it);
   }

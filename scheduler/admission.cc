@@ -78,6 +78,8 @@ absl::Status Scheduler::Impl::add(RequestId id, GenerateRequest request, Instant
   Record& r = *owned;
   r.request = std::move(request);
   r.id = id;
+  r.tenant = &tenants_[r.request.tenant];
+  r.at_bound = policy_.max_preemptions == 0;
   r.arrival = ++arrivals_;
   r.ticket = ++tickets_;
   r.last_run = now;
@@ -116,7 +118,7 @@ void Scheduler::Impl::continue_session(Record& r) {
 }
 
 void Scheduler::Impl::enlist(Record& r) {
-  active_tenants_ += tenants_[r.request.tenant].live++ == 0;
+  active_tenants_ += r.tenant->live++ == 0;
   num_paced_ += r.request.token_interval.count() > 0;
   if (r.request.deadline != kNever) due_.push({r.request.deadline, r.id, Due::Kind::deadline});
   if (r.request.first_token_by != kNever) {
@@ -157,7 +159,7 @@ Record* Scheduler::Impl::next_waiting() {
 }
 
 void Scheduler::Impl::end_waiting_pass() {
-  for (const Filed& f : admitted_) tenants_[f.record->request.tenant].waiting.erase(f);
+  for (const Filed& f : admitted_) f.record->tenant->waiting.erase(f);
   admitted_.clear();
 }
 
@@ -228,6 +230,7 @@ bool Scheduler::Impl::outranks_unfinished(const Record& r) const {
 // Victims that `r` outranks give way until it fits, the last to run again first. Their blocks may
 // be on their way to the host still: then it comes in when they have left.
 bool Scheduler::Impl::push_out_for(const Record& r, StepPlan& plan) {
+  constexpr int kMostAsked = 64;  // in vain: the others would run again sooner still
   const int slots = r.forked ? r.num_live : r.num_samples;
   int blocks = watermark_ + r.num_live;
   for (const Sequence& s : r.seqs) blocks += s.ended ? 0 : blocks_for(s.num_tokens());
@@ -236,9 +239,9 @@ bool Scheduler::Impl::push_out_for(const Record& r, StepPlan& plan) {
     return int(free_slots_.size()) >= slots && pool_.num_available() + more >= blocks;
   };
   if (!victims_listed_) list_victims();
-  while (!fits(num_leaving_ + num_coming_ + soon_) && !victims_.empty()) {
-    Record& v = *victims_.back().record;
-    victims_.pop_back();
+  for (int asked = 0; asked < kMostAsked; ++asked) {
+    if (victims_.empty() || fits(num_leaving_ + num_coming_ + soon_)) break;
+    Record& v = *next_victim().record;
     if (v.state != SeqState::running || !settled(v) || !outranks(r, v)) continue;
     // Computing it all again must not cost more than what it was given.
     if (!prefers_swap(v) && recompute_seconds(v) > 0.5 * v.work) continue;
@@ -344,7 +347,7 @@ void Scheduler::Impl::note_admission(Record& r, int found, int on_host) {
   }
   if (!r.admitted_once) {
     r.trace->admitted = now_;
-    tenants_[r.request.tenant].tokens += s.num_prompt - found;
+    r.tenant->tokens += s.num_prompt - found;
   }
   r.admitted_once = true;
   r.trace->note(now_, RequestTrace::Kind::admitted, found);

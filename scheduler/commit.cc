@@ -53,11 +53,15 @@ void Scheduler::Impl::charge_row(const Flight& f, size_t i, const Shares& shares
 }
 
 void Scheduler::Impl::prefetch_flight(const Flight& f, size_t i) const {
-  if (i + 8 >= f.rows.size()) return;
-  __builtin_prefetch(f.owners[i + 8]);
-  __builtin_prefetch(&f.owners[i + 8]->request.sampling.max_tokens);
-  const std::vector<TokenId>& tokens = f.rows[i + 8].seq->tokens;
-  __builtin_prefetch(tokens.data() + tokens.size(), 1);
+  if (i + 16 < f.rows.size()) {
+    __builtin_prefetch(f.rows[i + 16].seq, 1);
+    __builtin_prefetch(f.owners[i + 16], 1);
+    __builtin_prefetch(&f.owners[i + 16]->service, 1);
+  }
+  if (i + 8 < f.rows.size()) {
+    const std::vector<TokenId>& tokens = f.rows[i + 8].seq->tokens;
+    __builtin_prefetch(tokens.data() + tokens.size(), 1);
+  }
 }
 
 // The places of the hash index are far apart: hash first, fetch, and publish in the pass after.
@@ -126,23 +130,24 @@ void Scheduler::Impl::accept(Record& r, Sequence& s, const StepResult& result, i
   s.tokens.push_back(result.tokens[draw]);
   ++counters_.generated_tokens;
   preempted_since_token_ = 0;
-  ++tenants_[r.request.tenant].tokens;
+  ++r.tenant->tokens;
   TokenEvent& e = events.emplace_back();
-  e.request = r.id;
+  e.request = s.id;
   e.sample = s.sample;
   e.token = result.tokens[draw];
   e.logprob = result.logprobs[draw];
   e.finish = finish_reason(r, s);
-  if (r.request.sampling.top_logprobs > 0 && !result.top.empty()) e.top = result.top[draw];
+  if (r.request.sampling.top_logprobs > 0 && !result.top.empty())
+    e.add_details().top = result.top[draw];
   if (!r.first_event_sent) {
     r.first_event_sent = true;
     r.trace->first_token = now_;
     r.trace->note(now_, RequestTrace::Kind::first_token, 0);
     e.num_cached = r.num_cached;
-    e.prompt_logprobs = std::move(r.prompt_logprobs);
+    if (!r.prompt_logprobs.empty()) e.add_details().prompt_logprobs = std::move(r.prompt_logprobs);
   }
   if (e.finish == FinishReason::none) return;
-  if (r.num_live == 1) e.trace = close_trace(r);
+  if (r.num_live == 1) e.add_details().trace = close_trace(r);
   keep_session(r, s);
   end_sample(r, s.sample);
 }
@@ -266,8 +271,7 @@ void Scheduler::Impl::retire(Record& r) {
       waiting_tokens_ -= r.seqs[0].num_prompt;
     }
   }
-  Tenant& tenant = tenants_[r.request.tenant];
-  active_tenants_ -= --tenant.live == 0;
+  active_tenants_ -= --r.tenant->live == 0;
   num_paced_ -= r.request.token_interval.count() > 0;
   r.retired = true;
   swept_ = false;

@@ -66,7 +66,7 @@ void Scheduler::Impl::check_record(const Record& r, std::vector<int>& refs,
   CHECK(r.num_overtaken <= policy_.max_overtakes);
   CHECK(in || r.spare.empty());
   CHECK(!in || !reserved(r) || int(r.spare.size()) + num_coming_ >= remaining_need(r));
-  CHECK(in || tenants_[r.request.tenant].waiting.count({r.key, nullptr}) == 1);
+  CHECK(in || r.tenant->waiting.count({r.key, nullptr}) == 1);
   CHECK(in || r.key == key_of(r));
   for (BlockId b : r.spare) ++refs[b];
   for (const Record::Sample& sample : r.samples) {

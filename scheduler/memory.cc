@@ -15,6 +15,8 @@ void Scheduler::Impl::extend_hashes(Sequence& s, int num_blocks) const {
 
 // One more token of a decoding sequence: a block that nobody else writes.
 bool Scheduler::Impl::grow(Record& r, Sequence& s, StepPlan& plan) {
+  // Inside a block that its last token is in: the usual case, without a look at the table.
+  if (r.num_samples == 1 && s.num_scheduled % block_size_ != 0) return true;
   const bool inside = s.num_scheduled < int(s.blocks.size()) * block_size_;
   if (inside && r.num_samples == 1) return true;
   if (!inside) return take_block(r, s.blocks, plan);
@@ -49,11 +51,11 @@ bool Scheduler::Impl::make_room(const Record& r, StepPlan& plan) {
     if (num_coming_ + num_leaving_ + soon_ > 0) return false;
     if (!victims_listed_) list_victims();
     if (victims_.empty()) return false;
-    Record& victim = *victims_.back().record;
-    const uint64_t key = victims_.back().key;
-    victims_.pop_back();
+    const Victim next = next_victim();
+    Record& victim = *next.record;
     // Whoever comes first keeps what it has; those before the caller have their rows already.
-    if (key <= r.key || victim.state != SeqState::running || victim.last_plan == plan_) continue;
+    if (next.key <= r.key || victim.state != SeqState::running || victim.last_plan == plan_)
+      continue;
     if (victim.last_plan <= committed_) {
       preempt(victim, plan, false);
     } else {
@@ -80,6 +82,8 @@ void Scheduler::Impl::preempt(Record& r, StepPlan& plan, bool proactive) {
   count_level(r, -1);
   const bool swapped = prefers_swap(r) && swap_out(r, plan);
   ++(swapped && proactive ? r.num_pushed_out : r.num_preempted);
+  r.at_bound = r.num_preempted >= policy_.max_preemptions ||
+               r.num_pushed_out >= kPushesPerPreemption * policy_.max_preemptions;
   if (!swapped) give_up(r);
   for (Sequence& s : r.seqs) {
     pool_.release(s.blocks);

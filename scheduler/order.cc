@@ -16,7 +16,7 @@ uint64_t Scheduler::Impl::key_of(const Record& r) const {
   const bool mlfq = policy_.order == Policy::Order::mlfq;
   const bool ranked = active_tenants_ > 1 && r.resident();
   uint64_t key = uint64_t(r.request.priority - kMinPriority);
-  key = key << 8 | uint64_t(ranked ? std::min(tenants_[r.request.tenant].rank, 255) : 0);
+  key = key << 8 | uint64_t(ranked ? std::min(r.tenant->rank, 255) : 0);
   key = key << 1 | uint64_t(mlfq && !r.starving);
   key = key << 4 | uint64_t(mlfq ? r.level : 0);
   return key << kTicketBits | (mlfq ? r.ticket : r.arrival);
@@ -24,10 +24,10 @@ uint64_t Scheduler::Impl::key_of(const Record& r) const {
 
 void Scheduler::Impl::file(Record& r) {
   r.key = key_of(r);
-  tenants_[r.request.tenant].waiting.insert({r.key, &r});
+  r.tenant->waiting.insert({r.key, &r});
 }
 
-void Scheduler::Impl::unfile(Record& r) { tenants_[r.request.tenant].waiting.erase({r.key, &r}); }
+void Scheduler::Impl::unfile(Record& r) { r.tenant->waiting.erase({r.key, &r}); }
 
 void Scheduler::Impl::refile(Record& r) {
   if (!r.resident()) {
@@ -89,7 +89,7 @@ void Scheduler::Impl::settle_tenants() {
   for (Tenant& t : tenants_) t.waits = !t.waiting.empty();
   for (const Filed& f : running_) {
     if (f.record->state == SeqState::running && f.record->last_plan != plan_)
-      tenants_[f.record->request.tenant].waits = true;
+      f.record->tenant->waits = true;
   }
   double least = std::numeric_limits<double>::infinity(), most = 0;
   for (const Tenant& t : tenants_) {
@@ -101,13 +101,6 @@ void Scheduler::Impl::settle_tenants() {
     const double owed = t.live > 0 ? double(pool_.num_blocks()) * block_size_ / t.weight : 0;
     t.counter = std::max(t.counter, std::min(least, most) - owed);
   }
-}
-
-Nanos Scheduler::Impl::patience(int level) const {
-  constexpr double kLongest = 60;  // growth ends here: nobody's answer stands still for longer
-  const double first = to_seconds(policy_.promote_after);
-  const double seconds = first * std::pow(std::max(policy_.promote_growth, 1.0), level);
-  return Nanos(int64_t(std::min(seconds, std::max(first, kLongest)) * 1e9));
 }
 
 // Its bound will be looked at when it falls due. For whoever begins to wait.
@@ -191,10 +184,7 @@ void Scheduler::Impl::count_level(const Record& r, int by) {
 // nothing.
 bool Scheduler::Impl::outranks(const Record& a, const Record& b) const {
   if (a.request.priority != b.request.priority) return a.request.priority < b.request.priority;
-  if (a.request.tenant != b.request.tenant &&
-      tenants_[a.request.tenant].counter > tenants_[b.request.tenant].counter) {
-    return false;
-  }
+  if (a.tenant->counter > b.tenant->counter) return false;
   if (a.starving != b.starving) return a.starving;
   return a.level < b.level;
 }
@@ -202,16 +192,22 @@ bool Scheduler::Impl::outranks(const Record& a, const Record& b) const {
 // FastServe's estimated next schedule time, in seconds: until it is promoted, or until all those
 // above it have burnt their quanta down to its level, whichever is sooner. Quanta are work, so
 // there is no division by the batch size as in the paper, whose quanta are time.
-double Scheduler::Impl::next_schedule_time(const Record& r) const {
-  double execute = 0;
-  for (int level = 0; level < r.level; ++level) {
-    const int above = counters_.running_at[level] + counters_.waiting_at[level];
-    execute += above * (quantum(r.level) - quantum(level));
+void Scheduler::Impl::estimate_next_times() {
+  std::array<double, kLevels> execute{};
+  for (int level = 1; level < kLevels; ++level) {
+    for (int above = 0; above < level; ++above) {
+      const int requests = counters_.running_at[above] + counters_.waiting_at[above];
+      execute[level] += requests * (quantum(level) - quantum(above));
+    }
   }
-  return std::min(execute, to_seconds(patience(r.level) - (now_ - r.last_run)));
+  for (Victim& v : victims_) {
+    const Record& r = *v.record;
+    const double promote = to_seconds(patience(r.level) - (now_ - r.last_run));
+    v.next_time = std::min(execute[r.level], promote);
+  }
 }
 
-// Those that may be asked for their blocks in this step, the best one to ask last.
+// Those that may be asked for their blocks in this step.
 void Scheduler::Impl::list_victims() {
   victims_listed_ = true;
   victims_.clear();
@@ -219,11 +215,16 @@ void Scheduler::Impl::list_victims() {
     if (f.record->state == SeqState::running && !reserved(*f.record))
       victims_.push_back({0, f.key, f.record});
   }
-  if (policy_.order != Policy::Order::mlfq) return;
-  for (Victim& v : victims_) v.next_time = next_schedule_time(*v.record);
-  std::sort(victims_.begin(), victims_.end(), [](const Victim& a, const Victim& b) {
-    return a.next_time != b.next_time ? a.next_time < b.next_time : a.key < b.key;
-  });
+  if (policy_.order == Policy::Order::mlfq) estimate_next_times();
+  std::make_heap(victims_.begin(), victims_.end());
+}
+
+// The best one to ask, off the list: it would run again last.
+Victim Scheduler::Impl::next_victim() {
+  std::pop_heap(victims_.begin(), victims_.end());
+  const Victim v = victims_.back();
+  victims_.pop_back();
+  return v;
 }
 
 }  // namespace sluice

@@ -12,18 +12,19 @@
 namespace sluice {
 
 // All values are in range when they come here: the front end refused the rest, naming the field.
+// What the scheduler looks at for every token comes first.
 struct SamplingParams {
+  // Before min_tokens tokens the sampler bans end-of-text and stop tokens, and none ends a sample.
+  int max_tokens = 256, min_tokens = 0;
+  int top_logprobs = 0;      // alternatives wanted with each token
+  int prompt_logprobs = -1;  // alternatives wanted with each prompt token; -1: no prompt logprobs
+  std::vector<TokenId> stop_tokens;  // stop *strings* belong to text/, not here
+  bool ignore_eos = false;
   float temperature = 1.0f, top_p = 1.0f, min_p = 0.0f;
   int top_k = 0;  // 0: off
   float presence_penalty = 0.0f, frequency_penalty = 0.0f, repetition_penalty = 1.0f;
   uint64_t seed = 0;  // sample i uses mix64(seed, i); drawn by the front end if not seed_given
   bool seed_given = false;  // by the client; else a session goes on with its own
-  // Before min_tokens tokens the sampler bans end-of-text and stop tokens, and none ends a sample.
-  int max_tokens = 256, min_tokens = 0;
-  int top_logprobs = 0;      // alternatives wanted with each token
-  int prompt_logprobs = -1;  // alternatives wanted with each prompt token; -1: no prompt logprobs
-  bool ignore_eos = false;
-  std::vector<TokenId> stop_tokens;  // stop *strings* belong to text/, not here
   std::vector<std::pair<TokenId, float>> logit_bias;
   std::vector<TokenId> allowed;  // empty: all
 };
@@ -32,8 +33,8 @@ inline constexpr int kMinPriority = -1000, kMaxPriority = 1000;
 
 // What a front end hands to the engine: token ids in, token ids out.
 struct GenerateRequest {
-  std::vector<TokenId> prompt;
   SamplingParams sampling;
+  std::vector<TokenId> prompt;
   int num_samples = 1;        // sequences forked after the prompt, blocks shared copy-on-write
   int priority = 0;           // lower runs first; kMinPriority to kMaxPriority
   uint32_t tenant = 0;        // index into Policy::tenant_weights
@@ -55,21 +56,36 @@ struct TokenLogprob {
 // overloaded: the queue was full and nothing was computed; the client may retry.
 enum class FinishReason : uint8_t { none, stop, length, cancelled, deadline, overloaded, error };
 
-// What the engine hands back: one per sampled token, and exactly one last event with
-// finish != none per (request, sample); that one's token may be -1 (ended without a new token).
-// A token that ended the sample by being a stop or end-of-text token comes with finish == stop.
-struct TokenEvent {
-  RequestId request = 0;
-  uint16_t sample = 0;
-  TokenId token = -1;
-  float logprob = 0.0f;
-  FinishReason finish = FinishReason::none;
-  int num_cached = 0;             // prompt tokens served from the cache (the request's first token)
+// What few events carry.
+struct TokenDetails {
   std::vector<TokenLogprob> top;  // empty unless asked for; best first
   // The request's first token, if asked for: for each prompt token but the first, its own logprob
   // followed by the `prompt_logprobs` best alternatives; flat.
   std::vector<TokenLogprob> prompt_logprobs;
   std::shared_ptr<const RequestTrace> trace;  // on the request's very last event
+};
+
+// What the engine hands back: one per sampled token, and exactly one last event with
+// finish != none per (request, sample); that one's token may be -1 (ended without a new token).
+// A token that ended the sample by being a stop or end-of-text token comes with finish == stop.
+// Half a cache line: a thousand of them a step pass from thread to thread.
+struct TokenEvent {
+  RequestId request = 0;
+  TokenId token = -1;
+  float logprob = 0.0f;
+  int num_cached = 0;  // prompt tokens served from the cache (the request's first token)
+  uint16_t sample = 0;
+  FinishReason finish = FinishReason::none;
+  std::unique_ptr<TokenDetails> details;  // null: none
+
+  const TokenDetails& known() const {
+    static const TokenDetails kNone;
+    return details ? *details : kNone;
+  }
+  TokenDetails& add_details() {
+    if (!details) details = std::make_unique<TokenDetails>();
+    return *details;
+  }
 };
 
 }  // namespace sluice

@@ -56,6 +56,12 @@ Scheduler::Impl::Impl(const Policy& policy, const CostModel& seed, BlockPool& de
     tenants_.emplace_back().weight = weight;
   }
   for (int slot = policy.max_seqs; slot-- > 0;) free_slots_.push_back(slot);
+  constexpr double kLongest = 60;  // growth ends here: nobody's answer stands still for longer
+  const double first = to_seconds(policy.promote_after);
+  for (int level = 0; level < kLevels; ++level) {
+    const double seconds = first * std::pow(std::max(policy.promote_growth, 1.0), level);
+    patience_[size_t(level)] = Nanos(int64_t(std::min(seconds, std::max(first, kLongest)) * 1e9));
+  }
   quantum_ = policy.quantum > 0 ? policy.quantum : cost_.decode_step_seconds();
 }
 
@@ -182,13 +188,10 @@ double Scheduler::Impl::token_interval() const {
 // With many sequences every one is a cache miss; fetching a few ahead halves the step.
 void Scheduler::Impl::prefetch_running(size_t i) const {
   if (i + 16 < running_.size()) {
-    __builtin_prefetch(running_[i + 16].record);
-    __builtin_prefetch(&running_[i + 16].record->request.sampling.max_tokens);
+    __builtin_prefetch(running_[i + 16].record, 1);
+    __builtin_prefetch(&running_[i + 16].record->service, 1);
   }
-  if (i + 8 < running_.size()) {
-    __builtin_prefetch(running_[i + 8].record->seqs.data());
-    __builtin_prefetch(&running_[i + 8].record->seqs.data()->blocks);
-  }
+  if (i + 8 < running_.size()) __builtin_prefetch(running_[i + 8].record->seqs.data(), 1);
 }
 
 // Everything known but the last token of the output is still to be computed: a prompt, or what a
@@ -281,8 +284,7 @@ void Scheduler::Impl::add_row(Record& r, Sequence& s, int count, StepPlan& plan,
   }
   building_->work.add(row.begin, count, is_decode(row));
   s.num_scheduled = end;
-  Tenant& tenant = tenants_[r.request.tenant];
-  tenant.counter += count / tenant.weight;  // what is computed again is paid for again
+  r.tenant->counter += count / r.tenant->weight;  // what is computed again is paid for again
   ran(r);
   budget_ -= count;
   plan.num_tokens += count;
@@ -338,7 +340,7 @@ void Scheduler::Impl::cancel(RequestId id, int sample, FinishReason why) {
     e.request = id;
     e.sample = uint16_t(i);
     e.finish = why;
-    if (r.num_live == 1) e.trace = close_trace(r);
+    if (r.num_live == 1) e.add_details().trace = close_trace(r);
     end_sample(r, i);
   }
 }

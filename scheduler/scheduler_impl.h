@@ -3,6 +3,8 @@
 #include <absl/container/btree_set.h>
 #include <absl/container/flat_hash_map.h>
 
+#include <array>
+#include <cstddef>
 #include <limits>
 #include <queue>
 #include <unordered_map>
@@ -12,36 +14,40 @@
 
 namespace sluice {
 
+struct Tenant;
+
 // A request inside the scheduler: what its samples have in common. It waits, runs and is preempted
 // as a whole; the unit that computes is the Sequence.
-// What every step touches comes first.
+// What every step touches fills the first two cache lines, up to the sampling's stop tokens.
 struct alignas(64) Record {
   // Capacity num_samples, so that rows may point at them. Before the fork there is one, the
   // carrier; afterwards one per sample that was alive then, in the order of samples.
   std::vector<Sequence> seqs;
   uint64_t last_plan = 0;  // the last one that touches any of its samples
   uint64_t held_back = 0;  // the round it was kept out of, to be preempted once it has landed
-  RequestId id = 0;
+  Tenant* tenant = nullptr;
   int num_samples = 1;
   SeqState state = SeqState::waiting;
-  bool forked = false;         // every sample has a sequence; from the start where n == 1
-  bool retired = false;        // no sample left; kept while a step in flight names it
-  bool admitted_once = false;  // its prompt was looked up in the cache and counted
-  bool first_event_sent = false;
-  bool starving = false;  // waited past its bound: before all others of its priority until it runs
-  bool watched = false;   // has an entry among the bounds that may fall due
-  bool refiled = false;   // running, and its place in the order has changed
-  uint8_t level = 0;      // MLFQ
-  double service = 0;     // seconds of work at this level
-  Instant last_run{};     // or arrived, or went out: since when it waits
+  uint8_t level = 0;               // MLFQ
+  bool forked : 1 = false;         // every sample has a sequence; from the start where n == 1
+  bool retired : 1 = false;        // no sample left; kept while a step in flight names it
+  bool admitted_once : 1 = false;  // its prompt was looked up in the cache and counted
+  bool first_event_sent : 1 = false;
+  bool starving : 1 = false;  // waited past its bound: before others of its priority until it runs
+  bool watched : 1 = false;   // has an entry among the bounds that may fall due
+  bool at_bound : 1 = false;  // preempted as often as may be: it comes in with all it may need
+  bool refiled : 1 = false;   // running, and its place in the order has changed
+  int residency = 0;          // steps since it came in
+  double service = 0;         // seconds of work at this level
+  double work = 0;            // seconds of work since it came in
+  Instant last_run{};         // or arrived, or went out: since when it waits
 
   GenerateRequest request;  // its prompt has moved to seqs[0].tokens
-  uint64_t key = 0;         // its place in the order, under which it is filed
+  RequestId id = 0;
+  uint64_t key = 0;  // its place in the order, under which it is filed
   uint64_t arrival = 0;
   uint64_t ticket = 0;     // place in its level's queue
   uint64_t copy_plan = 0;  // swapped, arriving: the plan whose copies must be done
-  double work = 0;         // seconds of work since it came in
-  int residency = 0;       // steps since it came in
   int num_live = 0;        // samples that have not ended
   int shared_blocks = 0;   // full blocks of the prompt, held by all samples together
   int final_blocks = 0;    // of one sample that uses all its max_tokens
@@ -66,11 +72,24 @@ struct alignas(64) Record {
   }
 };
 
+static_assert(offsetof(Record, service) <= 64);
+static_assert(offsetof(Record, request.sampling.stop_tokens) + sizeof(std::vector<TokenId>) <= 128);
+
 // A record under its place in the order: lower comes first.
 struct Filed {
   uint64_t key = 0;
   Record* record = nullptr;
   bool operator<(const Filed& o) const { return key < o.key; }
+};
+
+// A running request that may be asked for its blocks; the highest first.
+struct Victim {
+  double next_time;  // estimated seconds until it would run again
+  uint64_t key;
+  Record* record;
+  bool operator<(const Victim& o) const {
+    return next_time != o.next_time ? next_time < o.next_time : key < o.key;
+  }
 };
 
 struct Tenant {
@@ -148,15 +167,16 @@ struct Scheduler::Impl {
   void watch(Record&);
   void promote(Record&);
   void patience_over(Record&);
-  Nanos patience(int level) const;
+  Nanos patience(int level) const { return patience_[size_t(level)]; }
   double quantum(int level) const { return quantum_ * double(uint64_t{1} << level); }
   int join_level(const Record&) const;
   void charge(Record&, double seconds);
   void ran(Record&);  // it has a row in the step being built
   void count_level(const Record&, int by);
   bool outranks(const Record& a, const Record& b) const;
-  double next_schedule_time(const Record&) const;
+  void estimate_next_times();
   void list_victims();
+  Victim next_victim();
 
   // commit.cc: what a step's results change.
   void commit(const StepResult&, Instant now, std::vector<TokenEvent>& events);
@@ -190,9 +210,7 @@ struct Scheduler::Impl {
     return r.residency >= std::max(policy_.min_residency, 1);
   }
   bool reserved(const Record& r) const {
-    return policy_.reservation == Policy::Reservation::full ||
-           r.num_preempted >= policy_.max_preemptions ||
-           r.num_pushed_out >= kPushesPerPreemption * policy_.max_preemptions;
+    return policy_.reservation == Policy::Reservation::full || r.at_bound;
   }
   bool use_cache(const Record& r) const {  // prompt logprobs need every prompt position computed
     return policy_.prefix_caching && r.request.sampling.prompt_logprobs < 0;
@@ -258,11 +276,6 @@ struct Scheduler::Impl {
     bool out;
     bool leaving;  // its request has gone: the device's block returns when it is done
   };
-  struct Victim {
-    double next_time;  // estimated seconds until it would run again
-    uint64_t key;
-    Record* record;
-  };
   struct Due {
     enum class Kind : uint8_t { deadline, patience, first_token };
     Instant when;
@@ -314,8 +327,9 @@ struct Scheduler::Impl {
   int active_tenants_ = 0;
   Stats counters_;  // what counts from the start, and levels
   bool swept_ = true;
-  double quantum_ = 0;         // of level 0, seconds of work
-  double rows_average_ = 1;    // of recent decode steps
+  std::array<Nanos, kLevels> patience_;  // by level: how long a request may wait there
+  double quantum_ = 0;                   // of level 0, seconds of work
+  double rows_average_ = 1;              // of recent decode steps
   double arrival_blocks_ = 0;  // that requests took per step when they came in, recent average
   int64_t copied_blocks_ = 0;  // as last reported
   Nanos copied_time_{};
@@ -338,8 +352,8 @@ struct Scheduler::Impl {
   int taken_ = 0;        // blocks that newcomers took
   size_t visiting_ = 0;  // running_ up to here has its rows
   bool victims_listed_ = false, pushed_out_ = false;
-  bool occupied_ = false;  // somebody was in when it began
-  std::vector<Victim> victims_;
+  bool occupied_ = false;        // somebody was in when it began
+  std::vector<Victim> victims_;  // a heap
   std::vector<Filed> settling_;
   std::vector<Record*> preempted_, chunked_, passed_, refiled_;
   std::vector<Filed> admitted_;                            // under their places among the waiting

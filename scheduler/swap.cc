@@ -188,8 +188,8 @@ void Scheduler::Impl::swap_ahead(StepPlan& plan) {
   };
   if (!short_of()) return;
   if (!victims_listed_) list_victims();
-  for (; short_of() && !victims_.empty(); victims_.pop_back()) {
-    Record& v = *victims_.back().record;
+  while (short_of() && !victims_.empty()) {
+    Record& v = *next_victim().record;
     const bool idle = v.state == SeqState::running && v.last_plan <= committed_;
     if (idle && settled(v) && prefers_swap(v)) preempt(v, plan, true);
   }

@@ -150,7 +150,7 @@ void StreamHub::Shard::route(TokenEvent& event, Engine& engine, Instant at, cons
   const int sample = event.sample;
   if (final && --it->second.samples_left == 0) {
     routes.erase(it);
-    if (on_end) on_end(event.request, event.trace);
+    if (on_end) on_end(event.request, event.known().trace);
   }
   if (r.stream == nullptr) return;
   Open& entry = open.at(r.stream_id);

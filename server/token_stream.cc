@@ -114,7 +114,7 @@ TokenStream::Next TokenStream::push(int prompt, TokenEvent& event, Instant now) 
   PromptState& state = prompts_.at(prompt);
   Choice& choice = choices_.at(prompt * options_.num_samples + event.sample);
   if (event.finish != FinishReason::none) --num_owed_;
-  if (event.trace) state.trace = std::move(event.trace);
+  if (event.known().trace) state.trace = std::move(event.details->trace);
   if (over_ || choice.finish != FinishReason::none) return Next::more;  // after a stop string
   if (event.finish > FinishReason::length) {
     fail(error_of(event.finish), name_of(event.finish));
@@ -122,7 +122,8 @@ TokenStream::Next TokenStream::push(int prompt, TokenEvent& event, Instant now) 
     return Next::failed;
   }
   if (!state.ready) state.cached = event.num_cached;
-  if (!event.prompt_logprobs.empty()) state.logprobs = std::move(event.prompt_logprobs);
+  if (!event.known().prompt_logprobs.empty())
+    state.logprobs = std::move(event.details->prompt_logprobs);
   const bool was_ready =
       std::exchange(state.ready, state.ready || options_.prompt_width == 0 ||
                                      !state.logprobs.empty() || state.prompt.num_tokens <= 1);
@@ -188,7 +189,7 @@ void TokenStream::keep_token(Choice& choice, TokenEvent& event, bool hidden) {
   token.id = event.token;
   token.logprob = event.logprob;
   token.text_offset = choice.num_chars;
-  token.top = std::move(event.top);
+  if (event.details) token.top = std::move(event.details->top);
   if (!hidden && !(options_.skip_special && tokenizer_->is_special(event.token)))
     choice.num_chars += count_chars(tokenizer_->piece(event.token));
 }

@@ -19,6 +19,7 @@ double now_us() {
 StepResult results_of(const StepPlan& plan) {
   StepResult r;
   r.id = plan.id;
+  r.device_time = std::chrono::milliseconds(20);
   r.first.push_back(0);
   for (const StepRow& row : plan.rows) {
     for (int i = 0; i < row.num_samples; ++i) {
@@ -31,9 +32,9 @@ StepResult results_of(const StepPlan& plan) {
 }
 
 // `waiting`: requests that stand in the queue behind a full machine.
-void measure(const char* name, int num_seqs, int prompt_len, int num_blocks, int waiting) {
+void measure(const char* name, Policy policy, int num_seqs, int prompt_len, int num_blocks,
+             int waiting) {
   BlockPool pool(num_blocks, 16);
-  Policy policy;
   policy.max_seqs = num_seqs;
   policy.max_step_tokens = 2 * num_seqs;
   policy.max_queue = 1 << 20;
@@ -78,8 +79,14 @@ void measure(const char* name, int num_seqs, int prompt_len, int num_blocks, int
 
 int main() {
   using sluice::measure;
-  measure("128 decoding", 128, 64, 128 * 300, 0);
-  measure("1024 decoding", 1024, 64, 1024 * 300, 0);
-  measure("1024 decoding, 10000 waiting", 1024, 64, 1024 * 300, 10000);
-  measure("1024 slots, memory short", 1024, 64, 1024 * 40, 10000);
+  sluice::Policy fcfs, mlfq;
+  mlfq.order = sluice::Policy::Order::mlfq;
+  mlfq.budget = sluice::Policy::Budget::target;
+  mlfq.proactive = true;
+  measure("128 decoding", fcfs, 128, 64, 128 * 300, 0);
+  measure("1024 decoding", fcfs, 1024, 64, 1024 * 300, 0);
+  measure("1024 decoding, 10000 waiting", fcfs, 1024, 64, 1024 * 300, 10000);
+  measure("the same, mlfq", mlfq, 1024, 64, 1024 * 300, 10000);
+  measure("1024 slots, memory short", fcfs, 1024, 64, 1024 * 40, 10000);
+  measure("the same, mlfq", mlfq, 1024, 64, 1024 * 40, 10000);
 }

@@ -569,8 +569,8 @@ TEST_F(PolicyTest, TheTraceTellsWhatHappened) {
   run_until_idle();
   std::shared_ptr<const RequestTrace> trace;
   for (const TokenEvent& e : events) {
-    EXPECT_EQ(e.trace != nullptr, e.finish != FinishReason::none);
-    if (e.request == 2 && e.trace) trace = e.trace;
+    EXPECT_EQ(e.known().trace != nullptr, e.finish != FinishReason::none);
+    if (e.request == 2 && e.known().trace) trace = e.known().trace;
   }
   ASSERT_TRUE(trace);
   EXPECT_EQ(trace->prompt_tokens, 7);

@@ -72,10 +72,10 @@ TEST_F(Rules, PromptLogprobsCoverEveryPositionOnce) {
   EXPECT_EQ(step()[0].num_logits, 4);
   EXPECT_EQ(step()[0].num_logits, 4);
   EXPECT_EQ(step()[0].num_logits, 2);  // position 8, and the one to draw from
-  ASSERT_EQ(first_of(1).prompt_logprobs.size(), 9u);
+  ASSERT_EQ(first_of(1).known().prompt_logprobs.size(), 9u);
   for (int p = 0; p < 9; ++p) {
-    EXPECT_EQ(first_of(1).prompt_logprobs[size_t(p)].token, 1001 + p);
-    EXPECT_EQ(first_of(1).prompt_logprobs[size_t(p)].logprob, float(p));
+    EXPECT_EQ(first_of(1).known().prompt_logprobs[size_t(p)].token, 1001 + p);
+    EXPECT_EQ(first_of(1).known().prompt_logprobs[size_t(p)].logprob, float(p));
   }
   EXPECT_EQ(step()[0].num_logits, 1);
 }

@@ -273,8 +273,8 @@ class World {
         x.cancelled = true;
       }
       if (std::count(x.finish.begin(), x.finish.end(), FinishReason::none) == 0) {
-        ASSERT_TRUE(e.trace != nullptr);
-        ASSERT_EQ(e.trace->output_tokens, total_tokens(x));
+        ASSERT_TRUE(e.known().trace != nullptr);
+        ASSERT_EQ(e.known().trace->output_tokens, total_tokens(x));
         if (x.r.session != 0 && x.out.size() == 1) {
           talks_[x.r.session] = x.r.prompt;
           talks_[x.r.session].insert(talks_[x.r.session].end(), x.out[0].begin(), x.out[0].end());
@@ -294,7 +294,7 @@ class World {
   void take_token(Sent& x, const TokenEvent& e) {
     x.out[e.sample].push_back(e.token);
     ++c_.tokens;
-    ASSERT_EQ(int(e.top.size()), x.r.sampling.top_logprobs);
+    ASSERT_EQ(int(e.known().top.size()), x.r.sampling.top_logprobs);
     const bool caches = policy_.prefix_caching && x.r.sampling.prompt_logprobs < 0;
     ASSERT_LT(e.num_cached, int(x.r.prompt.size()));
     ASSERT_TRUE(e.num_cached % block_size_ == 0 || x.r.session != 0);
@@ -302,7 +302,7 @@ class World {
     ASSERT_TRUE(e.num_cached == 0 || (caches && !x.first_event));
     c_.cached_tokens += e.num_cached;
     if (x.r.sampling.prompt_logprobs < 0 || x.first_event) {
-      ASSERT_TRUE(e.prompt_logprobs.empty());
+      ASSERT_TRUE(e.known().prompt_logprobs.empty());
     } else {
       check_prompt_logprobs(x, e);
     }
@@ -311,11 +311,11 @@ class World {
 
   void check_prompt_logprobs(const Sent& x, const TokenEvent& e) {
     const int k = x.r.sampling.prompt_logprobs;
-    ASSERT_EQ(e.prompt_logprobs.size(), (x.r.prompt.size() - 1) * size_t(1 + k));
+    ASSERT_EQ(e.known().prompt_logprobs.size(), (x.r.prompt.size() - 1) * size_t(1 + k));
     uint64_t h = 0;
     for (size_t i = 0; i + 1 < x.r.prompt.size(); ++i) {
       h = ledger_extend(h, x.r.prompt[i]);
-      const TokenLogprob& own = e.prompt_logprobs[i * size_t(1 + k)];
+      const TokenLogprob& own = e.known().prompt_logprobs[i * size_t(1 + k)];
       ASSERT_EQ(own.token, x.r.prompt[i + 1]);
       ASSERT_EQ(own.logprob, ledger_logprob(h, own.token));
     }

@@ -136,8 +136,8 @@ Outcome run(Rank& rank, const Schedule& s,
         t.tokens.push_back(e.token);
         t.logprobs.push_back(std::bit_cast<uint32_t>(e.logprob));
       }
-      append(t.top, e.top);
-      append(t.prompt, e.prompt_logprobs);
+      append(t.top, e.known().top);
+      append(t.prompt, e.known().prompt_logprobs);
       t.finish = e.finish;
     }
     events.clear();

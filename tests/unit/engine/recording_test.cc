@@ -57,7 +57,7 @@ TEST_F(RecordingTest, ComesBackAsItWas) {
     (*recorder)->arrived(1, first, Instant{} + milliseconds(1500));
     (*recorder)->arrived(2, request({5, 6, 8}, 9, 2), Instant{} + milliseconds(500));
     (*recorder)->arrived(3, request({1}, 4), Instant{} + milliseconds(2000));
-    const std::vector<TokenEvent> events = {
+    const TokenEvent events[] = {
         event(1, 10),
         event(2, 1, FinishReason::none, 0),
         event(2, 1, FinishReason::stop, 1),

@@ -210,7 +210,7 @@ TEST_F(RequestsTest, EndedTracesComeFromTheEngineLastEvents) {
     event.request = static_cast<RequestId>(id);
     event.token = CharTokenizer::of('x');
     event.finish = FinishReason::length;
-    event.trace = some_trace();
+    event.add_details().trace = some_trace();
     world_->hub.deliver({&event, 1});
   }
   const HttpAnswer answer = client.receive();

@@ -223,7 +223,7 @@ TEST_F(TokenStreamTest, EchoBeginsEveryChoiceWithItsPrompt) {
   EXPECT_EQ(out_.deltas, 0);
   TokenEvent event;
   event.token = CharTokenizer::of('b');
-  event.prompt_logprobs = {{ids[1], -1.0f}, {ids[2], -2.0f}};
+  event.add_details().prompt_logprobs = {{ids[1], -1.0f}, {ids[2], -2.0f}};
   stream_->push(0, event, Instant{});
   EXPECT_EQ(out_.text[0], "pqb");
   EXPECT_EQ(out_.text[1], "pqa");
@@ -284,7 +284,7 @@ TEST_F(TokenStreamTest, TheBestOfTheSamplesAreShown) {
 TokenEvent final_event(FinishReason finish, std::shared_ptr<const RequestTrace> trace) {
   TokenEvent event;
   event.finish = finish;
-  event.trace = std::move(trace);
+  event.add_details().trace = std::move(trace);
   return event;
 }
 
