@@ -96,7 +96,8 @@ TEST_F(RecordingTest, HoldsNoTokenAndAnotherKeyEachTime) {
     {
       auto recorder = Recorder::open(path_, 2, "", Instant{});
       (*recorder)->arrived(1, request({777777, 888888}, 1), Instant{});
-      (*recorder)->observe(std::vector{event(1, 999999, FinishReason::length)});
+      const TokenEvent last[] = {event(1, 999999, FinishReason::length)};
+      (*recorder)->observe(last);
     }
     texts.push_back(text());
     for (const char* token : {"777777", "888888", "999999"})
