@@ -28,7 +28,7 @@ endfunction()
 # What tests/run.sh builds with sanitizers: files and text that strangers wrote (address), and threads
 # (thread). tests/sanitize.sh builds and runs everything.
 set(SLUICE_SANITIZED_address parse_test stream_test model_files_test text_test jinja_bounds_test
-                             scheduler_sim_test scheduler_rules_test)
+                             scheduler_sim_test scheduler_preset_test scheduler_rules_test)
 set(SLUICE_SANITIZED_thread base_test block_copier_test engine_test http_server_test)
 
 # sluice_test(NAME SRCS a_test.cc ... DEPS lib ...): one GoogleTest binary; every TEST in it is a test of

@@ -100,7 +100,7 @@ void Scheduler::Impl::begin_step(StepPlan& plan) {
   budget_ = decode_budget_ = chunk_budget_ = policy_.max_step_tokens;
   chunk_seconds_ = kNoLimit;
   rows_left_ = max_rows_;
-  soon_ = taken_ = 0;
+  rows_aside_ = soon_ = taken_ = 0;
   victims_listed_ = pushed_out_ = false;
   occupied_ = !running_.empty();
   chunked_.clear(), chunk_rows_.clear(), chunk_owners_.clear();
