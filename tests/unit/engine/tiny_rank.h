@@ -1,0 +1,55 @@
+#pragma once
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "engine/make_device.h"
+#include "engine/models/registry.h"
+#include "tests/unit/engine/tiny_model.h"
+
+namespace sluice {
+
+inline TinyModel llama(bool bf16) {
+  TinyModel t;
+  t.bf16 = bf16;
+  return t;
+}
+inline TinyModel qwen3() {
+  TinyModel t;
+  t.architecture = "Qwen3ForCausalLM";
+  t.qk_norm = true;
+  t.bf16 = true;
+  return t;
+}
+
+// A tiny model on a device of its own.
+struct Rank {
+  std::unique_ptr<Device> device;
+  std::unique_ptr<Model> model;
+};
+inline Rank load(const TinyModel& tiny, const std::string& isa, int threads) {
+  const std::filesystem::path dir =
+      std::filesystem::path(testing::TempDir()) /
+      fmt::format("tiny-{}-{}-{}", tiny.architecture, tiny.bf16, getpid());
+  tiny.write(dir);
+  Config config;
+  config.model.path = dir.string();
+  config.device.isa = isa;
+  config.device.threads = threads;
+  Rank rank;
+  auto device = make_device(config.device);
+  if (!device.ok()) return rank;  // this chip lacks it
+  rank.device = *std::move(device);
+  auto model = load_model(config.model, *rank.device, 1);
+  EXPECT_TRUE(model.ok()) << message_of(model.status());
+  rank.model = *std::move(model);
+  std::filesystem::remove_all(dir);
+  return rank;
+}
+
+}  // namespace sluice
