@@ -5,4 +5,4 @@ sluice_test(step_inputs_test SRCS step_inputs_test.cc counting_new.cc DEPS runne
 sluice_test(recording_test SRCS recording_test.cc DEPS recording)
 sluice_test(engine_test SRCS engine_test.cc engine_metrics_test.cc DEPS engine_loop)
 sluice_test(rank_runner_test SRCS rank_runner_test.cc counting_new.cc DEPS engine)
-sluice_test(exactness_test SRCS same_bits_test.cc DEPS engine)
+sluice_test(exactness_test SRCS exactness_test.cc same_bits_test.cc DEPS engine)
