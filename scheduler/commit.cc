@@ -48,7 +48,7 @@ Scheduler::Impl::Shares Scheduler::Impl::learn(const Flight& f, double seconds) 
 void Scheduler::Impl::charge_row(const Flight& f, size_t i, const Shares& shares) {
   if (f.owners[i]->retired) return;
   StepWork own;
-  own.add(f.rows[i].begin, f.rows[i].count, is_decode(f.rows[i]));
+  own.add(f.rows[i].begin, f.rows[i].count, f.rows[i].is_decode());
   charge(*f.owners[i], shares.scale * (shares.constant + cost_.marginal(own)));
 }
 

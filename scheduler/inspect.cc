@@ -53,6 +53,14 @@ bool Scheduler::find(RequestId id, Instant now, RequestInfo& out) const {
   return true;
 }
 
+int Scheduler::num_tenants() const { return int(impl_->tenants_.size()); }
+
+Scheduler::TenantStats Scheduler::tenant(uint32_t index) const {
+  const Tenant& t = impl_->tenants_.at(index);
+  const int waiting = int(t.waiting.size());
+  return {t.live - waiting, waiting, t.tokens};
+}
+
 double Scheduler::tenant_served(uint32_t tenant) const {
   return double(impl_->tenants_.at(tenant).tokens);
 }

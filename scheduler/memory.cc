@@ -84,6 +84,7 @@ void Scheduler::Impl::preempt(Record& r, StepPlan& plan, bool proactive) {
   ++(swapped && proactive ? r.num_pushed_out : r.num_preempted);
   r.at_bound = r.num_preempted >= policy_.max_preemptions ||
                r.num_pushed_out >= kPushesPerPreemption * policy_.max_preemptions;
+  counters_.proactive_swaps += swapped && proactive;
   if (!swapped) give_up(r);
   for (Sequence& s : r.seqs) {
     pool_.release(s.blocks);

@@ -17,8 +17,11 @@ Scheduler::~Scheduler() = default;
 absl::Status Scheduler::add(RequestId id, GenerateRequest request, Instant now) {
   return impl_->add(id, std::move(request), now);
 }
-void Scheduler::cancel(RequestId id, int sample) {
-  impl_->cancel(id, sample, FinishReason::cancelled);
+std::optional<Scheduler::Release> Scheduler::cancel(RequestId id, int sample) {
+  return impl_->cancel(id, sample, FinishReason::cancelled);
+}
+bool Scheduler::released(const Release& r) const {
+  return r.step <= impl_->committed_ && r.copies <= impl_->copies_done_;
 }
 StepPlan Scheduler::schedule(Instant now, const CopyProgress& copies,
                              std::vector<TokenEvent>& events) {
@@ -282,7 +285,7 @@ void Scheduler::Impl::add_row(Record& r, Sequence& s, int count, StepPlan& plan,
     const int from = std::max(row.begin, r.num_reported);
     if (from < std::min(end, s.num_prompt - 1)) row.num_logits = end - from;
   }
-  building_->work.add(row.begin, count, is_decode(row));
+  building_->work.add(row.begin, count, row.is_decode());
   s.num_scheduled = end;
   r.tenant->counter += count / r.tenant->weight;  // what is computed again is paid for again
   ran(r);
@@ -328,9 +331,10 @@ void Scheduler::Impl::note_stall(const StepPlan& plan) {
   preempted_since_token_ = 0;
 }
 
-void Scheduler::Impl::cancel(RequestId id, int sample, FinishReason why) {
+std::optional<Scheduler::Release> Scheduler::Impl::cancel(RequestId id, int sample,
+                                                          FinishReason why) {
   const auto it = live_.find(id);
-  if (it == live_.end()) return;
+  if (it == live_.end()) return {};
   Record& r = *it->second;
   for (int i = 0; i < r.num_samples; ++i) {
     if ((sample != kAllSamples && sample != i) || r.samples[i].done) continue;
@@ -343,6 +347,8 @@ void Scheduler::Impl::cancel(RequestId id, int sample, FinishReason why) {
     if (r.num_live == 1) e.add_details().trace = close_trace(r);
     end_sample(r, i);
   }
+  if (!r.retired) return {};
+  return Release{r.last_plan, r.copy_plan};
 }
 
 // Work that ends with sample `i`: its own tokens, and the prompt with the last of them.

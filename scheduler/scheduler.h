@@ -2,6 +2,7 @@
 
 #include <array>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "base/status.h"
@@ -25,7 +26,15 @@ class Scheduler {
   // Fails with resource_exhausted (queue full) or invalid_argument (cannot ever fit). A failed
   // request gets no event. The prompt moves to Sequence::tokens.
   absl::Status add(RequestId, GenerateRequest, Instant now);
-  void cancel(RequestId, int sample = kAllSamples);  // unknown ids are ignored: the race is normal
+
+  // Plans after which all blocks of a request are back in the pools: its steps are committed by the
+  // one, and its copies done with the other.
+  struct Release {
+    uint64_t step = 0, copies = 0;
+  };
+  // Unknown ids are ignored: the race is normal. A value where the request ended with it.
+  std::optional<Release> cancel(RequestId, int sample = kAllSamples);
+  bool released(const Release&) const;
 
   // Fills one step in the policy's order until the token budget or the blocks run
   // out: decode rows first, then prefill chunks, several prompts at once, skipping
@@ -53,6 +62,7 @@ class Scheduler {
     // Since the start, as all below.
     int64_t preemptions = 0, swaps = 0;            // of all preemptions, how many by swap
     int64_t proactive = 0;                         // of all preemptions, not forced by memory
+    int64_t proactive_swaps = 0;                   // of those, by swap
     int64_t blocks_out = 0, blocks_in = 0;         // swapped; not what is written behind
     int64_t written_behind = 0;                    // blocks copied to the host's cache
     int64_t demotions = 0, promotions = 0;         //
@@ -66,7 +76,13 @@ class Scheduler {
   const CostModel& cost_model() const;
   std::vector<RequestInfo> list(Instant now) const;  // live requests, in order of arrival
   bool find(RequestId, Instant now, RequestInfo& out) const;
-  double tenant_served(uint32_t tenant) const;  // tokens since the start
+  struct TenantStats {
+    int running = 0, waiting = 0;  // requests; those swapped out wait
+    int64_t tokens = 0;            // computed for it since the start
+  };
+  int num_tenants() const;
+  TenantStats tenant(uint32_t index) const;
+  double tenant_served(uint32_t tenant) const;  // its tokens
   void check_invariants() const;                // CHECKs; for tests and the idle loop
 
  private:

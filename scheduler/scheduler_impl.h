@@ -6,6 +6,7 @@
 #include <array>
 #include <cstddef>
 #include <limits>
+#include <optional>
 #include <queue>
 #include <unordered_map>
 
@@ -133,7 +134,7 @@ struct Scheduler::Impl {
 
   // scheduler.cc: what the next step holds, and how requests leave early.
   StepPlan schedule(Instant now, const CopyProgress&, std::vector<TokenEvent>& events);
-  void cancel(RequestId, int sample, FinishReason why);
+  std::optional<Release> cancel(RequestId, int sample, FinishReason why);
   void expire();
   void begin_step(StepPlan&);
   void fill_mixed(StepPlan&);
@@ -148,9 +149,6 @@ struct Scheduler::Impl {
   void add_row(Record&, Sequence&, int count, StepPlan&, std::vector<StepRow>& rows,
                std::vector<Record*>& owners);
   bool wants_chunk(const Record&, const Sequence&) const;
-  static bool is_decode(const StepRow& row) {
-    return row.count == 1 && row.begin >= row.seq->num_prompt;
-  }
   int computed_tokens(const Record&, int sample) const;
   void finish_plan(StepPlan&);
   void note_unfinished();

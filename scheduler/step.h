@@ -15,6 +15,8 @@ struct StepRow {
                         // sample, more for prompt logprobs (or to verify a draft)
   int num_samples = 0;  // draws from the last of them: 0 inside a prompt, n where n samples fork
                         // (draw i is sample i's), 1 otherwise (sample seq->sample's)
+
+  bool is_decode() const { return count == 1 && begin >= seq->num_prompt; }
 };
 
 // What to run. In the scheduler's words (sequences and counts); engine/

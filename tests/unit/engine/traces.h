@@ -23,8 +23,8 @@ struct Trace {
       tokens.push_back(e.token);
       logprobs.push_back(std::bit_cast<uint32_t>(e.logprob));
     }
-    append(top, e.top);
-    append(prompt, e.prompt_logprobs);
+    append(top, e.known().top);
+    append(prompt, e.known().prompt_logprobs);
     finish = e.finish;
   }
   bool operator==(const Trace&) const = default;
