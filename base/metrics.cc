@@ -108,10 +108,12 @@ Metrics::Metrics(const std::string& model_name)
           counter("sluice_copy_seconds_total", "Time spent copying blocks, both directions")),
       cost_model_error(gauge("sluice_cost_model_error_ratio",
                              "Mean error of predicted step times, as a share of the time")),
-      step_seconds(histogram("sluice_step_seconds", "Time of one engine step", kStep)),
       step_tokens(histogram("sluice_step_tokens", "Tokens computed by one engine step", kTokens)),
       queue_seconds(
           histogram("sluice_queue_seconds", "From submission to the first step", kRequest)),
+      cancel_to_free_seconds(
+          histogram("sluice_cancel_to_free_seconds",
+                    "From the cancel of a request until its cache blocks are free", kStep)),
       ttft_seconds(histogram("sluice_time_to_first_token_seconds",
                              "From the request read to its first token written", kTtft)),
       inter_token_seconds(
@@ -131,10 +133,15 @@ Metrics::Metrics(const std::string& model_name)
       http_requests_(counters("sluice_http_requests_total", "HTTP responses, by route and status")),
       level_requests_(
           gauges("sluice_level_requests", "Requests at a level of the queue, by state")),
-      preemptions_by_mode_(counters("sluice_preemptions_by_mode_total",
-                                    "Preemptions, by what became of the cache blocks")),
-      preemptions_by_reason_(counters("sluice_preemptions_by_reason_total",
-                                      "Preemptions, for want of memory or ahead of it")),
+      preemptions_by_cause_(counters("sluice_preemptions_by_cause_total",
+                                     "Preemptions, by what became of the cache blocks, and for "
+                                     "want of memory or ahead of it")),
+      step_seconds_(prometheus::BuildHistogram()
+                        .Name("sluice_step_seconds")
+                        .Help("Time of one engine step, by what it computed")
+                        .Register(*registry_)),
+      tenant_requests_(gauges("sluice_tenant_requests", "Requests of a tenant, by state")),
+      tenant_tokens_(counters("sluice_tenant_tokens_total", "Tokens computed for a tenant")),
       swapped_blocks_(counters("sluice_swapped_blocks_total", "Blocks swapped, by direction")),
       swapped_bytes_(counters("sluice_swapped_bytes_total", "Bytes swapped, by direction")),
       wasted_tokens_(
@@ -170,11 +177,22 @@ prometheus::Gauge& Metrics::level_requests(int level, const std::string& state) 
   labels["state"] = state;
   return level_requests_.Add(labels);
 }
-prometheus::Counter& Metrics::preemptions_by_mode(const std::string& mode) {
-  return preemptions_by_mode_.Add(with("mode", mode));
+prometheus::Counter& Metrics::preemptions_by_cause(const std::string& mode,
+                                                   const std::string& reason) {
+  prometheus::Labels labels = with("mode", mode);
+  labels["reason"] = reason;
+  return preemptions_by_cause_.Add(labels);
 }
-prometheus::Counter& Metrics::preemptions_by_reason(const std::string& reason) {
-  return preemptions_by_reason_.Add(with("reason", reason));
+prometheus::Histogram& Metrics::step_seconds(const std::string& kind) {
+  return step_seconds_.Add(with("kind", kind), kStep);
+}
+prometheus::Gauge& Metrics::tenant_requests(int tenant, const std::string& state) {
+  prometheus::Labels labels = with("tenant", std::to_string(tenant));
+  labels["state"] = state;
+  return tenant_requests_.Add(labels);
+}
+prometheus::Counter& Metrics::tenant_tokens(int tenant) {
+  return tenant_tokens_.Add(with("tenant", std::to_string(tenant)));
 }
 prometheus::Counter& Metrics::swapped_blocks(const std::string& direction) {
   return swapped_blocks_.Add(with("direction", direction));

@@ -62,9 +62,10 @@ class Metrics {
   prometheus::Counter& copied_blocks;          // all: swaps, and what is written behind
   prometheus::Counter& copy_seconds;
   prometheus::Gauge& cost_model_error;  // share of the measured time
-  prometheus::Histogram& step_seconds;
   prometheus::Histogram& step_tokens;
   prometheus::Histogram& queue_seconds;  // submit to first scheduled
+  // From a client's leaving, or its stop string, until the request's blocks are back in the pools.
+  prometheus::Histogram& cancel_to_free_seconds;
 
   // --- requests: updated by the front end ---
   prometheus::Histogram& ttft_seconds;         // socket read to first chunk
@@ -89,9 +90,14 @@ class Metrics {
   prometheus::Counter& http_requests(const std::string& route, int status);
   // Of the multi-level queue. state: waiting, running
   prometheus::Gauge& level_requests(int level, const std::string& state);
-  // mode: swap, recompute; reason: memory, proactive. Both add up to `preemptions`.
-  prometheus::Counter& preemptions_by_mode(const std::string& mode);
-  prometheus::Counter& preemptions_by_reason(const std::string& reason);
+  // mode: swap, recompute; reason: memory, proactive. They add up to `preemptions`.
+  prometheus::Counter& preemptions_by_cause(const std::string& mode, const std::string& reason);
+  // kind: prefill, decode, mixed
+  prometheus::Histogram& step_seconds(const std::string& kind);
+  // Tenants are those of the configuration, so their series are as many. state: waiting (or swapped
+  // out), running
+  prometheus::Gauge& tenant_requests(int tenant, const std::string& state);
+  prometheus::Counter& tenant_tokens(int tenant);
   // direction: out (to the host), in
   prometheus::Counter& swapped_blocks(const std::string& direction);
   prometheus::Counter& swapped_bytes(const std::string& direction);
@@ -106,8 +112,10 @@ class Metrics {
   prometheus::Family<prometheus::Counter>& rejected_;
   prometheus::Family<prometheus::Counter>& http_requests_;
   prometheus::Family<prometheus::Gauge>& level_requests_;
-  prometheus::Family<prometheus::Counter>& preemptions_by_mode_;
-  prometheus::Family<prometheus::Counter>& preemptions_by_reason_;
+  prometheus::Family<prometheus::Counter>& preemptions_by_cause_;
+  prometheus::Family<prometheus::Histogram>& step_seconds_;
+  prometheus::Family<prometheus::Gauge>& tenant_requests_;
+  prometheus::Family<prometheus::Counter>& tenant_tokens_;
   prometheus::Family<prometheus::Counter>& swapped_blocks_;
   prometheus::Family<prometheus::Counter>& swapped_bytes_;
   prometheus::Family<prometheus::Counter>& wasted_tokens_;

@@ -44,7 +44,7 @@ struct Command {
   Kind kind = Kind::stop;
   int sample = kAllSamples;  // cancel
   RequestId id = 0;
-  Instant when{};  // submit: when it came; drain: its deadline
+  Instant when{};  // submit, cancel: when it came; drain: its deadline
   GenerateRequest request;
   std::function<void(const Scheduler&)> look;  // inspect
 };
@@ -55,6 +55,12 @@ struct Live {
   int samples_left = 0;
   int prompt_seen = 0;  // prompt tokens counted so far: computed or from the cache, once each
   bool scheduled = false;
+};
+
+// A request whose blocks are not all back in the pools.
+struct Cancelled {
+  Instant when;
+  Scheduler::Release release;
 };
 
 // A plain value that one thread writes and any thread may read. Its words are each current, not one
@@ -96,8 +102,7 @@ struct Engine::Impl {
         inbox(size_t(max_queue)) {
     events.reserve(1024);
     progress = now().time_since_epoch().count();
-    snapshot.store(scheduler->stats());
-    cost.store(scheduler->cost_model().cost());
+    publish();
     copies_wake = runner->on_copies_done([this] { inbox.poke(); });
   }
   ~Impl() { runner->on_copies_done({}); }  // the inbox goes before the runner
@@ -107,6 +112,8 @@ struct Engine::Impl {
   void take_inbox();
   void apply(Command& c);
   void admit(Command& c);
+  void cancel(const Command& c);
+  void note_released();
   void cancel_everything();
   void refuse(RequestId id, int samples, FinishReason why);
   void deliver();
@@ -125,6 +132,7 @@ struct Engine::Impl {
   std::vector<TokenEvent> events;
   absl::flat_hash_map<RequestId, Live> live;
   EngineMetrics told;  // what the scheduler counts, as metrics
+  std::vector<Cancelled> cancelled;
   int in_flight = 0;
   uint64_t last_launched = 0;  // plan
   bool copies_wake = false;    // the runner says when copies have ended
@@ -173,6 +181,19 @@ void Engine::Impl::admit(Command& c) {
   refuse(c.id, samples, full ? FinishReason::overloaded : FinishReason::error);
 }
 
+void Engine::Impl::cancel(const Command& c) {
+  if (const auto release = scheduler->cancel(c.id, c.sample); release.has_value())
+    cancelled.push_back({c.when, *release});
+}
+
+void Engine::Impl::note_released() {
+  std::erase_if(cancelled, [&](const Cancelled& c) {
+    if (!scheduler->released(c.release)) return false;
+    metrics.cancel_to_free_seconds.Observe(to_seconds(now() - c.when));
+    return true;
+  });
+}
+
 void Engine::Impl::cancel_everything() {
   closing = true;
   for (const auto& [id, _] : live) scheduler->cancel(id);
@@ -183,7 +204,7 @@ void Engine::Impl::apply(Command& c) {
     case Command::Kind::submit:
       return admit(c);
     case Command::Kind::cancel:
-      return scheduler->cancel(c.id, c.sample);
+      return cancel(c);
     case Command::Kind::inspect:
       deliver();
       return c.look(*scheduler);
@@ -200,6 +221,7 @@ void Engine::Impl::apply(Command& c) {
 void Engine::Impl::take_inbox() {
   inbox.take(commands);
   for (Command& c : commands) apply(c);
+  note_released();
   commands.clear();
   if (drain_asked && !closing && now() >= drain_deadline) cancel_everything();
 }
@@ -231,7 +253,7 @@ void Engine::Impl::note_launch(const StepPlan& plan) {
     if (end > l.prompt_seen) prompt_tokens += end - std::exchange(l.prompt_seen, end);
   }
   if (prompt_tokens > 0) metrics.prompt_tokens.Increment(double(prompt_tokens));
-  if (!plan.rows.empty()) metrics.step_tokens.Observe(plan.num_tokens);
+  told.launched(plan);
 }
 
 void Engine::Impl::note_progress() {
@@ -242,6 +264,8 @@ void Engine::Impl::note_progress() {
 void Engine::Impl::publish() {
   const Scheduler::Stats s = scheduler->stats();
   told.publish(s, scheduler->cost_model(), runner->copies());
+  for (int t = 0; t < scheduler->num_tenants(); ++t)
+    told.publish_tenant(uint32_t(t), scheduler->tenant(uint32_t(t)));
   snapshot.store(s);
   cost.store(scheduler->cost_model().cost());
 }
@@ -272,8 +296,7 @@ bool Engine::Impl::turn() {
     StepResult result = runner->collect();
     --in_flight;
     scheduler->commit(result, now(), events);
-    // A plan of copies alone is no step.
-    if (result.first.size() > 1) metrics.step_seconds.Observe(to_seconds(result.device_time));
+    told.committed(result);
     runner->reuse(std::move(result));
     worked = true;
   }
@@ -301,6 +324,7 @@ void Engine::Impl::run() {
   for (;;) {
     take_inbox();
     const bool worked = turn();
+    note_released();
     note_progress();
     publish();
     if (worked) continue;
@@ -356,6 +380,7 @@ void Engine::cancel(RequestId id, int sample) {
   Command c;
   c.kind = Command::Kind::cancel;
   c.id = id;
+  c.when = now();
   c.sample = sample;
   impl_->inbox.push(std::move(c));
 }

@@ -1,68 +1,9 @@
 #include "engine/engine_metrics.h"
 
 namespace sluice {
-
-struct EngineMetrics::Counted {
-  int64_t Scheduler::Stats::*field;
-  prometheus::Counter& (*counter)(Metrics&);
-};
+namespace {
 
 using Stats = Scheduler::Stats;
-
-const EngineMetrics::Counted EngineMetrics::kCounted[] = {
-    {&Stats::generated_tokens, [](Metrics& m) -> auto& {return m.generation_tokens;
-}  // namespace sluice
-}
-, {&Stats::prompt_tokens, [](Metrics& m) -> auto& {return m.prefix_queries;
-}
-}
-, {&Stats::cached_tokens, [](Metrics& m) -> auto& {return m.prefix_hits;
-}
-}
-, {&Stats::host_cached_tokens, [](Metrics& m) -> auto& {return m.host_prefix_hits;
-}
-}
-, {&Stats::preemptions, [](Metrics& m) -> auto& {return m.preemptions;
-}
-}
-, {&Stats::swaps, [](Metrics& m) -> auto& {return m.preemptions_by_mode("swap");
-}
-}
-, {&Stats::proactive, [](Metrics& m) -> auto& {return m.preemptions_by_reason("proactive");
-}
-}
-, {&Stats::blocks_out, [](Metrics& m) -> auto& {return m.swapped_blocks("out");
-}
-}
-, {&Stats::blocks_in, [](Metrics& m) -> auto& {return m.swapped_blocks("in");
-}
-}
-, {&Stats::written_behind, [](Metrics& m) -> auto& {return m.written_behind_blocks;
-}
-}
-, {&Stats::demotions, [](Metrics& m) -> auto& {return m.demotions;
-}
-}
-, {&Stats::promotions, [](Metrics& m) -> auto& {return m.promotions;
-}
-}
-, {&Stats::livelocks, [](Metrics& m) -> auto& {return m.livelocks;
-}
-}
-, {&Stats::wasted_cancel, [](Metrics& m) -> auto& {return m.wasted_tokens("cancel");
-}
-}
-, {&Stats::wasted_deadline, [](Metrics& m) -> auto& {return m.wasted_tokens("deadline");
-}
-}
-, {&Stats::wasted_recompute, [](Metrics& m) -> auto& {return m.wasted_tokens("recompute");
-}
-}
-,
-}
-;
-
-namespace {
 
 void raise(prometheus::Counter& counter, double by) {
   if (by > 0) counter.Increment(by);
@@ -70,14 +11,35 @@ void raise(prometheus::Counter& counter, double by) {
 
 }  // namespace
 
+// Every series is there from the start: a rate over one that appears later misses its first count.
 EngineMetrics::EngineMetrics(Metrics& metrics, const Stats& start)
-    : metrics_(metrics), counted_(start) {
-  // Every series is there from the start: a rate over one that appears later misses its first
-  // count.
-  for (const Counted& c : kCounted) counters_.push_back(&c.counter(metrics));
-  for (const char* mode : {"swap", "recompute"}) (void)metrics.preemptions_by_mode(mode);
-  for (const char* reason : {"memory", "proactive"}) (void)metrics.preemptions_by_reason(reason);
-  for (const char* direction : {"out", "in"}) (void)metrics.swapped_bytes(direction);
+    : metrics_(metrics),
+      counted_(start),
+      followed_{
+          {&Stats::generated_tokens, &metrics.generation_tokens},
+          {&Stats::prompt_tokens, &metrics.prefix_queries},
+          {&Stats::cached_tokens, &metrics.prefix_hits},
+          {&Stats::host_cached_tokens, &metrics.host_prefix_hits},
+          {&Stats::preemptions, &metrics.preemptions},
+          {&Stats::blocks_out, &metrics.swapped_blocks("out")},
+          {&Stats::blocks_in, &metrics.swapped_blocks("in")},
+          {&Stats::written_behind, &metrics.written_behind_blocks},
+          {&Stats::demotions, &metrics.demotions},
+          {&Stats::promotions, &metrics.promotions},
+          {&Stats::livelocks, &metrics.livelocks},
+          {&Stats::wasted_cancel, &metrics.wasted_tokens("cancel")},
+          {&Stats::wasted_deadline, &metrics.wasted_tokens("deadline")},
+          {&Stats::wasted_recompute, &metrics.wasted_tokens("recompute")},
+      },
+      preemptions_{&metrics.preemptions_by_cause("swap", "memory"),
+                   &metrics.preemptions_by_cause("swap", "proactive"),
+                   &metrics.preemptions_by_cause("recompute", "memory"),
+                   &metrics.preemptions_by_cause("recompute", "proactive")},
+      bytes_out_(&metrics.swapped_bytes("out")),
+      bytes_in_(&metrics.swapped_bytes("in")),
+      prefill_(&metrics.step_seconds("prefill")),
+      decode_(&metrics.step_seconds("decode")),
+      mixed_(&metrics.step_seconds("mixed")) {
   for (int i = 0; i < Scheduler::kLevels; ++i) {
     waiting_at_[i] = &metrics.level_requests(i, "waiting");
     running_at_[i] = &metrics.level_requests(i, "running");
@@ -88,24 +50,11 @@ EngineMetrics::EngineMetrics(Metrics& metrics, const Stats& start)
 }
 
 void EngineMetrics::publish(const Stats& s, const CostModel& cost, const CopyProgress& copies) {
-  for (size_t i = 0; i < counters_.size(); ++i) {
-    const auto field = kCounted[i].field;
-    raise(*counters_[i], double(s.*field - counted_.*field));
-  }
-  // What is not one mode or reason is the other.
-  const auto rest = [](const Stats& of, int64_t part) { return of.preemptions - part; };
-  if (s.preemptions > counted_.preemptions) {
-    raise(metrics_.preemptions_by_mode("recompute"),
-          double(rest(s, s.swaps) - rest(counted_, counted_.swaps)));
-    raise(metrics_.preemptions_by_reason("memory"),
-          double(rest(s, s.proactive) - rest(counted_, counted_.proactive)));
-  }
-  const auto bytes = [this](const char* direction, int64_t blocks) {
-    if (blocks > 0)
-      metrics_.swapped_bytes(direction).Increment(double(blocks * metrics_.block_bytes()));
-  };
-  bytes("out", s.blocks_out - counted_.blocks_out);
-  bytes("in", s.blocks_in - counted_.blocks_in);
+  for (const Followed& f : followed_) raise(*f.counter, double(s.*f.field - counted_.*f.field));
+  publish_preemptions(s);
+  const auto bytes = [&](int64_t blocks) { return double(blocks * metrics_.block_bytes()); };
+  raise(*bytes_out_, bytes(s.blocks_out - counted_.blocks_out));
+  raise(*bytes_in_, bytes(s.blocks_in - counted_.blocks_in));
   raise(metrics_.copied_blocks, double(copies.blocks - copies_.blocks));
   raise(metrics_.copy_seconds, to_seconds(copies.time - copies_.time));
 
@@ -120,6 +69,47 @@ void EngineMetrics::publish(const Stats& s, const CostModel& cost, const CopyPro
   publish_cost(cost);
   counted_ = s;
   copies_ = copies;
+}
+
+// What is not one mode or reason is the other.
+void EngineMetrics::publish_preemptions(const Stats& s) {
+  const int64_t all = s.preemptions - counted_.preemptions, swaps = s.swaps - counted_.swaps,
+                ahead = s.proactive - counted_.proactive,
+                both = s.proactive_swaps - counted_.proactive_swaps;
+  raise(*preemptions_.swapped_for_memory, double(swaps - both));
+  raise(*preemptions_.swapped_ahead, double(both));
+  raise(*preemptions_.recomputed_for_memory, double(all - swaps - ahead + both));
+  raise(*preemptions_.recomputed_ahead, double(ahead - both));
+}
+
+void EngineMetrics::publish_tenant(uint32_t tenant, const Scheduler::TenantStats& t) {
+  while (tenants_.size() <= tenant) {
+    const int next = int(tenants_.size());
+    tenants_.push_back({{},
+                        &metrics_.tenant_requests(next, "running"),
+                        &metrics_.tenant_requests(next, "waiting"),
+                        &metrics_.tenant_tokens(next)});
+  }
+  TenantSeries& series = tenants_[tenant];
+  if (t.running != series.told.running) series.running->Set(t.running);
+  if (t.waiting != series.told.waiting) series.waiting->Set(t.waiting);
+  raise(*series.tokens, double(t.tokens - series.told.tokens));
+  series.told = t;
+}
+
+// Decode rows come first in a plan.
+void EngineMetrics::launched(const StepPlan& plan) {
+  prometheus::Histogram*& seconds = in_flight_[plan.id % kMaxInFlight];
+  seconds = nullptr;  // copies alone are no step
+  if (plan.rows.empty()) return;
+  const bool decodes = plan.rows.front().is_decode(), prefills = !plan.rows.back().is_decode();
+  seconds = !decodes ? prefill_ : prefills ? mixed_ : decode_;
+  metrics_.step_tokens.Observe(plan.num_tokens);
+}
+
+void EngineMetrics::committed(const StepResult& result) {
+  prometheus::Histogram* seconds = in_flight_[result.id % kMaxInFlight];
+  if (seconds != nullptr) seconds->Observe(to_seconds(result.device_time));
 }
 
 void EngineMetrics::publish_levels(const Stats& s) {

@@ -499,6 +499,7 @@ TEST_P(EngineDepthTest, InspectionSeesWhatWasSubmittedAndAlsoAtRest) {
   for (int i = 0; i < 5; ++i) w.engine->cancel(i);
   w.inbox.wait_finals(5);
   w.engine->drain(kNever);
+  EXPECT_EQ(w.metrics.cancel_to_free_seconds.Collect().histogram.sample_count, 5u);
   const Scheduler::Stats idle = look(*w.engine);
   EXPECT_EQ(idle.running + idle.waiting, 0);
   EXPECT_GT(idle.prompt_tokens, 0);
@@ -559,9 +560,12 @@ TEST(EngineTest, MetricsAddUp) {
   EXPECT_EQ(w.metrics.kv_usage.Value(), 0);
   const auto queue = w.metrics.queue_seconds.Collect().histogram;
   EXPECT_EQ(queue.sample_count, 30u);
-  const auto steps = w.metrics.step_seconds.Collect().histogram;
-  const auto tokens = w.metrics.step_tokens.Collect().histogram;
-  EXPECT_EQ(steps.sample_count, tokens.sample_count);
+  uint64_t steps = 0;
+  for (const char* kind : {"prefill", "decode", "mixed"})
+    steps += w.metrics.step_seconds(kind).Collect().histogram.sample_count;
+  EXPECT_EQ(steps, w.metrics.step_tokens.Collect().histogram.sample_count);
+  EXPECT_GE(w.metrics.tenant_tokens(0).Value(), generated);
+  EXPECT_EQ(w.metrics.tenant_requests(0, "running").Value(), 0);
   EXPECT_GT(w.metrics.last_step_time.Value(), 1.6e9);
 }
 
