@@ -104,8 +104,6 @@ Metrics::Metrics(const std::string& model_name)
       written_behind_blocks(counter("sluice_written_behind_blocks_total",
                                     "Full blocks copied to the host's prefix cache")),
       copied_blocks(counter("sluice_copied_blocks_total", "Blocks copied between device and host")),
-      copy_seconds(
-          counter("sluice_copy_seconds_total", "Time spent copying blocks, both directions")),
       cost_model_error(gauge("sluice_cost_model_error_ratio",
                              "Mean error of predicted step times, as a share of the time")),
       step_tokens(histogram("sluice_step_tokens", "Tokens computed by one engine step", kTokens)),
@@ -144,6 +142,8 @@ Metrics::Metrics(const std::string& model_name)
       tenant_tokens_(counters("sluice_tenant_tokens_total", "Tokens computed for a tenant")),
       swapped_blocks_(counters("sluice_swapped_blocks_total", "Blocks swapped, by direction")),
       swapped_bytes_(counters("sluice_swapped_bytes_total", "Bytes swapped, by direction")),
+      copy_seconds_(
+          counters("sluice_copy_seconds_total", "Time spent copying blocks, by direction")),
       wasted_tokens_(
           counters("sluice_wasted_tokens_total", "Tokens computed for nothing, by reason")),
       cost_model_seconds_(
@@ -199,6 +199,9 @@ prometheus::Counter& Metrics::swapped_blocks(const std::string& direction) {
 }
 prometheus::Counter& Metrics::swapped_bytes(const std::string& direction) {
   return swapped_bytes_.Add(with("direction", direction));
+}
+prometheus::Counter& Metrics::copy_seconds(const std::string& direction) {
+  return copy_seconds_.Add(with("direction", direction));
 }
 prometheus::Counter& Metrics::wasted_tokens(const std::string& reason) {
   return wasted_tokens_.Add(with("reason", reason));

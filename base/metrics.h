@@ -60,8 +60,7 @@ class Metrics {
   prometheus::Counter& host_prefix_hits;       // prompt tokens found there
   prometheus::Counter& written_behind_blocks;  // of prefixes, kept for when the device evicts them
   prometheus::Counter& copied_blocks;          // all: swaps, and what is written behind
-  prometheus::Counter& copy_seconds;
-  prometheus::Gauge& cost_model_error;  // share of the measured time
+  prometheus::Gauge& cost_model_error;         // share of the measured time
   prometheus::Histogram& step_tokens;
   prometheus::Histogram& queue_seconds;  // submit to first scheduled
   // From a client's leaving, or its stop string, until the request's blocks are back in the pools.
@@ -101,6 +100,7 @@ class Metrics {
   // direction: out (to the host), in
   prometheus::Counter& swapped_blocks(const std::string& direction);
   prometheus::Counter& swapped_bytes(const std::string& direction);
+  prometheus::Counter& copy_seconds(const std::string& direction);  // of all copies
   // Computed for nothing. reason: cancel, deadline, recompute
   prometheus::Counter& wasted_tokens(const std::string& reason);
   // The cost model's figures. term: constant, prefill_token, prefill_pair, decode_row,
@@ -118,6 +118,7 @@ class Metrics {
   prometheus::Family<prometheus::Counter>& tenant_tokens_;
   prometheus::Family<prometheus::Counter>& swapped_blocks_;
   prometheus::Family<prometheus::Counter>& swapped_bytes_;
+  prometheus::Family<prometheus::Counter>& copy_seconds_;
   prometheus::Family<prometheus::Counter>& wasted_tokens_;
   prometheus::Family<prometheus::Gauge>& cost_model_seconds_;
   int64_t block_bytes_ = 0;

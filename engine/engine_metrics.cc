@@ -37,6 +37,8 @@ EngineMetrics::EngineMetrics(Metrics& metrics, const Stats& start)
                    &metrics.preemptions_by_cause("recompute", "proactive")},
       bytes_out_(&metrics.swapped_bytes("out")),
       bytes_in_(&metrics.swapped_bytes("in")),
+      seconds_out_(&metrics.copy_seconds("out")),
+      seconds_in_(&metrics.copy_seconds("in")),
       prefill_(&metrics.step_seconds("prefill")),
       decode_(&metrics.step_seconds("decode")),
       mixed_(&metrics.step_seconds("mixed")) {
@@ -56,7 +58,9 @@ void EngineMetrics::publish(const Stats& s, const CostModel& cost, const CopyPro
   raise(*bytes_out_, bytes(s.blocks_out - counted_.blocks_out));
   raise(*bytes_in_, bytes(s.blocks_in - counted_.blocks_in));
   raise(metrics_.copied_blocks, double(copies.blocks - copies_.blocks));
-  raise(metrics_.copy_seconds, to_seconds(copies.time - copies_.time));
+  const Nanos out = copies.out - copies_.out;
+  raise(*seconds_out_, to_seconds(out));
+  raise(*seconds_in_, to_seconds(copies.time - copies_.time - out));
 
   metrics_.running.Set(s.running);
   metrics_.waiting.Set(s.waiting);

@@ -50,7 +50,7 @@ class EngineMetrics {
   // Looked up once: finding a series by its labels allocates.
   std::vector<Followed> followed_;
   Preemptions preemptions_;
-  prometheus::Counter *bytes_out_, *bytes_in_;
+  prometheus::Counter *bytes_out_, *bytes_in_, *seconds_out_, *seconds_in_;
   std::array<prometheus::Gauge*, Scheduler::kLevels> waiting_at_{}, running_at_{};
   std::array<prometheus::Gauge*, 6> cost_{};
   std::vector<TenantSeries> tenants_;

@@ -167,7 +167,7 @@ StepResult RankRunner::collect() {
 
 CopyProgress RankRunner::copies() {
   const BlockCopier::Progress p = kv_.copier().progress();
-  return {p.done, p.blocks, p.time};
+  return {p.done, p.blocks, p.time, p.out};
 }
 
 bool RankRunner::on_copies_done(std::function<void()> f) {

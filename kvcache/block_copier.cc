@@ -46,8 +46,9 @@ BlockCopier::Progress BlockCopier::progress() {
     const int64_t finished = num_finished_.load(std::memory_order_relaxed);
     outstanding_.erase(outstanding_.begin(), outstanding_.begin() + (finished - num_seen_));
     num_seen_ = finished;
-    seen_.blocks = blocks_;
-    seen_.time = time_;
+    seen_.blocks = total_.blocks;
+    seen_.time = total_.time;
+    seen_.out = total_.out;
   }
   // Between two plans with copies there may be plans without.
   seen_.done = outstanding_.empty() ? launched_ : std::max(outstanding_.front(), uint64_t{1}) - 1;
@@ -77,26 +78,34 @@ void BlockCopier::run() {
       queued_cv_.wait(lock, [&] { return stopping_ || !queued_.empty(); });
       items.swap(queued_);
     }
-    int64_t blocks = 0;
+    Progress plan;  // of this one alone
+    bool begins = true;
     Clock::time_point begin;
-    for (const Item& item : items) {
-      if (stopping_) break;
-      if (blocks++ == 0) begin = Clock::now();
+    for (size_t i = 0; i < items.size() && !stopping_; ++i) {
+      const Copy& copy = items[i].copy;
+      if (begins) begin = Clock::now();
       if (before_copy_) before_copy_();
-      device_.copy(item.copy.dst, item.copy.src, block_bytes_, device_.copy_stream());
-      if (!item.last) continue;
+      device_.copy(copy.dst, copy.src, block_bytes_, device_.copy_stream());
+      ++plan.blocks;
+      // A plan's copies are queued together, so there is a next one.
+      begins = items[i].last || items[i + 1].copy.out != copy.out;
+      if (!begins) continue;
       device_.sync(device_.record(device_.copy_stream()));
-      finish(std::exchange(blocks, 0), Clock::now() - begin);
+      const Nanos time = Clock::now() - begin;
+      plan.time += time;
+      if (copy.out) plan.out += time;
+      if (items[i].last) finish(std::exchange(plan, {}));
     }
     if (stopping_) break;
   }
   device_.sync(device_.record(device_.copy_stream()));  // what has begun, ends
 }
 
-void BlockCopier::finish(int64_t blocks, Nanos time) {
+void BlockCopier::finish(const Progress& plan) {
   std::lock_guard lock(mutex_);
-  blocks_ += blocks;
-  time_ += time;
+  total_.blocks += plan.blocks;
+  total_.time += plan.time;
+  total_.out += plan.out;
   num_finished_.fetch_add(1, std::memory_order_release);
   finished_cv_.notify_all();
   if (on_done_) on_done_();

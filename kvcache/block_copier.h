@@ -25,12 +25,14 @@ class BlockCopier {
   struct Copy {
     void* dst = nullptr;
     const void* src = nullptr;
+    bool out = false;  // to the host
   };
   // Counted from the start.
   struct Progress {
     uint64_t done = 0;   // the copies of every plan up to this id have finished
     int64_t blocks = 0;  // copied
     Nanos time{};        // spent copying them
+    Nanos out{};         // of that, to the host
   };
 
   // `before_copy`: for tests; called on the copier's thread before each block, and may hold it up.
@@ -56,7 +58,7 @@ class BlockCopier {
     bool last = false;  // of its plan
   };
   void run();
-  void finish(int64_t blocks, Nanos time);
+  void finish(const Progress& plan);
 
   Device& device_;
   const size_t block_bytes_;
@@ -74,8 +76,7 @@ class BlockCopier {
   std::mutex mutex_;  // guards what follows
   std::condition_variable queued_cv_, finished_cv_;
   std::vector<Item> queued_;
-  int64_t blocks_ = 0;
-  Nanos time_{};
+  Progress total_;  // but for `done`
   std::function<void()> on_done_;
 
   std::thread thread_;

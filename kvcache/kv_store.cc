@@ -81,8 +81,8 @@ void KvStore::fork(std::span<const BlockCopy> copies) {
 
 void KvStore::swap(uint64_t plan, std::span<const BlockCopy> out, std::span<const BlockCopy> in) {
   copies_.clear();
-  for (const BlockCopy& c : out) copies_.push_back({host_at(c.dst), at(c.src)});
-  for (const BlockCopy& c : in) copies_.push_back({at(c.dst), host_at(c.src)});
+  for (const BlockCopy& c : out) copies_.push_back({host_at(c.dst), at(c.src), true});
+  for (const BlockCopy& c : in) copies_.push_back({at(c.dst), host_at(c.src), false});
   copier_.launch(plan, copies_);
 }
 

@@ -38,6 +38,7 @@ struct CopyProgress {
   uint64_t done = 0;   // the copies of every plan up to this id have finished
   int64_t blocks = 0;  // copied
   Nanos time{};        // spent copying them
+  Nanos out{};         // of that, to the host
 };
 
 // What came out. Draws of row i are [first[i], first[i + 1]).

@@ -214,6 +214,20 @@ TEST(BlockCopierTest, RandomTrafficKeepsEveryBlock) {
   }
 }
 
+TEST(BlockCopierTest, TimesTheDirectionsApart) {
+  static constexpr Nanos kPause = std::chrono::milliseconds(2);
+  Store s(6, 6, [] { std::this_thread::sleep_for(kPause); });
+  s.swap(1, {{0, 4}, {2, 0}}, {{4, 1}});
+  s.wait();
+  const BlockCopier::Progress both = s.progress();
+  EXPECT_GE(both.out, 2 * kPause);
+  EXPECT_GE(both.time - both.out, kPause);
+  s.swap(2, {}, {{4, 3}});
+  s.wait();
+  EXPECT_EQ(s.progress().out, both.out);
+  EXPECT_GE(s.progress().time, both.time + kPause);
+}
+
 TEST(BlockCopierTest, PopulateReachesTheHostTier) {
   Store s(100, 50);
   s.kv.populate();

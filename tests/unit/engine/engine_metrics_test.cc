@@ -50,7 +50,9 @@ TEST(EngineMetrics, CountersFollowTheScheduler) {
   s.used_host_blocks = 8;
   s.total_host_blocks = 9;
   const CostModel model(StepCost{.per_decode_row = 0.5});
-  const CopyProgress copies{.blocks = 12, .time = std::chrono::milliseconds(250)};
+  const CopyProgress copies{.blocks = 12,
+                            .time = std::chrono::microseconds(250000),
+                            .out = std::chrono::microseconds(62500)};
   for (int again = 0; again < 2; ++again) {  // nothing new: nothing counted twice
     told.publish(s, model, copies);
     EXPECT_EQ(metrics.preemptions.Value(), 7);
@@ -64,7 +66,8 @@ TEST(EngineMetrics, CountersFollowTheScheduler) {
     EXPECT_EQ(metrics.host_prefix_hits.Value(), 32);
     EXPECT_EQ(metrics.wasted_tokens("deadline").Value(), 11);
     EXPECT_EQ(metrics.copied_blocks.Value(), 12);
-    EXPECT_EQ(metrics.copy_seconds.Value(), 0.25);
+    EXPECT_EQ(metrics.copy_seconds("out").Value(), 0.0625);
+    EXPECT_EQ(metrics.copy_seconds("in").Value(), 0.1875);
     EXPECT_EQ(metrics.level_requests(2, "waiting").Value(), 6);
     EXPECT_EQ(metrics.swapped.Value(), 1);
     EXPECT_EQ(metrics.host_used_blocks.Value(), 8);
