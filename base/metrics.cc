@@ -147,7 +147,11 @@ Metrics::Metrics(const std::string& model_name)
       wasted_tokens_(
           counters("sluice_wasted_tokens_total", "Tokens computed for nothing, by reason")),
       cost_model_seconds_(
-          gauges("sluice_cost_model_seconds", "What a step or a block's copy costs, by term")) {}
+          gauges("sluice_cost_model_seconds", "What a step or a block's copy costs, by term")) {
+  // There from the start: a rate over a series that appears later misses its first count.
+  for (const char* reason : {"queue_full", "predicted_ttft", "too_long", "draining", "invalid"})
+    (void)rejected(reason);
+}
 
 void Metrics::set_cache_config(int block_size, int num_blocks) {
   prometheus::Labels labels = labels_;

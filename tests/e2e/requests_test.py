@@ -139,7 +139,7 @@ def test_unknown_requests_are_not_found(demo):
 def test_every_documented_metric_is_served(demo):
     text = demo.http.get("/metrics").text
     for name in ("sluice_level_requests", "sluice_preemptions_by_cause_total",
-                 "sluice_swapped_bytes_total",
+                 "sluice_swapped_bytes_total", "sluice_requests_rejected_total",
                  "sluice_host_pool_blocks", "sluice_wasted_tokens_total", "sluice_livelocks_total",
                  "sluice_cost_model_error_ratio", "sluice_cost_model_seconds",
                  "sluice_since_last_step_seconds", "sluice_step_seconds_count",
