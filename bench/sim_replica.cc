@@ -112,7 +112,7 @@ void SimReplica::launch(const StepPlan& plan, Instant now) {
   for (const StepRow& row : plan.rows) {
     const int index = int(row.seq->id - 1), end = row.begin + row.count;
     const SimRequest& r = workload_.requests[size_t(index)];
-    work.add(row.begin, row.count, row.count == 1 && row.begin >= row.seq->num_prompt);
+    work.add(row.begin, row.count, row.is_decode());
     for (int i = 0; i < row.num_samples; ++i) {
       const int sample = row.num_samples > 1 ? i : row.seq->sample;
       result.tokens.push_back(workload_.token(r, end, sample));

@@ -323,7 +323,7 @@ void add_arrivals(const WorkloadOptions& o, Workload& w) {
 absl::Status add_recording(const WorkloadOptions& o, Workload& w) {
   auto read = read_recording(o.trace);
   if (!read.ok()) return annotate(read.status(), "--trace");
-  w.block_tokens = read->block_size;
+  w.block_tokens = read->header.block_size;
   for (const RecordedRequest& recorded : read->requests) {
     if (recorded.refused) {
       ++w.skipped;

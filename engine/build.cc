@@ -110,8 +110,14 @@ absl::StatusOr<std::unique_ptr<ServedModel>> ServedModel::load(const Config& wan
       !status.ok())
     return status;
   if (!config.server.record_file.empty()) {
-    auto recorder = Recorder::open(config.server.record_file, options.block_size,
-                                   print_config(config), std::chrono::steady_clock::now());
+    RecordingHeader header;
+    header.block_size = options.block_size;
+    header.num_blocks = options.num_blocks;
+    header.host_blocks = options.num_host_blocks;
+    header.kv_bytes_per_token = double(served->plan_.needs.block_bytes) / options.block_size;
+    header.config = print_config(config);
+    auto recorder =
+        Recorder::open(config.server.record_file, header, std::chrono::steady_clock::now());
     if (!recorder.ok()) return annotate(recorder.status(), "server.record_file");
     served->recorder_ = *std::move(recorder);
   }

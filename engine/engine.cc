@@ -285,6 +285,7 @@ bool Engine::Impl::turn() {
     if (plan.empty()) break;
     note_launch(plan);
     if (!launch_first) deliver();
+    if (recorder) recorder->launched(plan, scheduler->stats(), now());
     runner->launch(plan);
     last_launched = plan.id;
     ++in_flight;
@@ -295,7 +296,9 @@ bool Engine::Impl::turn() {
   if (in_flight > 0) {
     StepResult result = runner->collect();
     --in_flight;
-    scheduler->commit(result, now(), events);
+    const Instant end = now();
+    scheduler->commit(result, end, events);
+    if (recorder) recorder->committed(result, runner->copies(), end);
     told.committed(result);
     runner->reuse(std::move(result));
     worked = true;
@@ -330,6 +333,7 @@ void Engine::Impl::run() {
     if (worked) continue;
     if (stopping && scheduler->idle()) return;
     rest();
+    if (recorder) recorder->rested(now());
   }
 }
 

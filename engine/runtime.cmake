@@ -1,5 +1,5 @@
 # What a daemon served, as a file.
-sluice_library(recording SRCS recording.cc DEPS base block_pool scheduler nlohmann_json::nlohmann_json)
+sluice_library(recording SRCS recording.cc read_recording.cc DEPS base block_pool scheduler nlohmann_json::nlohmann_json)
 # The loop: threads and queues, no tensors.
 sluice_library(engine_loop SRCS engine.cc engine_metrics.cc
                DEPS base metrics recording scheduler absl::flat_hash_map)

@@ -64,33 +64,6 @@ const char* name_of(RequestInfo::State state) {
   return "unknown";
 }
 
-const char* name_of(RequestTrace::Kind kind) {
-  using Kind = RequestTrace::Kind;
-  switch (kind) {
-    case Kind::admitted:
-      return "admitted";
-    case Kind::chunk:
-      return "chunk";
-    case Kind::first_token:
-      return "first_token";
-    case Kind::demoted:
-      return "demoted";
-    case Kind::promoted:
-      return "promoted";
-    case Kind::swapped_out:
-      return "swapped_out";
-    case Kind::swap_in:
-      return "swap_in";
-    case Kind::recompute:
-      return "recompute";
-    case Kind::resumed:
-      return "resumed";
-    case Kind::ended:
-      return "ended";
-  }
-  return "unknown";
-}
-
 const char* state_of(const RequestView& view) {
   return view.ended ? "ended" : name_of(view.info.state);
 }

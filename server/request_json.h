@@ -10,7 +10,6 @@ namespace sluice {
 
 // Names that both protocols use.
 const char* name_of(RequestInfo::State);
-const char* name_of(RequestTrace::Kind);
 // "ended", or the scheduler's state.
 const char* state_of(const RequestView&);
 

@@ -284,7 +284,8 @@ TEST_F(WorkloadFiles, LengthsAreUsedInTurn) {
 // Two requests that shared a block in the daemon share its tokens here, and no more.
 TEST_F(WorkloadFiles, ARecordingKeepsTimesLengthsAndPrefixes) {
   {
-    auto recorder = Recorder::open(path_, 4, "", Instant{});
+    auto recorder =
+        Recorder::open(path_, RecordingHeader{.block_size = 4, .num_blocks = 8}, Instant{});
     const auto ask = [&](RequestId id, std::vector<TokenId> prompt, double at) {
       GenerateRequest q;
       q.prompt = std::move(prompt);

@@ -35,6 +35,9 @@ class RecordingTest : public testing::Test {
     e.finish = finish;
     return e;
   }
+  static RecordingHeader header(int block_size, std::string config = "") {
+    return {block_size, 50, 7, 96, std::move(config)};
+  }
   std::string text() const {
     std::ifstream file(path_);
     return {std::istreambuf_iterator<char>(file), {}};
@@ -48,7 +51,7 @@ class RecordingTest : public testing::Test {
 
 TEST_F(RecordingTest, ComesBackAsItWas) {
   {
-    auto recorder = Recorder::open(path_, 2, "a = \"b\"\n", Instant{});
+    auto recorder = Recorder::open(path_, header(2, "a = \"b\"\n"), Instant{});
     ASSERT_TRUE(recorder.ok());
     GenerateRequest first = request({5, 6, 7}, 9);
     first.tenant = 3;
@@ -70,8 +73,11 @@ TEST_F(RecordingTest, ComesBackAsItWas) {
   }
   const auto read = read_recording(path_);
   ASSERT_TRUE(read.ok()) << read.status();
-  EXPECT_EQ(read->block_size, 2);
-  EXPECT_EQ(read->config, "a = \"b\"\n");
+  EXPECT_EQ(read->header.block_size, 2);
+  EXPECT_EQ(read->header.num_blocks, 50);
+  EXPECT_EQ(read->header.host_blocks, 7);
+  EXPECT_EQ(read->header.kv_bytes_per_token, 96);
+  EXPECT_EQ(read->header.config, "a = \"b\"\n");
   ASSERT_EQ(read->requests.size(), 3u);
   const RecordedRequest &two = read->requests[0], &one = read->requests[1];
   EXPECT_DOUBLE_EQ(one.at, 1.5);
@@ -90,11 +96,106 @@ TEST_F(RecordingTest, ComesBackAsItWas) {
   EXPECT_FALSE(one.refused);
 }
 
+// Each request's last event has its trace.
+TEST_F(RecordingTest, HoldsWhatTheSchedulerDecided) {
+  {
+    auto recorder = Recorder::open(path_, header(4), Instant{});
+    const auto at = [](int ms) { return Instant{} + milliseconds(ms); };
+    (*recorder)->arrived(1, request({1, 2}, 9), at(1000));
+    (*recorder)->arrived(2, request({1, 2}, 9), at(1000));
+    auto trace = std::make_shared<RequestTrace>();
+    trace->admitted = at(1010);
+    trace->first_token = at(1500);
+    trace->ended = at(2000);
+    trace->cached_tokens = 3, trace->host_cached_tokens = 4, trace->chunks = 5;
+    trace->demotions = 6, trace->promotions = 7, trace->swaps = 8, trace->recomputes = 9;
+    trace->recomputed_tokens = 10, trace->swapped_blocks = 11;
+    trace->swapped_time = milliseconds(250);
+    trace->note(at(1010), RequestTrace::Kind::admitted, 3);
+    trace->note(at(1750), RequestTrace::Kind::demoted, 2);
+    TokenEvent last = event(1, 5, FinishReason::length),
+               never = event(2, -1, FinishReason::deadline);
+    last.trace = std::move(trace);
+    never.trace = std::make_shared<RequestTrace>();
+    (*recorder)->observe(std::vector{last, never});
+  }
+  EXPECT_THAT(text(),
+              testing::HasSubstr(R"([[0.010000000,"admitted",3],[0.750000000,"demoted",2]])"));
+  const auto read = read_recording(path_);
+  ASSERT_TRUE(read.ok()) << read.status();
+  ASSERT_TRUE(read->requests[0].has_decisions);
+  const RecordedDecisions &d = read->requests[0].decisions, &none = read->requests[1].decisions;
+  EXPECT_DOUBLE_EQ(d.admitted, 0.01);
+  EXPECT_DOUBLE_EQ(d.first_token, 0.5);
+  EXPECT_DOUBLE_EQ(d.ended, 1);
+  EXPECT_THAT((std::vector<int64_t>{d.cached, d.host_cached, d.chunks, d.demotions, d.promotions,
+                                    d.swaps, d.recomputes, d.recomputed_tokens, d.swapped_blocks}),
+              testing::ElementsAre(3, 4, 5, 6, 7, 8, 9, 10, 11));
+  EXPECT_DOUBLE_EQ(d.swapped_seconds, 0.25);
+  EXPECT_LT(none.admitted, 0);
+  EXPECT_LT(none.first_token, 0);
+}
+
+// The host's share is what passed since the step before, or since a rest, without the device's.
+TEST_F(RecordingTest, HoldsWhatStepsHeldAndTook) {
+  Sequence prompt, answer;
+  prompt.num_prompt = 100;
+  answer.num_prompt = 10;
+  StepPlan plan;
+  plan.rows = {{&answer, 30, 1, 1, 1}, {&prompt, 16, 8, 0, 0}};
+  plan.swap_out.resize(2);
+  plan.swap_in.resize(3);
+  plan.fork_copies.resize(1);
+  StepResult result;
+  result.device_time = milliseconds(10);
+  Scheduler::Stats stats;
+  stats.waiting = 4, stats.swapped = 1, stats.running = 2;
+  {
+    auto recorder = Recorder::open(path_, header(4), Instant{});
+    const auto step = [&](uint64_t id, int launched, int committed, int64_t blocks) {
+      plan.id = result.id = id;
+      (*recorder)->launched(plan, stats, Instant{} + milliseconds(launched));
+      (*recorder)->committed(result, {id, blocks, milliseconds(blocks)},
+                             Instant{} + milliseconds(committed));
+    };
+    step(1, 1000, 1011, 0);
+    step(2, 1012, 1024, 6);
+    (*recorder)->rested(Instant{} + milliseconds(1999));
+    step(3, 2000, 2010, 6);
+    plan.rows.clear();
+    step(5, 2011, 2012, 6);  // copies alone
+  }
+  const auto read = read_recording(path_);
+  ASSERT_TRUE(read.ok()) << read.status();
+  ASSERT_EQ(read->steps.size(), 4u);
+  const RecordedStep &one = read->steps[0], &two = read->steps[1], &three = read->steps[2],
+                     &copies = read->steps[3];
+  EXPECT_EQ(two.id, 2u);
+  EXPECT_DOUBLE_EQ(two.at, 1.012);
+  EXPECT_DOUBLE_EQ(two.seconds, 0.01);
+  EXPECT_NEAR(one.host_seconds, 0.001, 1e-9);
+  EXPECT_NEAR(two.host_seconds, 0.003, 1e-9);
+  EXPECT_NEAR(three.host_seconds, 0.001, 1e-9);
+  EXPECT_EQ(two.work.prefill_tokens, 8);
+  EXPECT_EQ(two.work.prefill_context, 8 * (16 + 4.5));
+  EXPECT_EQ(two.work.decode_rows, 1);
+  EXPECT_EQ(two.work.decode_context, 31);
+  EXPECT_THAT(
+      (std::vector{two.rows, two.waiting, two.running, two.swap_out, two.swap_in, two.forks}),
+      testing::ElementsAre(2, 5, 2, 2, 3, 1));
+  EXPECT_EQ(one.copied, 0);
+  EXPECT_EQ(two.copied, 6);
+  EXPECT_DOUBLE_EQ(two.copy_seconds, 0.006);
+  EXPECT_EQ(three.copied, 0);
+  EXPECT_EQ(copies.rows, 0);
+  EXPECT_EQ(copies.seconds, 0);
+}
+
 TEST_F(RecordingTest, HoldsNoTokenAndAnotherKeyEachTime) {
   std::vector<std::string> texts;
   for (int i = 0; i < 2; ++i) {
     {
-      auto recorder = Recorder::open(path_, 2, "", Instant{});
+      auto recorder = Recorder::open(path_, header(2), Instant{});
       (*recorder)->arrived(1, request({777777, 888888}, 1), Instant{});
       const TokenEvent last[] = {event(1, 999999, FinishReason::length)};
       (*recorder)->observe(last);
@@ -120,7 +221,25 @@ TEST_F(RecordingTest, RefusesWhatIsNotWholeNamingFileAndLine) {
   };
   const std::string end = "{\"end\":true,\"requests\":1}\n";
   EXPECT_EQ(refusal(header + body + end), "accepted");
-  EXPECT_EQ(refusal(header + "{\"step\":1}\n" + body + end), "accepted");
+  const std::string sizes = R"({"sluice_recording":1,"block_size":16,"num_blocks":9,)"
+                            R"("host_blocks":0,"kv_bytes_per_token":64,"config":""})"
+                            "\n";
+  const std::string step =
+      R"({"step":1,"at":0.5,"seconds":0.01,"host_seconds":0,"prefill_tokens":4,"prefill_pairs":10,)"
+      R"("decode_rows":0,"context":0,"rows":1,"waiting":0,"running":1,"swap_out":0,"swap_in":0,)"
+      R"("forks":0,"copied":0,"copy_seconds":0})"
+      "\n";
+  const std::string decided =
+      body.substr(0, body.size() - 2) +
+      R"(,"decisions":{"admitted":0,"first_token":0.1,"ended":null,"cached":0,"host_cached":0,)"
+      R"("chunks":1,"demotions":0,"promotions":0,"swaps":0,"recomputes":0,"recomputed_tokens":0,)"
+      R"("swapped_blocks":0,"swapped_seconds":0,"events":[]}})"
+      "\n";
+  const auto swapped = [](std::string text, const std::string& from, const std::string& to) {
+    return text.replace(text.find(from), from.size(), to);
+  };
+  const std::string ends = "{\"end\":true,\"requests\":1,\"steps\":1}\n";
+  EXPECT_EQ(refusal(sizes + step + decided + ends), "accepted");
   const std::vector<std::pair<std::string, std::string>> cases = {
       {"", " line 1: the file is empty"},
       {body, "line 1: not a recording"},
@@ -140,6 +259,19 @@ TEST_F(RecordingTest, RefusesWhatIsNotWholeNamingFileAndLine) {
       {with("\"session\":\"0\"", "\"session\":\"xyz\""), "line 2: \"session\" must be"},
       {with("[]", "[\"00\"]"), "line 2: \"blocks\" must be an array of at most 0"},
       {with("[]", "[7]"), "line 2: \"blocks\" must be"},
+      {swapped(sizes, "\"num_blocks\":9", "\"num_blocks\":0"), "line 1: \"num_blocks\" must be"},
+      {swapped(sizes, "\"host_blocks\":0,", ""), "line 1: \"host_blocks\" is missing"},
+      {header + "{\"step\":1}\n", "line 2: \"at\" is missing"},
+      {header + swapped(step, "0.01", "-1"), "line 2: \"seconds\" must be a number from 0"},
+      {header + swapped(step, "\"rows\":1", "\"rows\":1.5"), "line 2: \"rows\" must be a whole"},
+      {header + swapped(step, ",\"copied\":0", ""), "line 2: \"copied\" is missing"},
+      {header + step + body + end, "line 4: \"steps\" is missing"},
+      {header + step + step + body + ends, "line 5: the end names 1 steps, but 2"},
+      {header + swapped(decided, "\"chunks\":1", "\"chunks\":-1"), "line 2: \"chunks\" must be"},
+      {header + swapped(decided, "\"admitted\":0,", ""), "line 2: \"admitted\" is missing"},
+      {header + swapped(decided, "\"ended\":null", "\"ended\":\"x\""), "line 2: \"ended\" must be"},
+      {header + swapped(body, "[]", "[],\"decisions\":3"),
+       "line 2: \"decisions\" must be an object"},
   };
   for (const auto& [text, want] : cases) {
     const std::string message = refusal(text);
