@@ -8,6 +8,8 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "engine/recording.h"
+
 namespace sluice {
 namespace {
 
@@ -27,6 +29,7 @@ constexpr std::array kKeys = {
     Key{"copy_gb_per_s", &SimMachine::copy_gb_per_s, 1e-6},
     Key{"pool_tokens", &SimMachine::pool_tokens, 1},
     Key{"host_tokens", &SimMachine::host_tokens, 0},
+    Key{"noise", &SimMachine::noise, 0},
 };
 
 // Llama-3.1-8B in bf16 on one H200. Constant, rows and tokens: roofline estimates for batches of
@@ -34,7 +37,7 @@ constexpr std::array kKeys = {
 // is 128 KiB at 4.8 TB/s; 100 GB are left for the cache, 200 GB on the host, over PCIe 5.
 SimMachine h200_8b() {
   constexpr double kKv = 131072;
-  return {"h200-8b", 6, 0.03, 0.87, 0.03, kKv / 4800, kKv, 50, 762880, 1525760};
+  return {"h200-8b", 6, 0.03, 0.87, 0.03, kKv / 4800, kKv, 50, 762880, 1525760, 0};
 }
 
 // OPT-13B in fp16 on one A100-40GB, the machine of FastServe's (NSDI'26) and vLLM's (SOSP'23)
@@ -42,7 +45,7 @@ SimMachine h200_8b() {
 // TFLOP/s; a token of context is 0.8 MB at 1.55 TB/s; 120 GB on the host, over PCIe 4.
 SimMachine a100_opt13b() {
   constexpr double kKv = 819200;
-  return {"a100-opt13b", 28, 0.09, 5.25, 0.1, kKv / 1550, kKv, 25, 15700, 146480};
+  return {"a100-opt13b", 28, 0.09, 5.25, 0.1, kKv / 1550, kKv, 25, 15700, 146480, 0};
 }
 
 absl::Status set(SimMachine& m, std::string_view name, double value) {
@@ -92,6 +95,41 @@ absl::Status read_json(const std::string& path, SimMachine& m) {
   return absl::OkStatus();
 }
 
+// Of a recording: time is what passed in the engine's loop, on the device and beside it.
+absl::Status fit_recording(const std::string& path, SimMachine& m) {
+  constexpr size_t kFewest = 50;    // steps that a fit of five figures may rest on
+  constexpr double kCopyRate = 10;  // GB/s, where no copy was seen
+  const auto read = read_recording(path);
+  if (!read.ok()) return read.status();
+  std::vector<MeasuredStep> steps;
+  double copied = 0, copy_seconds = 0;
+  for (const RecordedStep& s : read->steps) {
+    copied += double(s.copied);
+    copy_seconds += s.copy_seconds;
+    if (s.rows > 0 && s.seconds > 0) steps.push_back({s.work, s.seconds + s.host_seconds});
+  }
+  const RecordingHeader& h = read->header;
+  if (read->steps.empty() || h.num_blocks == 0) {
+    return invalid_argument("{}: has no steps: record it with this version of serve", path);
+  }
+  if (steps.size() < kFewest) {
+    return invalid_argument("{}: has {} steps; a fit wants {}", path, steps.size(), kFewest);
+  }
+  const StepFit fit = fit_steps(steps);
+  m.constant_ms = std::max(fit.cost.constant * 1e3, kKeys[0].min);
+  m.prefill_token_ms = fit.cost.per_prefill_token * 1e3;
+  m.prefill_pair_ns = fit.cost.per_prefill_pair * 1e9;
+  m.decode_row_ms = fit.cost.per_decode_row * 1e3;
+  m.context_token_ns = fit.cost.per_context_token * 1e9;
+  m.noise = fit.sigma;
+  m.kv_bytes_per_token = std::max(h.kv_bytes_per_token, 1.0);
+  const double bytes = copied * h.block_size * m.kv_bytes_per_token;
+  m.copy_gb_per_s = copy_seconds > 0 && copied > 0 ? bytes / copy_seconds / 1e9 : kCopyRate;
+  m.pool_tokens = double(h.num_blocks) * h.block_size;
+  m.host_tokens = double(h.host_blocks) * h.block_size;
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 StepCost SimMachine::step_cost(int block_size) const {
@@ -115,6 +153,12 @@ absl::StatusOr<SimMachine> read_machine(std::string_view option, const std::stri
                             fmt::join(machine_names(), ", "));
   }
   SimMachine m;
+  if (name_or_file.ends_with(".jsonl")) {
+    m.name = std::filesystem::path(name_or_file).stem().string();
+    const absl::Status status = fit_recording(name_or_file, m);
+    if (!status.ok()) return annotate(status, option);
+    return m;
+  }
   const bool json = name_or_file.ends_with(".json");
   absl::Status status = json ? read_json(name_or_file, m) : read_toml(name_or_file, m);
   for (const Key& key : kKeys) {

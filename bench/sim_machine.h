@@ -22,12 +22,14 @@ struct SimMachine {
   double copy_gb_per_s = 0;       // between device and host
   double pool_tokens = 0;         // cache slots on the device
   double host_tokens = 0;         // cache slots on the host; 0: none
+  double noise = 0;               // sigma of a log-normal factor of mean 1 on each step
 
   StepCost step_cost(int block_size) const;
 };
 
 std::vector<std::string_view> machine_names();
-// A built-in machine, or a file; `option` is named in errors.
+// A built-in machine, or a file: TOML, JSON (.json), or what a daemon recorded (.jsonl), to whose
+// steps the figures are fitted. `option` is named in errors.
 absl::StatusOr<SimMachine> read_machine(std::string_view option, const std::string& name_or_file);
 // As TOML that read_machine() reads back.
 std::string print_machine(const SimMachine&);

@@ -180,6 +180,54 @@ void SimResult::spread_of(const SimCollector& c, const Workload& w) {
   token_rate = (outputs + prompts) / seconds;
 }
 
+std::optional<SimResult> recorded_result(const Recording& recording, const Workload& w) {
+  std::vector<SimOutcome> outcomes(w.requests.size());
+  Scheduler::Stats stats;
+  int64_t refused = 0;
+  size_t next = 0;
+  for (const RecordedRequest& r : recording.requests) {
+    if (r.refused) {
+      ++refused;
+      continue;
+    }
+    if (next == outcomes.size() || !r.has_decisions) return std::nullopt;
+    const RecordedDecisions& d = r.decisions;
+    SimOutcome& o = outcomes[next++];
+    const auto at = [&](double seconds) { return Instant{} + Nanos(int64_t(seconds * 1e9)); };
+    o.arrived = at(r.at);
+    o.first = at(r.at + d.first_token);
+    o.last = at(r.at + d.ended);
+    o.done = d.first_token >= 0 && d.ended >= 0;
+    stats.prompt_tokens += r.prompt;
+    stats.cached_tokens += d.cached + d.host_cached;
+    stats.host_cached_tokens += d.host_cached;
+    stats.preemptions += d.swaps + d.recomputes;
+    stats.swaps += d.swaps;
+    stats.demotions += d.demotions;
+    stats.promotions += d.promotions;
+    stats.wasted_recompute += d.recomputed_tokens;
+  }
+  SimResult result(SimCollector(w, outcomes), w);
+  result.preset = "recorded";
+  result.load = result.offered;
+  result.refused = refused;
+  result.stats = stats;
+  double busy = 0, copying = 0;
+  for (const RecordedStep& s : recording.steps) {
+    busy += s.seconds;
+    copying += s.copy_seconds;
+    result.rows += s.seconds * s.rows;
+    result.step_tokens += s.seconds * (s.work.prefill_tokens + s.work.decode_rows);
+    result.steps += s.rows > 0;
+    result.stats.blocks_out += s.swap_out;
+    result.stats.blocks_in += s.swap_in;
+  }
+  if (busy > 0) result.rows /= busy, result.step_tokens /= busy;
+  if (result.seconds > 0)
+    result.busy = busy / result.seconds, result.copying = copying / result.seconds;
+  return result;
+}
+
 void SimResult::find_long(const SimCollector& c, const Workload& w) {
   const auto it = std::ranges::find_if(w.requests, &SimRequest::is_long);
   if (it == w.requests.end()) return;

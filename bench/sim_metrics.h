@@ -2,11 +2,13 @@
 
 #include <bit>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "bench/sim_replica.h"
 #include "bench/workload.h"
+#include "engine/recording.h"
 
 namespace sluice {
 
@@ -108,5 +110,10 @@ struct SimResult {
   void spread_of(const SimCollector&, const Workload&);
   void find_long(const SimCollector&, const Workload&);
 };
+
+// What the daemon itself did with the traffic that it recorded, which `Workload` was made from.
+// What recordings do not have is 0: single gaps, and what the cache held. None: the recording has
+// no decisions.
+std::optional<SimResult> recorded_result(const Recording&, const Workload&);
 
 }  // namespace sluice

@@ -155,24 +155,28 @@ std::string sim_table(const SimHeader& h, std::span<const SimResult> results) {
   out += fmt::format(fmt::runtime(kRow), "preset", h.load, "done/s", "mean", "p50", "p95", "p99",
                      "mean", "p50", "p99", "p50", "p99", "max", "tok/s", "rows", "preempt", "swaps",
                      "hit %", "held %", "live %");
-  for (const SimResult& r : results) {
-    const auto& n = short_number;
-    out += fmt::format(
-        fmt::runtime(kRow), r.preset, fmt::format("{:g}", r.load), n(r.achieved),
-        n(r.normalised.mean * 1e3), n(r.normalised.p50 * 1e3), n(r.normalised.p95 * 1e3),
-        n(r.normalised.p99 * 1e3), n(r.ttft.mean), n(r.ttft.p50), n(r.ttft.p99), n(r.gap.p50 * 1e3),
-        n(r.gap.p99 * 1e3), n(r.gap.max * 1e3), n(r.output_rate), n(r.rows), r.stats.preemptions,
-        r.stats.swaps, percent(double(r.stats.cached_tokens), double(r.stats.prompt_tokens)),
-        percent(r.held), percent(r.live));
+  const auto row = [&](const SimResult& r) {
+    const auto n = [](double v, bool known = true) { return known ? short_number(v) : "-"; };
+    const bool gaps = r.gap.max > 0, cache = r.held > 0;  // else not recorded
+    out += fmt::format(fmt::runtime(kRow), r.preset, fmt::format("{:g}", r.load), n(r.achieved),
+                       n(r.normalised.mean * 1e3), n(r.normalised.p50 * 1e3),
+                       n(r.normalised.p95 * 1e3), n(r.normalised.p99 * 1e3), n(r.ttft.mean),
+                       n(r.ttft.p50), n(r.ttft.p99), n(r.gap.p50 * 1e3, gaps),
+                       n(r.gap.p99 * 1e3, gaps), n(r.gap.max * 1e3, gaps), n(r.output_rate),
+                       n(r.rows), r.stats.preemptions, r.stats.swaps,
+                       percent(double(r.stats.cached_tokens), double(r.stats.prompt_tokens)),
+                       cache ? percent(r.held) : "-", cache ? percent(r.live) : "-");
     out += notes(r);
-  }
+  };
+  if (h.recorded) row(*h.recorded);
+  for (const SimResult& r : results) row(r);
   return out;
 }
 
 std::string sim_json(const SimHeader& h, std::span<const SimResult> results) {
   ordered_json lines = ordered_json::array();
   for (const SimResult& r : results) lines.push_back(line_json(r));
-  return ordered_json{{"workload", h.workload},
+  ordered_json out = {{"workload", h.workload},
                       {"arrivals", h.arrivals},
                       {"cost", h.cost},
                       {"seed_cost", h.seed_cost},
@@ -185,9 +189,9 @@ std::string sim_json(const SimHeader& h, std::span<const SimResult> results) {
                       {"seed", h.seed},
                       {"noise", h.noise},
                       {"skipped", h.skipped},
-                      {"lines", lines}}
-             .dump(2) +
-         "\n";
+                      {"lines", lines}};
+  if (h.recorded) out["recorded"] = line_json(*h.recorded);
+  return out.dump(2) + "\n";
 }
 
 std::string sim_crossings(const SimMetric& m, double bound, std::span<const SimResult> results) {

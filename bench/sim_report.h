@@ -24,7 +24,8 @@ struct SimHeader {
   int block_size = 0, num_blocks = 0, host_blocks = 0, replicas = 1;
   uint64_t seed = 0;
   double noise = 0;
-  int skipped = 0;  // of a recording
+  int skipped = 0;                    // of a recording
+  std::optional<SimResult> recorded;  // likewise: the daemon's own line
 };
 
 std::string sim_table(const SimHeader&, std::span<const SimResult>);

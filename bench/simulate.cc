@@ -66,7 +66,7 @@ absl::Status check_memory(const SimOptions& sim, const Workload& w) {
 
 absl::Status check(const SimulateOptions& o) {
   for (const absl::Status& status : {
-           within("--noise", o.noise, 0, 10),
+           within("--noise", o.noise.value_or(0), 0, 10),
            within("--blocks", double(o.blocks), 0, 1 << 28),
            within("--pool-tokens", double(o.pool_tokens), 0, 1e11),
            within("--host-blocks", double(o.host_blocks), -1, 1 << 28),
@@ -123,7 +123,7 @@ absl::Status add_machine(const SimulateOptions& o, Plan& plan, SimOptions& sim) 
   if (absl::Status status = size_pools(o, *machine, setup); !status.ok()) return status;
   setup.cost = machine->step_cost(setup.block_size);
   setup.seed_cost = seed->step_cost(setup.block_size);
-  setup.noise = o.noise;
+  setup.noise = plan.header.noise = o.noise.value_or(machine->noise);
   setup.depth = o.depth;
   if (o.config.model.max_model_len > 0) setup.max_model_len = o.config.model.max_model_len;
   plan.header.cost = machine->name;
@@ -183,7 +183,6 @@ absl::StatusOr<Plan> make_plan(const SimulateOptions& o) {
                          : !workload.trace.empty() ? "trace"
                                                    : workload.name;
   plan.header.route = o.route;
-  plan.header.noise = o.noise;
   std::vector<double> loads = o.rates;
   if (loads.empty()) loads.push_back(as_recorded ? 0 : 1);
   if (kind == Arrivals::batch) loads = {0};
@@ -254,6 +253,19 @@ absl::StatusOr<std::vector<SimResult>> run_all(const SimulateOptions& o, Plan& p
   return out;
 }
 
+// What the daemon itself did, beside what others would have done.
+absl::Status add_recorded(const SimulateOptions& o, SimHeader& header) {
+  if (o.workload.trace.empty()) return absl::OkStatus();
+  const auto recording = read_recording(o.workload.trace);
+  if (!recording.ok()) return annotate(recording.status(), "--trace");
+  WorkloadOptions as_recorded = o.workload;
+  as_recorded.rate = 0;
+  const auto workload = make_workload(as_recorded);
+  if (!workload.ok()) return workload.status();
+  header.recorded = recorded_result(*recording, *workload);
+  return absl::OkStatus();
+}
+
 absl::Status write_file(std::string_view option, const std::string& path, const std::string& text) {
   if (path.empty()) return absl::OkStatus();
   std::ofstream file(path);
@@ -276,6 +288,7 @@ absl::Status simulate(const SimulateOptions& o) {
   for (const SimResult& r : *results) steps += r.steps, requests += r.requests;
   fmt::print(stderr, "{} requests, {} steps in {:.1f} s\n", requests, steps, wall);
 
+  if (absl::Status status = add_recorded(o, plan->header); !status.ok()) return status;
   const SimMetric& metric = *find_metric(o.metric);
   fmt::print("{}", sim_table(plan->header, *results));
   if (o.bound > 0) fmt::print("{}", sim_crossings(metric, o.bound, *results));

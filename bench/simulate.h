@@ -1,5 +1,6 @@
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,11 +20,11 @@ struct SimulateOptions {
   std::string arrivals = "standard";
   std::string cost = "h200-8b", seed_cost;  // a machine or a file; the second is what the
                                             // scheduler is told, empty: the same
-  double noise = 0;
-  int64_t blocks = 0;                  // 0: cache.bytes, or what the machine has
-  int64_t pool_tokens = 0;             // likewise, in tokens
-  int64_t host_blocks = -1;            // negative: cache.host_bytes, or what the machine has
-  std::vector<double> tenant_weights;  // empty: all 1
+  std::optional<double> noise;              // sigma of a factor on each step; none: the machine's
+  int64_t blocks = 0;                       // 0: cache.bytes, or what the machine has
+  int64_t pool_tokens = 0;                  // likewise, in tokens
+  int64_t host_blocks = -1;                 // negative: cache.host_bytes, or what the machine has
+  std::vector<double> tenant_weights;       // empty: all 1
   int replicas = 1;
   std::string route = "round-robin";
   int depth = 1;    // steps in flight

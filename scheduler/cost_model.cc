@@ -77,15 +77,63 @@ void solve_non_negative(const Matrix& a, const Terms& b, unsigned set, Terms& x)
   }
 }
 
-}  // namespace
-
-CostModel::Terms CostModel::terms_of(const StepWork& w) {
+Terms terms_of(const StepWork& w) {
   return {1, w.prefill_tokens, w.prefill_context, w.decode_rows, w.decode_context};
 }
 
-CostModel::Terms CostModel::coefficients() const {
-  return {cost_.constant, cost_.per_prefill_token, cost_.per_prefill_pair, cost_.per_decode_row,
-          cost_.per_context_token};
+Terms coefficients(const StepCost& c) {
+  return {c.constant, c.per_prefill_token, c.per_prefill_pair, c.per_decode_row,
+          c.per_context_token};
+}
+
+void set_coefficients(const Terms& c, StepCost& cost) {
+  cost.constant = c[0];
+  cost.per_prefill_token = c[1];
+  cost.per_prefill_pair = c[2];
+  cost.per_decode_row = c[3];
+  cost.per_context_token = c[4];
+}
+
+}  // namespace
+
+StepFit fit_steps(std::span<const MeasuredStep> steps) {
+  constexpr int kRounds = 20;      // of weights by the last round's predictions
+  constexpr double kTiny = 1e-10;  // of a term's own sum: keeps equal terms apart
+  StepFit fit;
+  Terms c{};
+  for (int round = 0; round < kRounds; ++round) {
+    const CostModel model(fit.cost);
+    Matrix a{};
+    Terms b{};
+    unsigned set = 0;
+    for (const MeasuredStep& step : steps) {
+      const Terms x = terms_of(step.work);
+      // (No prediction is so near zero that its step would count for all.)
+      const double scale =
+          round == 0 ? step.seconds : std::max(model.seconds(step.work), 0.01 * step.seconds);
+      const double weight = 1 / (scale * scale);
+      for (int i = 0; i < kTerms; ++i) {
+        for (int j = 0; j < kTerms; ++j) a[i][j] += weight * x[i] * x[j];
+        b[i] += weight * x[i] * step.seconds;
+      }
+    }
+    for (int i = 0; i < kTerms; ++i) {
+      if (a[i][i] > 0) set |= 1u << i;
+      a[i][i] *= 1 + kTiny;
+    }
+    solve_non_negative(a, b, set, c);
+    set_coefficients(c, fit.cost);
+  }
+  const CostModel model(fit.cost);
+  double sum = 0, squares = 0;
+  for (const MeasuredStep& step : steps) {
+    const double off = std::log(step.seconds / std::max(model.seconds(step.work), 1e-9));
+    sum += off;
+    squares += off * off;
+  }
+  const double n = double(steps.size());
+  fit.sigma = n > 0 ? std::sqrt(std::max(0.0, squares / n - sum * sum / (n * n))) : 0;
+  return fit;
 }
 
 void CostModel::observe(const StepWork& work, double measured) {
@@ -126,7 +174,7 @@ void CostModel::forget(double keep) {
 }
 
 void CostModel::fit() {
-  Terms c = coefficients();
+  Terms c = coefficients(cost_);
   Matrix a{};
   Terms b{};
   unsigned set = 0;
@@ -149,11 +197,7 @@ void CostModel::fit() {
     b[i] += ridge * c[i];
   }
   solve_non_negative(a, b, set, c);
-  cost_.constant = c[0];
-  cost_.per_prefill_token = c[1];
-  cost_.per_prefill_pair = c[2];
-  cost_.per_decode_row = c[3];
-  cost_.per_context_token = c[4];
+  set_coefficients(c, cost_);
 }
 
 void CostModel::observe_copies(int64_t blocks, double seconds) {

@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cstdint>
+#include <span>
 
 #include "base/types.h"
 
@@ -33,6 +34,22 @@ struct StepCost {
   double per_decode_row = 2e-4, per_context_token = 0;
   double per_block_copy = 1e-4;
 };
+
+struct MeasuredStep {
+  StepWork work;
+  double seconds = 0;
+};
+
+// The figures under which steps take what these took on average, and what single ones are off by:
+// sigma of a log-normal factor of mean 1. All steps count alike, and none is left out: a stall is
+// part of what the machine does. What no step held costs nothing. Least squares of relative errors,
+// none below zero; relative to the prediction, since what is relative to the measured time favours
+// short steps and comes out below the mean by about twice the errors' variance.
+struct StepFit {
+  StepCost cost;  // but per_block_copy
+  double sigma = 0;
+};
+StepFit fit_steps(std::span<const MeasuredStep>);  // of work and time
 
 // Predicts what steps and copies take. Starts from a seed (a warm-up's fit, or a file's figures)
 // and is fitted to what was measured: recursive least squares that forget, of relative errors, with
@@ -72,8 +89,6 @@ class CostModel {
  private:
   static constexpr int kTerms = 5;
   using Terms = std::array<double, kTerms>;
-  static Terms terms_of(const StepWork&);
-  Terms coefficients() const;
   void fit();
   void forget(double keep);
 

@@ -27,6 +27,9 @@ class Adder {
   CLI::Option* operator()(const char* name, T& value, const std::string& help) {
     return command_.add_option(name, value, help)->capture_default_str()->take_last();
   }
+  void optional(const char* name, std::optional<double>& value, const std::string& help) {
+    command_.add_option(name, value, help)->take_last();
+  }
   template <class T>
   void list(const char* name, std::vector<T>& values, const std::string& help) {
     command_.add_option(name, values, help)->delimiter(',');
@@ -64,9 +67,11 @@ void add_workload(Adder& add, SimulateOptions& o) {
 
 void add_machine(Adder& add, SimulateOptions& o) {
   const std::string machines = fmt::format("{}", fmt::join(machine_names(), ", "));
-  add("--cost", o.cost, "What steps take: " + machines + ", or a TOML or JSON file");
+  add("--cost", o.cost,
+      "What steps take: " + machines + ", a TOML or JSON file, or a recording (.jsonl) to fit");
   add("--seed-cost", o.seed_cost, "What the scheduler believes at first; empty: the same");
-  add("--noise", o.noise, "Sigma of a log-normal factor on the time of each step");
+  add.optional("--noise", o.noise,
+               "Sigma of a log-normal factor on the time of each step [the machine's]");
   add("--blocks", o.blocks, "Cache blocks; 0: cache.bytes, or what the machine has");
   add("--pool-tokens", o.pool_tokens, "Likewise, in tokens");
   add("--host-blocks", o.host_blocks, "On the host; -1: cache.host_bytes, or the machine's");

@@ -1,6 +1,7 @@
 """`sluice simulate`: needs no model; every time in it is virtual."""
 
 import json
+import tomllib
 import xml.etree.ElementTree as tree
 
 import pytest
@@ -189,7 +190,14 @@ def test_a_daemon_records_what_the_simulator_replays(tmp_path, start):
     assert daemon.stop() == 0, daemon.log()
     assert "quick" not in path.read_text()
 
-    first, second = [json.loads(line) for line in path.read_text().splitlines()[1:-1]]
+    head, *lines, end = [json.loads(line) for line in path.read_text().splitlines()]
+    steps = [line for line in lines if "step" in line]
+    first, second = [line for line in lines if "step" not in line]
+    assert head["num_blocks"] > 0 and end == {"end": True, "requests": 2, "steps": len(steps)}
+    assert sum(s["decode_rows"] for s in steps) == 2 + 4  # each first token comes with its prompt
+    assert all(s["seconds"] > 0 and s["host_seconds"] >= 0 for s in steps)
+    assert 0 <= first["decisions"]["first_token"] < first["decisions"]["ended"]
+    assert second["decisions"]["cached"] >= (first["prompt"] - 1) // 4 * 4
     assert second["prompt"] == usage["prompt_tokens"] and first["at"] < second["at"]
     assert (first["output"], second["output"]) == (3, 5)
     shared = first["prompt"] // 4
@@ -198,9 +206,51 @@ def test_a_daemon_records_what_the_simulator_replays(tmp_path, start):
     [line] = out["lines"]
     assert line["completed"] == 2 and line["refused"] == 0
     assert line["cached_tokens"] >= (first["prompt"] - 1) // 4 * 4
+    assert out["recorded"]["completed"] == 2
+    assert out["recorded"]["latency_s"]["max"] == pytest.approx(
+        max(r["decisions"]["ended"] for r in (first, second)), abs=1e-6)
 
     result = run_cli("serve", DEMO, "--record=/nonexistent/file", "--port=0", "--grpc-port=0")
     assert result.returncode == 1 and "server.record_file: /nonexistent/file" in result.stderr
+
+
+def step_line(i, rows, tokens):
+    return {"step": i, "at": i * 0.1, "seconds": 0.005 + 0.001 * rows + 0.0002 * tokens,
+            "host_seconds": 0.001, "prefill_tokens": tokens, "prefill_pairs": 0, "decode_rows": rows,
+            "context": 0, "rows": rows + 1, "waiting": 0, "running": rows, "swap_out": 0, "swap_in": 0,
+            "forks": 0, "copied": 2, "copy_seconds": 0.001}
+
+
+def write_recording(path, steps, **header):
+    head = {**RECORDING[0], "num_blocks": 100, "host_blocks": 10, "kv_bytes_per_token": 1000, **header}
+    end = {**RECORDING[-1], "steps": len(steps)}
+    path.write_text("".join(json.dumps(line) + "\n" for line in [head, *steps, *RECORDING[1:-1], end]))
+
+
+def test_a_recordings_steps_are_a_machine(tmp_path):
+    path = tmp_path / "daemon.jsonl"
+    write_recording(path, [step_line(i, i % 5, 16 * (i % 3)) for i in range(1, 61)])
+    printed = run_cli("simulate", "--cost", path, "--print-cost")
+    assert printed.returncode == 0, printed.stderr
+    found = tomllib.loads(printed.stdout)
+    assert found.pop("name") == "daemon" and found.pop("noise") == pytest.approx(0, abs=1e-3)
+    assert found == {"constant_ms": pytest.approx(6, rel=1e-3), "decode_row_ms": pytest.approx(1, rel=1e-3),
+                     "prefill_token_ms": pytest.approx(0.2, rel=1e-3), "prefill_pair_ns": 0,
+                     "context_token_ns": 0, "kv_bytes_per_token": 1000, "pool_tokens": 1600,
+                     "host_tokens": 160, "copy_gb_per_s": pytest.approx(2 * 16 * 1000 / 0.001 / 1e9)}
+    out, _ = simulate(tmp_path, "--trace", path, "--cost", path)
+    assert out["num_blocks"] == 100 and out["host_blocks"] == 10 and out["noise"] < 1e-3
+    noisy, _ = simulate(tmp_path, "--trace", path, "--cost", path, "--noise=0.5")
+    assert noisy["noise"] == 0.5
+
+    write_recording(path, [step_line(i, 1, 0) for i in range(1, 10)])
+    refused("has 9 steps; a fit wants 50", "--cost", path)
+    write_recording(path, [])
+    refused("daemon.jsonl: has no steps", "--cost", path)
+    path.write_text("".join(json.dumps(line) + "\n" for line in RECORDING))
+    refused("--cost: " + str(path) + ": has no steps", "--cost", path)
+    write_recording(path, [{**step_line(1, 1, 0), "rows": -1}])
+    refused("daemon.jsonl line 2: \"rows\" must be", "--cost", path)
 
 
 def refused(word, *arguments, code=1):

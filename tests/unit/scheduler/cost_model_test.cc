@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <random>
+#include <vector>
 
 namespace sluice {
 namespace {
@@ -299,6 +300,54 @@ TEST(CostModelTest, CopiesAreAMeanOfTheRecentPast) {
   EXPECT_NEAR(model.cost().per_block_copy, 1e-4, 1e-6);
   model.observe_copies(100000, 100000 * 2e-4);  // however many: half at most
   EXPECT_NEAR(model.cost().per_block_copy, 1.5e-4, 1e-6);
+}
+
+std::vector<MeasuredStep> measured(int count, double sigma, uint64_t seed) {
+  Steps steps(seed);
+  std::vector<MeasuredStep> out;
+  for (int i = 0; i < count; ++i) {
+    const StepWork w = steps.next();
+    const double mean_one = std::exp(-0.5 * sigma * sigma);
+    out.push_back({w, seconds_of(kTruth, w) * mean_one * steps.noise(sigma)});
+  }
+  return out;
+}
+
+TEST(FitStepsTest, FindsTheFiguresOfStepsWithoutNoise) {
+  const StepFit fit = fit_steps(measured(100, 0, 1));
+  expect_terms(fit.cost, kTruth, 1e-3);
+  EXPECT_LT(fit.sigma, 1e-3);
+}
+
+// However noisy, predictions are right on average, and the noise is known.
+TEST(FitStepsTest, PredictsTheMeanOfNoisySteps) {
+  for (const double sigma : {0.1, 0.3, 0.6}) {
+    const std::vector<MeasuredStep> steps = measured(4000, sigma, 2);
+    const StepFit fit = fit_steps(steps);
+    EXPECT_NEAR(fit.sigma, sigma, 0.05 * sigma);
+    double predicted = 0, truth = 0;
+    for (const MeasuredStep& step : steps) {
+      predicted += seconds_of(fit.cost, step.work);
+      truth += seconds_of(kTruth, step.work);
+    }
+    EXPECT_NEAR(predicted / truth, 1, 0.05) << sigma;
+  }
+}
+
+TEST(FitStepsTest, IsNeverNegativeAndFreeOfWhatNoStepHeld) {
+  Steps steps(3);
+  std::vector<MeasuredStep> odd;
+  for (int i = 0; i < 200; ++i) {  // more rows are faster
+    const int rows = 1 + i % 8;
+    odd.push_back({steps.decodes(rows, 10), 1e-3 / rows});
+  }
+  const StepFit fit = fit_steps(odd);
+  EXPECT_GT(fit.cost.constant, 0);
+  EXPECT_GE(fit.cost.per_decode_row, 0);
+  EXPECT_GE(fit.cost.per_context_token, 0);
+  EXPECT_EQ(fit.cost.per_prefill_token, 0);
+  EXPECT_EQ(fit.cost.per_prefill_pair, 0);
+  EXPECT_TRUE(std::isfinite(fit.sigma));
 }
 
 }  // namespace
