@@ -122,6 +122,7 @@ absl::Status fit_recording(const std::string& path, SimMachine& m) {
   m.decode_row_ms = fit.cost.per_decode_row * 1e3;
   m.context_token_ns = fit.cost.per_context_token * 1e9;
   m.noise = fit.sigma;
+  m.errors = fit.errors;
   m.kv_bytes_per_token = std::max(h.kv_bytes_per_token, 1.0);
   const double bytes = copied * h.block_size * m.kv_bytes_per_token;
   m.copy_gb_per_s = copy_seconds > 0 && copied > 0 ? bytes / copy_seconds / 1e9 : kCopyRate;

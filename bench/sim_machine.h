@@ -13,16 +13,17 @@ namespace sluice {
 // of the cache there is. The same keys in a TOML or JSON file.
 struct SimMachine {
   std::string name;
-  double constant_ms = 0;         // of any step: the weights are read once
-  double prefill_token_ms = 0;    // per token of a prompt
-  double prefill_pair_ns = 0;     // per such token and token before it that it attends to
-  double decode_row_ms = 0;       // per decoding sequence
-  double context_token_ns = 0;    // per token of context that those read
-  double kv_bytes_per_token = 0;  // all layers
-  double copy_gb_per_s = 0;       // between device and host
-  double pool_tokens = 0;         // cache slots on the device
-  double host_tokens = 0;         // cache slots on the host; 0: none
-  double noise = 0;               // sigma of a log-normal factor of mean 1 on each step
+  double constant_ms = 0;              // of any step: the weights are read once
+  double prefill_token_ms = 0;         // per token of a prompt
+  double prefill_pair_ns = 0;          // per such token and token before it that it attends to
+  double decode_row_ms = 0;            // per decoding sequence
+  double context_token_ns = 0;         // per token of context that those read
+  double kv_bytes_per_token = 0;       // all layers
+  double copy_gb_per_s = 0;            // between device and host
+  double pool_tokens = 0;              // cache slots on the device
+  double host_tokens = 0;              // cache slots on the host; 0: none
+  double noise = 0;                    // sigma of a log-normal factor of mean 1 on each step
+  std::vector<StepError> errors = {};  // of a recording's steps, in their order; in no other file
 
   StepCost step_cost(int block_size) const;
 };

@@ -122,13 +122,9 @@ void SimReplica::launch(const StepPlan& plan, Instant now) {
   }
   result.logprobs.assign(result.tokens.size(), 0.0f);
 
-  double seconds = plan.rows.empty() ? 0 : truth_.seconds(work);
-  if (setup_.noise > 0) {
-    std::normal_distribution<double> normal(-0.5 * setup_.noise * setup_.noise, setup_.noise);
-    seconds *= std::exp(normal(noise_));
-  }
-  result.device_time = nanos(seconds);
-  seconds = to_seconds(result.device_time);
+  const StepError off = next_error();
+  result.device_time = nanos(plan.rows.empty() ? 0 : truth_.seconds(work) * off.factor + off.pause);
+  const double seconds = to_seconds(result.device_time);
   const Instant start = std::max(now, compute_free_);
   f.end = compute_free_ = start + result.device_time;
   if (plan.rows.empty()) return;
@@ -143,6 +139,21 @@ void SimReplica::launch(const StepPlan& plan, Instant now) {
     if (totals_.steps % kSampleSteps == 0) sample_cache();
   }
   ++totals_.steps;
+}
+
+// What slows one step down slows its neighbours down too, so recorded errors come in pieces from
+// random places, of random lengths (the stationary bootstrap: Politis and Romano, 1994).
+StepError SimReplica::next_error() {
+  constexpr double kPiece = 100;  // steps, on average
+  const std::vector<StepError>& errors = setup_.errors;
+  if (!errors.empty()) {
+    if (next_error_ == 0 || std::uniform_real_distribution<double>(0, kPiece)(noise_) < 1)
+      next_error_ = size_t(noise_() % errors.size());
+    return errors[next_error_++ % errors.size()];
+  }
+  if (setup_.noise == 0) return {};
+  std::normal_distribution<double> normal(-0.5 * setup_.noise * setup_.noise, setup_.noise);
+  return {std::exp(normal(noise_)), 0};
 }
 
 // Samples share the prompt, and are all about as long as the one seen last.

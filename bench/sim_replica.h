@@ -16,7 +16,9 @@ struct SimSetup {
   Policy policy;
   StepCost cost;       // what steps and copies take
   StepCost seed_cost;  // what the scheduler is told that they take
-  double noise = 0;    // sigma of a log-normal factor of mean 1 on the time of each step
+  // What steps are off by: a log-normal factor of mean 1 and this sigma; or pieces of `errors`.
+  double noise = 0;
+  std::vector<StepError> errors;
   int block_size = 16, num_blocks = 1, host_blocks = 0;
   int depth = 1;  // plans in flight
   int max_model_len = 1 << 30;
@@ -97,6 +99,7 @@ class SimReplica {
   int in_flight() const { return int(launched_ - committed_); }
   Flight& flight(uint64_t n) { return flights_[n % flights_.size()]; }
   void launch(const StepPlan&, Instant now);
+  StepError next_error();
   void count_live(const StepRow&, int index);
   void sample_cache();
   void count_tenants(const StepPlan&);
@@ -108,6 +111,7 @@ class SimReplica {
   std::optional<BlockPool> host_;
   std::unique_ptr<Scheduler> scheduler_;
   std::mt19937_64 noise_;
+  size_t next_error_ = 0;
   const Instant window_end_;
 
   std::vector<Flight> flights_;  // [depth] ring

@@ -229,8 +229,8 @@ std::vector<Field> server_fields(Config& c) {
        "--ports-file"},
       {"server.max_n", &c.server.max_n, "Samples (n) a request may ask for", "", 1, 1024},
       {"server.record_file", &c.server.record_file,
-       "File that gets times, lengths and prefix hashes of what is served, no text, for "
-       "`sluice simulate --trace`",
+       "File that gets times, lengths and prefix hashes of what is served, and its "
+       "steps; no text; for `sluice simulate`",
        "--record"},
       {"log.level",
        &c.log.level,

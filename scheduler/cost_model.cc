@@ -97,21 +97,24 @@ void set_coefficients(const Terms& c, StepCost& cost) {
 }  // namespace
 
 StepFit fit_steps(std::span<const MeasuredStep> steps) {
-  constexpr int kRounds = 20;      // of weights by the last round's predictions
+  constexpr int kRounds = 30;      // of weights by the last round's predictions
+  constexpr double kFar = 0.5;     // of a prediction
   constexpr double kTiny = 1e-10;  // of a term's own sum: keeps equal terms apart
   StepFit fit;
   Terms c{};
+  // No prediction is so near zero that its step would count for all.
+  const auto predicted = [&](const MeasuredStep& step) {
+    return std::max(CostModel(fit.cost).seconds(step.work), 1e-3 * step.seconds);
+  };
   for (int round = 0; round < kRounds; ++round) {
-    const CostModel model(fit.cost);
     Matrix a{};
     Terms b{};
     unsigned set = 0;
     for (const MeasuredStep& step : steps) {
       const Terms x = terms_of(step.work);
-      // (No prediction is so near zero that its step would count for all.)
-      const double scale =
-          round == 0 ? step.seconds : std::max(model.seconds(step.work), 0.01 * step.seconds);
-      const double weight = 1 / (scale * scale);
+      const double scale = round == 0 ? step.seconds : predicted(step);
+      const double off = std::abs(step.seconds / scale - 1);
+      const double weight = kFar / std::max(off, kFar) / (scale * scale);
       for (int i = 0; i < kTerms; ++i) {
         for (int j = 0; j < kTerms; ++j) a[i][j] += weight * x[i] * x[j];
         b[i] += weight * x[i] * step.seconds;
@@ -124,15 +127,21 @@ StepFit fit_steps(std::span<const MeasuredStep> steps) {
     solve_non_negative(a, b, set, c);
     set_coefficients(c, fit.cost);
   }
-  const CostModel model(fit.cost);
-  double sum = 0, squares = 0;
+  double took = 0, said = 0, sum = 0, squares = 0;
+  for (const MeasuredStep& step : steps) took += step.seconds, said += predicted(step);
+  if (said > 0) {
+    for (double& figure : c) figure *= took / said;
+  }
+  set_coefficients(c, fit.cost);
   for (const MeasuredStep& step : steps) {
-    const double off = std::log(step.seconds / std::max(model.seconds(step.work), 1e-9));
+    const double ratio = step.seconds / predicted(step), factor = std::min(ratio, 1 + kFar);
+    fit.errors.push_back({factor, (ratio - factor) * predicted(step)});
+    const double off = std::log(ratio);
     sum += off;
     squares += off * off;
   }
-  const double n = double(steps.size());
-  fit.sigma = n > 0 ? std::sqrt(std::max(0.0, squares / n - sum * sum / (n * n))) : 0;
+  const double n = double(std::max<size_t>(steps.size(), 1));
+  fit.sigma = std::sqrt(std::max(0.0, squares / n - sum * sum / (n * n)));
   return fit;
 }
 

@@ -3,6 +3,7 @@
 #include <array>
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "base/types.h"
 
@@ -40,14 +41,22 @@ struct MeasuredStep {
   double seconds = 0;
 };
 
-// The figures under which steps take what these took on average, and what single ones are off by:
-// sigma of a log-normal factor of mean 1. All steps count alike, and none is left out: a stall is
-// part of what the machine does. What no step held costs nothing. Least squares of relative errors,
-// none below zero; relative to the prediction, since what is relative to the measured time favours
-// short steps and comes out below the mean by about twice the errors' variance.
+// What a step took beside its prediction: that times `factor`, and then `pause` seconds.
+struct StepError {
+  double factor = 1, pause = 0;
+};
+
+// The figures under which steps take what these took together, and what single ones are off by.
+// Least squares of relative errors, none below zero, linear beyond kFar (Huber, 1964), so that a
+// stall does not decide what a token costs; then scaled, so that it does count. Relative to the
+// prediction: what is relative to the measured time favours short steps, and comes out below the
+// mean by about twice the errors' variance. What no step held costs nothing.
 struct StepFit {
-  StepCost cost;  // but per_block_copy
-  double sigma = 0;
+  StepCost cost;     // but per_block_copy
+  double sigma = 0;  // of the logarithm of measured over predicted time
+  // By step. What is beyond 1 + kFar is a pause: somebody else had the processor, and it would have
+  // taken as long beside a longer step.
+  std::vector<StepError> errors;
 };
 StepFit fit_steps(std::span<const MeasuredStep>);  // of work and time
 

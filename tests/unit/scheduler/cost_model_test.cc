@@ -334,6 +334,28 @@ TEST(FitStepsTest, PredictsTheMeanOfNoisySteps) {
   }
 }
 
+// A second of stall is a pause; it neither makes tokens dearer nor is it forgotten.
+TEST(FitStepsTest, KeepsStallsApartFromFigures) {
+  std::vector<MeasuredStep> steps = measured(1000, 0.05, 4);
+  for (size_t i = 99; i < steps.size(); i += 200) steps[i].seconds += 1;
+  const StepFit fit = fit_steps(steps);
+  ASSERT_EQ(fit.errors.size(), steps.size());
+  EXPECT_EQ(fit.errors[98].pause, 0);
+  EXPECT_NEAR(fit.errors[99].pause, 1, 0.15);
+  EXPECT_EQ(fit.errors[99].factor, 1.5);
+  double took = 0, said = 0;
+  for (size_t i = 0; i < steps.size(); ++i) {
+    const double predicted = seconds_of(fit.cost, steps[i].work);
+    took += steps[i].seconds;
+    said += predicted;
+    EXPECT_NEAR(predicted * fit.errors[i].factor + fit.errors[i].pause, steps[i].seconds, 1e-9);
+  }
+  EXPECT_NEAR(said / took, 1, 1e-9);
+  EXPECT_NEAR(off_by(fit.cost.per_prefill_token / fit.cost.constant,
+                     kTruth.per_prefill_token / kTruth.constant),
+              0, 0.05);
+}
+
 TEST(FitStepsTest, IsNeverNegativeAndFreeOfWhatNoStepHeld) {
   Steps steps(3);
   std::vector<MeasuredStep> odd;
