@@ -189,6 +189,22 @@ TEST(Simulate, NoiseChangesStepsButNotTheirMean) {
   EXPECT_GT(r.gap.p99, 1.5 * r.gap.p50);
 }
 
+// Slow steps come in rows, as they were recorded, and a pause is as long beside any step.
+TEST(Simulate, RecordedErrorsComeInPieces) {
+  SimOptions o = machine();
+  const Workload w = workload({{.prompt = 1, .output = 20000}});
+  o.setup.num_blocks = 20000;
+  const double plain = run(o, w).seconds;
+  o.setup.errors.assign(1000, StepError{0.75, 0});
+  std::fill_n(o.setup.errors.begin(), 500, StepError{1.25, 0});
+  EXPECT_NEAR(run(o, w).seconds / plain, 1, 0.1);
+  o.setup.errors.assign(1000, StepError{});
+  o.setup.errors[700].pause = 1;
+  const SimResult r = run(o, w);
+  EXPECT_NEAR(r.gap.max, r.gap.p50 + 1, 0.02);
+  EXPECT_NEAR((r.seconds - plain) / 20, 1, 0.7);
+}
+
 TEST(Simulate, CacheSharesAreThoseOfLiveTokens) {
   SimOptions o = machine();
   o.setup.num_blocks = 100;  // 1600 slots
