@@ -113,7 +113,7 @@ void Recorder::observe(std::span<const TokenEvent> events) {
     }
     if (e.finish == FinishReason::none || --live.samples_left > 0) continue;
     live.request.output = *std::max_element(live.outputs.begin(), live.outputs.end());
-    write(live, e.finish, e.trace.get());
+    write(live, e.finish, e.known().trace.get());
     live_.erase(it);
   }
 }

@@ -191,7 +191,8 @@ class Trial {
     EXPECT_EQ(t.finish, FinishReason::none) << "an event after the last one";
     t.take(e);
     out_.left += left(t);
-    if (e.trace) out_.preempted[e.request] = {e.trace->swaps, e.trace->recomputes};
+    if (const auto& trace = e.known().trace)
+      out_.preempted[e.request] = {trace->swaps, trace->recomputes};
   }
   void expect_empty() {
     squeeze_.release();

@@ -115,9 +115,10 @@ TEST_F(RecordingTest, HoldsWhatTheSchedulerDecided) {
     trace->note(at(1750), RequestTrace::Kind::demoted, 2);
     TokenEvent last = event(1, 5, FinishReason::length),
                never = event(2, -1, FinishReason::deadline);
-    last.trace = std::move(trace);
+    last.add_details().trace = std::move(trace);
     never.trace = std::make_shared<RequestTrace>();
-    (*recorder)->observe(std::vector{last, never});
+    (*recorder)->observe({&last, 1});
+    (*recorder)->observe({&never, 1});
   }
   EXPECT_THAT(text(),
               testing::HasSubstr(R"([[0.010000000,"admitted",3],[0.750000000,"demoted",2]])"));
