@@ -14,14 +14,15 @@ void Scheduler::Impl::commit(const StepResult& result, Instant now,
   const Shares shares = learn(f, to_seconds(result.device_time));
   const bool charges = shares.scale > 0 && policy_.order == Policy::Order::mlfq;
   if (policy_.prefix_caching) prepare_publish(f);
-  auto full = full_rows_.begin();
+  auto filling = f.filling.begin();
   for (size_t i = 0; i < f.rows.size(); ++i) {
     prefetch_flight(f, i);
-    const bool fills = full != full_rows_.end() && *full == i;
-    full += fills;
+    const bool fills = filling != f.filling.end() && *filling == i;
+    filling += fills;
     if (charges) charge_row(f, i, shares);
     if (f.rows[i].seq->ended) continue;
-    if (fills) publish(sequence_of(f, i), f.rows[i].begin, f.rows[i].begin + f.rows[i].count);
+    if (fills && policy_.prefix_caching)
+      publish(sequence_of(f, i), f.rows[i].begin, f.rows[i].begin + f.rows[i].count);
     commit_row(*f.owners[i], f.rows[i], result, i, events);
   }
   pool_.release(f.freed);
@@ -66,17 +67,12 @@ void Scheduler::Impl::prefetch_flight(const Flight& f, size_t i) const {
 
 // The places of the hash index are far apart: hash first, fetch, and publish in the pass after.
 void Scheduler::Impl::prepare_publish(const Flight& f) {
-  full_rows_.clear();
-  for (size_t i = 0; i < f.rows.size(); ++i) {
-    if (i + 16 < f.rows.size()) __builtin_prefetch(f.rows[i + 16].seq);
-    const StepRow& row = f.rows[i];
-    const int end = row.begin + row.count, over = end % block_size_;
-    if (over >= row.count || row.seq->ended) continue;
-    full_rows_.push_back(i);
+  for (size_t i : f.filling) {
+    if (f.rows[i].seq->ended) continue;
     Sequence& s = sequence_of(f, i);
-    extend_hashes(s, end / block_size_);
-    const int last = end / block_size_ - 1;
-    pool_.prefetch(s.blocks[last], s.hashes[last]);
+    const int full = (f.rows[i].begin + f.rows[i].count) / block_size_;
+    extend_hashes(s, full);
+    pool_.prefetch(s.blocks[full - 1], s.hashes[full - 1]);
   }
 }
 

@@ -1,6 +1,7 @@
 #include "scheduler/scheduler.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 
 #include "scheduler/scheduler_impl.h"
@@ -46,6 +47,7 @@ Scheduler::Impl::Impl(const Policy& policy, const CostModel& seed, BlockPool& de
       pool_(device),
       host_(host),
       block_size_(device.block_size()),
+      block_mask_(std::has_single_bit(unsigned(block_size_)) ? block_size_ - 1 : -1),
       watermark_(int(std::ceil(policy.watermark * device.num_blocks()))),
       max_model_len_(max_model_len),
       max_rows_(policy.max_rows > 0 ? std::min(policy.max_rows, policy.max_seqs) : policy.max_seqs),
@@ -108,7 +110,7 @@ void Scheduler::Impl::begin_step(StepPlan& plan) {
   occupied_ = !running_.empty();
   chunked_.clear(), chunk_rows_.clear(), chunk_owners_.clear();
   building_ = &flight(plan_);
-  building_->rows.clear(), building_->owners.clear();
+  building_->rows.clear(), building_->owners.clear(), building_->filling.clear();
   building_->work = {};
   plan.rows.reserve(size_t(policy_.max_seqs) - free_slots_.size() + size_t(policy_.max_passed));
 }
@@ -229,6 +231,8 @@ bool Scheduler::Impl::add_decodes(size_t index, StepPlan& plan) {
     }
     --decode_budget_;
     --rows_left_;
+    if (in_block(s.num_scheduled) + 1 == block_size_)
+      building_->filling.push_back(plan.rows.size());
     add_row(r, s, 1, plan, plan.rows, building_->owners);
   }
   if (chunks) {
@@ -287,7 +291,8 @@ void Scheduler::Impl::add_row(Record& r, Sequence& s, int count, StepPlan& plan,
   }
   building_->work.add(row.begin, count, row.is_decode());
   s.num_scheduled = end;
-  r.tenant->counter += count / r.tenant->weight;  // what is computed again is paid for again
+  // What is computed again is paid for again.
+  if (tenants_.size() > 1) r.tenant->counter += count / r.tenant->weight;
   ran(r);
   budget_ -= count;
   plan.num_tokens += count;
@@ -297,6 +302,9 @@ void Scheduler::Impl::add_row(Record& r, Sequence& s, int count, StepPlan& plan,
 
 void Scheduler::Impl::finish_plan(StepPlan& plan) {
   Flight& f = *building_;
+  for (size_t i = 0; i < chunk_rows_.size(); ++i) {
+    if (fills_block(chunk_rows_[i])) f.filling.push_back(plan.rows.size() + i);
+  }
   plan.rows.insert(plan.rows.end(), chunk_rows_.begin(), chunk_rows_.end());
   f.owners.insert(f.owners.end(), chunk_owners_.begin(), chunk_owners_.end());
   note_unfinished();

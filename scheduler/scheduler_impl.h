@@ -198,6 +198,12 @@ struct Scheduler::Impl {
   void sweep();
 
   // memory.cc: blocks, slots and preemption.
+  int in_block(int position) const {
+    return block_mask_ >= 0 ? position & block_mask_ : position % block_size_;
+  }
+  bool fills_block(const StepRow& row) const {
+    return in_block(row.begin) + row.count >= block_size_;
+  }
   int blocks_for(int tokens) const { return (tokens + block_size_ - 1) / block_size_; }
   int total_need(const Record& r) const {  // blocks, if every live sample uses all its tokens
     return r.shared_blocks + r.num_live * (r.final_blocks - r.shared_blocks);
@@ -254,6 +260,7 @@ struct Scheduler::Impl {
     uint64_t id = 0;
     std::vector<StepRow> rows;
     std::vector<Record*> owners;  // of the rows
+    std::vector<size_t> filling;  // those rows that fill a block
     std::vector<BlockId> freed;
     int num_coming = 0;  // of `freed`, how many nobody else holds
     StepWork work;
@@ -297,7 +304,9 @@ struct Scheduler::Impl {
   CostModel cost_;
   BlockPool& pool_;
   BlockPool* const host_;
-  const int block_size_, watermark_, max_model_len_, max_rows_;
+  const int block_size_;
+  const int block_mask_;  // block_size_ - 1; -1: that is no power of two
+  const int watermark_, max_model_len_, max_rows_;
   const std::vector<TokenId> eos_;
 
   std::unordered_map<RequestId, std::unique_ptr<Record>> live_;
@@ -360,7 +369,6 @@ struct Scheduler::Impl {
   std::vector<Record*> chunk_owners_;
   std::vector<BlockId> scratch_;
   std::vector<BlockCopy> mapping_;  // of one swap: from block to block
-  std::vector<size_t> full_rows_;   // of the step that commits: those that fill a block
 };
 
 }  // namespace sluice

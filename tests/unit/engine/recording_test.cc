@@ -116,7 +116,7 @@ TEST_F(RecordingTest, HoldsWhatTheSchedulerDecided) {
     TokenEvent last = event(1, 5, FinishReason::length),
                never = event(2, -1, FinishReason::deadline);
     last.add_details().trace = std::move(trace);
-    never.trace = std::make_shared<RequestTrace>();
+    never.add_details().trace = std::make_shared<RequestTrace>();
     (*recorder)->observe({&last, 1});
     (*recorder)->observe({&never, 1});
   }
