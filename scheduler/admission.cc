@@ -187,7 +187,10 @@ void Scheduler::Impl::admit_waiting(StepPlan& plan) {
     if (r == nullptr) break;
     if (admit_one(*r, plan)) {
       for (Record* p : passed_) starving |= ++p->num_overtaken >= policy_.max_overtakes;
-      if (r->state == SeqState::running) add_chunks(*r, plan);
+      if (r->state != SeqState::running) continue;
+      // One that comes back without a copy may have nothing left to compute but its next token.
+      if (policy_.step != Policy::Step::prefill_first) add_decodes(*r, plan);
+      add_chunks(*r, plan);
     } else {
       passed_.push_back(r);
       starving = policy_.order == Policy::Order::fcfs_strict || r->starving ||

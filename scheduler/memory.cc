@@ -76,7 +76,6 @@ void Scheduler::Impl::hold_back(Record& victim) {
 void Scheduler::Impl::preempt(Record& r, StepPlan& plan, bool proactive) {
   CHECK(!reserved(r) && r.state == SeqState::running && r.last_plan <= committed_);
   ++counters_.preemptions;
-  ++preempted_since_token_;
   counters_.proactive += proactive;
   pushed_out_ = true;
   count_level(r, -1);
@@ -85,7 +84,10 @@ void Scheduler::Impl::preempt(Record& r, StepPlan& plan, bool proactive) {
   r.at_bound = r.num_preempted >= policy_.max_preemptions ||
                r.num_pushed_out >= kPushesPerPreemption * policy_.max_preemptions;
   counters_.proactive_swaps += swapped && proactive;
-  if (!swapped) give_up(r);
+  if (!swapped) {
+    ++preempted_since_token_;
+    give_up(r);
+  }
   for (Sequence& s : r.seqs) {
     pool_.release(s.blocks);
     if (!swapped) s.num_computed = s.num_cached = 0;

@@ -129,7 +129,7 @@ void Scheduler::Impl::fill_mixed(StepPlan& plan) {
   }
   for (size_t i = 0; i < running_.size(); ++i) {
     prefetch_running(i);
-    if (!add_decodes(i, plan)) watch(*running_[i].record);
+    if (!add_decodes(*running_[i].record, plan)) watch(*running_[i].record);
   }
   set_chunk_budget();
   for (Record* r : chunked_) add_chunks(*r, plan);
@@ -145,7 +145,7 @@ void Scheduler::Impl::fill_prefill_first(StepPlan& plan) {
   if (!chunk_rows_.empty()) return;
   for (size_t i = 0; i < running_.size(); ++i) {
     prefetch_running(i);
-    if (!add_decodes(i, plan)) watch(*running_[i].record);
+    if (!add_decodes(*running_[i].record, plan)) watch(*running_[i].record);
   }
 }
 
@@ -213,8 +213,7 @@ bool Scheduler::Impl::wants_chunk(const Record& r, const Sequence& s) const {
 }
 
 // False when some of it wanted a row and got none.
-bool Scheduler::Impl::add_decodes(size_t index, StepPlan& plan) {
-  Record& r = *running_[index].record;
+bool Scheduler::Impl::add_decodes(Record& r, StepPlan& plan) {
   if (r.state != SeqState::running || r.held_back == round_) return true;
   bool chunks = false, served = true;
   for (Sequence& s : r.seqs) {
@@ -225,7 +224,7 @@ bool Scheduler::Impl::add_decodes(size_t index, StepPlan& plan) {
     }
     // Beyond the known tokens there is at most one more, on the device: the last one drawn.
     if (s.num_scheduled >= r.max_scheduled()) continue;
-    if (decode_budget_ == 0 || rows_left_ == 0 || !grow(r, s, plan)) {
+    if (decode_budget_ == 0 || budget_ == 0 || rows_left_ == 0 || !grow(r, s, plan)) {
       served = false;
       continue;
     }

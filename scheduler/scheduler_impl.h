@@ -144,7 +144,7 @@ struct Scheduler::Impl {
   int affordable(int begin) const;
   void spend(int begin, int count);
   void prefetch_running(size_t index) const;
-  bool add_decodes(size_t index, StepPlan&);
+  bool add_decodes(Record&, StepPlan&);
   void add_chunks(Record&, StepPlan&);
   void add_row(Record&, Sequence&, int count, StepPlan&, std::vector<StepRow>& rows,
                std::vector<Record*>& owners);
@@ -341,7 +341,7 @@ struct Scheduler::Impl {
   int64_t copied_blocks_ = 0;  // as last reported
   Nanos copied_time_{};
   int stalled_rounds_ = 0;
-  int64_t preempted_since_token_ = 0;
+  int64_t preempted_since_token_ = 0;  // those that lost what they had computed
   int steps_since_admission_ = 0;
 
   // Of the step being built.

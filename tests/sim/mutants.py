@@ -197,8 +197,8 @@ MUTANTS = [
     # --- what a step holds ---
     ("whole prompts are cut", SCHED, "if (count == 0 || (whole_prompts() && count < left)) return;",
      "if (count == 0) return;"),
-    ("rows have no bound", SCHED, "if (decode_budget_ == 0 || rows_left_ == 0 || !grow(",
-     "if (decode_budget_ == 0 || !grow("),
+    ("rows have no bound", SCHED, "if (decode_budget_ == 0 || budget_ == 0 || rows_left_ == 0 || !grow(",
+     "if (decode_budget_ == 0 || budget_ == 0 || !grow("),
     ("rows set aside are left to the next step", SCHED, "rows_aside_ = soon_ = taken_ = 0;",
      "soon_ = taken_ = 0;"),
     ("a batch is open", ADMIT, "return !batch_closed();", "return true;"),

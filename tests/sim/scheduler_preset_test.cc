@@ -11,7 +11,7 @@
 namespace sluice {
 namespace {
 
-constexpr int kWorlds = 2000, kTenantWorlds = 40;
+constexpr int kWorlds = 2000, kTenantWorlds = 400;
 
 std::string current_preset;
 uint64_t current_seed = 0;
@@ -62,7 +62,7 @@ class TenantWorld {
  public:
   TenantWorld(uint64_t seed, Policy policy) : rng_(seed) {
     policy.max_seqs = rnd(3, 12);
-    policy.max_step_tokens = rnd(48, 128);
+    policy.max_step_tokens = rnd(72, 128);
     policy.max_queue = 1 << 20;
     policy.prefix_caching = false;
     policy.tenant_weights.clear();
@@ -80,12 +80,15 @@ class TenantWorld {
   // How far the worst tenant's share of the computed tokens is from its weight's, relatively.
   double run() {
     int64_t computed = 0;
+    int idle = 0;
     while (computed < tokens_wanted_) {
       for (size_t t = 0; t < weights_.size(); ++t) {
         while (waiting_[t] < 24) submit(uint32_t(t));
       }
       const StepPlan plan = scheduler_->schedule(now_, copies_, events_);
-      CHECK(!plan.empty());
+      idle = plan.empty() ? idle + 1 : 0;
+      CHECK(idle < 3);  // one round, while somebody makes room and somebody comes in
+      if (plan.empty()) continue;
       for (const StepRow& row : plan.rows) {
         computed += row.count;
         computed_[row.seq->request->tenant] += row.count;

@@ -50,7 +50,6 @@ TEST_P(Worlds, EveryOutputEqualsTheRequestRunAlone) {
         c.host_cached, c.session_tails, c.oldest, c.storms, c.starved}) {
     EXPECT_GT(seen, 0);
   }
-  EXPECT_TRUE(GetParam() > 1 || c.orca > 0);
   EXPECT_GT(c.refused, 0);
   EXPECT_GT(c.overloaded, 0);
   EXPECT_GT(c.preemptions, 0);
