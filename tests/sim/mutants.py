@@ -134,7 +134,8 @@ MUTANTS = [
     ("a cancelled sample is forked", COMMIT, "      release_slot(r.samples[i]);\n      continue;\n",
      "      release_slot(r.samples[i]);\n"),
     ("forked samples hold no reference", COMMIT, "      pool_.retain(r.seqs[0].blocks);\n", ""),
-    ("rows of ended sequences are kept", COMMIT, "    if (f.rows[i].seq->ended) continue;\n", ""),
+    ("rows of ended sequences are kept", COMMIT,
+     "    if (f.rows[i].seq->ended) continue;\n    if (fills", "    if (fills"),
     ("a second final event", SCHED, "|| r.samples[i].done) continue;", ") continue;"),
     ("cancel tells nobody", SCHED, "std::move(owed_.begin(), owed_.end(), "
      "std::back_inserter(events));\n", ""),
