@@ -22,9 +22,8 @@ constexpr std::array kPresets = {
     // Sarathi-Serve (OSDI'24): stall-free batches within a budget for the time between tokens.
     Preset{"sarathi", "fcfs", "chunked", "paged", "target", "recompute", "off"},
     // FastServe (NSDI'26): skip-join MLFQ, proactive swap. Promotion as in its artifact in effect,
-    // which
-    // looks for 3 s every thousand steps: the paper's 0.3 s swaps so much that reactive swap is
-    // better.
+    // which looks for 3 s every thousand steps: the paper's 0.3 s swaps so much that reactive swap
+    // is better.
     Preset{"fastserve", "mlfq", "whole", "paged", "fixed", "swap", "on", 30000, 1},
     // Text Generation Inference: newcomers gather, memory reserved at once.
     Preset{"tgi", "fcfs_strict", "ratio", "full", "fixed", "recompute", "off"},
@@ -32,8 +31,7 @@ constexpr std::array kPresets = {
     // somebody takes them.
     Preset{"lmdeploy", "fcfs", "chunked", "paged", "split_fuse", "recompute", "off"},
     // Promotion after 3 s at every level: longer bounds gain a few percent in a burst and let
-    // answers
-    // stand still for as long.
+    // answers stand still for as long.
     Preset{"sluice", "mlfq", "chunked", "paged", "target", "cheapest", "on", 3000, 1},
 };
 

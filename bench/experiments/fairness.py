@@ -11,7 +11,7 @@ WORKLOAD = "--workload two-tenants --cost a100-opt13b --scheduler.max_queue 1000
 
 
 def run(bench: Bench):
-    common = f"{WORKLOAD} --requests {max(450, bench.requests(6000))}"
+    common = f"{WORKLOAD} --requests {max(450, bench.requests(24000))}"
     rows = []
     for weights, due in (("1,1", 50), ("1,3", 75)):
         for name, variant in [("sarathi", "--preset sarathi"), ("sluice", "--preset sluice"),
@@ -24,7 +24,7 @@ def run(bench: Bench):
             rows.append([f"{weights.replace(',', ':')}, {name}", due, share,
                          share.map(lambda v: v - due)])
     return "\n\n".join([
-        code(f"sluice simulate --preset sarathi,sluice {WORKLOAD} --requests 6000 --rates 25 "
+        code(f"sluice simulate --preset sarathi,sluice {WORKLOAD} --requests 24000 --rates 25 "
              "--tenant-weights 1,3"),
         "Share of the smaller tenant in the tokens computed while both have requests waiting, in %:",
         table(["weights", "due", "computed", "difference"], rows)])
