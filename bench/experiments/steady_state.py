@@ -6,8 +6,9 @@ percentile against first come, first served.
 """
 
 from common import Bench, Range, code, get, main, table
-from transient import FCFS, WORKLOAD
+from transient import FCFS, MACHINE, WORKLOADS
 
+WORKLOAD = f"--workload {WORKLOADS[0]} {MACHINE}"
 # Requests a second, by rows: what FCFS does when 8 are offered, median of three seeds.
 CAPACITY = {16: 1.34, 256: 2.01}
 
