@@ -29,6 +29,7 @@ constexpr std::array kKeys = {
     Key{"copy_gb_per_s", &SimMachine::copy_gb_per_s, 1e-6},
     Key{"pool_tokens", &SimMachine::pool_tokens, 1},
     Key{"host_tokens", &SimMachine::host_tokens, 0},
+    Key{"tile_tokens", &SimMachine::tile_tokens, 1},
     Key{"noise", &SimMachine::noise, 0},
 };
 

@@ -22,6 +22,7 @@ struct SimMachine {
   double copy_gb_per_s = 0;            // between device and host
   double pool_tokens = 0;              // cache slots on the device
   double host_tokens = 0;              // cache slots on the host; 0: none
+  double tile_tokens = 1;              // steps with prompts pay for a multiple of so many tokens
   double noise = 0;                    // sigma of a log-normal factor of mean 1 on each step
   std::vector<StepError> errors = {};  // of a recording's steps, in their order; in no other file
 

@@ -122,6 +122,9 @@ void SimReplica::launch(const StepPlan& plan, Instant now) {
   }
   result.logprobs.assign(result.tokens.size(), 0.0f);
 
+  if (const int over = plan.num_tokens % setup_.tile_tokens; over > 0 && work.prefill_tokens > 0)
+    work.prefill_tokens += setup_.tile_tokens - over;
+
   const StepError off = next_error();
   result.device_time = nanos(plan.rows.empty() ? 0 : truth_.seconds(work) * off.factor + off.pause);
   const double seconds = to_seconds(result.device_time);

@@ -17,6 +17,7 @@ struct SimSetup {
   StepCost cost;       // what steps and copies take
   StepCost seed_cost;  // what the scheduler is told that they take
   // What steps are off by: a log-normal factor of mean 1 and this sigma; or pieces of `errors`.
+  int tile_tokens = 1;  // steps with prompts take as long as a multiple of so many tokens
   double noise = 0;
   std::vector<StepError> errors;
   int block_size = 16, num_blocks = 1, host_blocks = 0;

@@ -124,6 +124,7 @@ absl::Status add_machine(const SimulateOptions& o, Plan& plan, SimOptions& sim) 
   setup.cost = machine->step_cost(setup.block_size);
   setup.seed_cost = seed->step_cost(setup.block_size);
   setup.noise = plan.header.noise = o.noise.value_or(machine->noise);
+  setup.tile_tokens = int(std::min(machine->tile_tokens, 1e6));
   if (!o.noise) setup.errors = machine->errors;
   setup.depth = o.depth;
   if (o.config.model.max_model_len > 0) setup.max_model_len = o.config.model.max_model_len;

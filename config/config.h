@@ -48,6 +48,7 @@ struct Config {
     double token_interval_ms = 0;  // budget=target: time between tokens; 0: interval_factor
     double interval_factor = 3;    // times a plain decode step of what runs
     int max_prefill_steps = 1;     // budget=split_fuse
+    int tile_tokens = 1;           // steps that cut a prompt end on a multiple
     double quantum_ms = 0;         // order=mlfq: of the first level; 0: one decode step
     double promote_ms = 0;  // order=mlfq: starving after so long without a step; 0: the preset's
     double promote_growth = 0;    // times this per level; 0: the preset's

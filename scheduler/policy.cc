@@ -78,6 +78,7 @@ absl::StatusOr<Policy> Policy::from(const Config::Scheduler& c, const Config::Ca
   p.token_interval = c.token_interval_ms / 1e3;
   p.interval_factor = c.interval_factor;
   p.max_prefill_steps = c.max_prefill_steps;
+  p.tile_tokens = c.tile_tokens;
   p.quantum = c.quantum_ms / 1e3;
   p.promote_after =
       std::chrono::duration_cast<Nanos>(std::chrono::duration<double, std::milli>(c.promote_ms));

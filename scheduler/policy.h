@@ -70,6 +70,9 @@ struct Policy {
   double interval_factor = 3;
   int min_chunk = 16;         // tokens that prefills get in any step, whatever the target says
   int max_prefill_steps = 1;  // Budget::split_fuse
+  // Kernels compute so many tokens at a time, and a step with one more pays for as many again:
+  // where a prompt is cut, the step's tokens are a multiple (Agrawal et al., "SARATHI", 2023).
+  int tile_tokens = 1;
 
   // Order::mlfq. Level i has a quantum of quantum * 2^i seconds of work; 0: one decode step, by the
   // cost model. A request at level i that did not run for promote_after * promote_growth^i is

@@ -257,7 +257,8 @@ void Scheduler::Impl::add_chunks(Record& r, StepPlan& plan) {
       }
     }
     const int left = s.num_tokens() - s.num_scheduled;
-    const int count = std::min({budget_, chunk_budget_, left, affordable(s.num_scheduled)});
+    int count = std::min({budget_, chunk_budget_, left, affordable(s.num_scheduled)});
+    if (count < left) count = tiled(count, plan);
     if (count == 0 || (whole_prompts() && count < left)) return;
     chunk_budget_ -= count;
     spend(s.num_scheduled, count);
@@ -266,6 +267,14 @@ void Scheduler::Impl::add_chunks(Record& r, StepPlan& plan) {
     r.trace->chunks += 1;
     r.trace->note(now_, RequestTrace::Kind::chunk, count);
   }
+}
+
+// A cut chunk, such that the step ends with a tile. A step's first chunk is never cut to nothing.
+int Scheduler::Impl::tiled(int count, const StepPlan& plan) const {
+  const int over = (plan.num_tokens + count) % policy_.tile_tokens;
+  if (over < count) return count - over;
+  const bool full = plan.num_tokens % policy_.tile_tokens == 0;  // its last tile
+  return full && !chunk_rows_.empty() ? 0 : count;
 }
 
 void Scheduler::Impl::spend(int begin, int count) {

@@ -142,6 +142,7 @@ struct Scheduler::Impl {
   void set_chunk_budget();
   double token_interval() const;
   int affordable(int begin) const;
+  int tiled(int count, const StepPlan&) const;
   void spend(int begin, int count);
   void prefetch_running(size_t index) const;
   bool add_decodes(Record&, StepPlan&);

@@ -12,7 +12,7 @@ import time
 
 from common import ROOT, Bench
 
-EXPERIMENTS = ["iteration_level", "transient", "steady_state", "chunked_prefill", "head_of_line",
+EXPERIMENTS = ["iteration_level", "transient", "steady_state", "chunked_prefill", "tile", "head_of_line",
                "paging", "prefix_cache", "swap", "tgi_lmdeploy", "sessions", "fairness", "fastgen",
                "scale"]
 

@@ -487,6 +487,26 @@ TEST_F(PolicyTest, SplitFuseEvensOutAPrompt) {
   EXPECT_EQ(info(2).trace.events.back().value, 10);
 }
 
+TEST_F(PolicyTest, AStepThatCutsAPromptEndsWithATile) {
+  policy.tile_tokens = 16;
+  policy.max_step_tokens = 40;
+  make(1000, 4);
+  add(1, request(5, 9));
+  add(2, request(200, 1, 2000));
+  add(3, request(200, 1, 3000));
+  const auto counts = [&] {
+    std::vector<int> out;
+    for (const Row& row : step()) out.push_back(row.count);
+    return out;
+  };
+  EXPECT_EQ(counts(), (std::vector<int>{5, 27}));  // the third waits for a tile of its own
+  EXPECT_EQ(counts(), (std::vector<int>{1, 31}));
+  policy.tile_tokens = 64;  // beyond what a step holds: no tile can be filled
+  make(1000, 4);
+  add(1, request(200, 1));
+  EXPECT_EQ(counts(), (std::vector<int>{40}));
+}
+
 TEST_F(PolicyTest, WholePromptsAreNotCut) {
   policy.step = Policy::Step::whole;
   policy.order = Policy::Order::fcfs_strict;

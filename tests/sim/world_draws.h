@@ -64,6 +64,7 @@ class WorldDraws {
     policy_.min_residency = rnd(0, 3);
     policy_.token_interval = rnd(0, 1) ? 0 : 1e-3 * rnd(1, 10);
     policy_.max_prefill_steps = rnd(1, 4);
+    policy_.tile_tokens = rnd(0, 3) ? 1 : rnd(2, 12);
     policy_.quantum = rnd(0, 1) ? 0 : 1e-4 * rnd(1, 40);
     policy_.promote_after = std::chrono::milliseconds(rnd(1, 200));
     policy_.promote_growth = rnd(1, 2);

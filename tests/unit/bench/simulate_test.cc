@@ -112,6 +112,14 @@ TEST(Simulate, OneRequestTakesWhatItsStepsTake) {
   EXPECT_NEAR(r.token_rate, 104 / r.seconds, 1e-6);
 }
 
+TEST(Simulate, AStepWithPromptsPaysForWholeTiles) {
+  SimOptions o = machine();
+  o.setup.tile_tokens = 64;
+  const SimResult r = run(o, workload({{.prompt = 100, .output = 4}}));
+  EXPECT_NEAR(r.ttft.mean, 0.010 + 128 * 1e-4, 1e-9);
+  EXPECT_EQ(r.gap.max, 0.011);  // decodes do not
+}
+
 // A step under way is not joined: the second request waits for its end.
 TEST(Simulate, StepsHoldWhoCameBeforeThem) {
   const Workload w = workload(
