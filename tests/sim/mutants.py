@@ -27,7 +27,7 @@ SOURCES = ["base/check.cc", "kvcache/block_pool.cc", "scheduler/scheduler.cc",
 PROGRAMS = {  # the quick ones first
     "pool": ["tests/unit/kvcache/block_pool_test.cc"],
     "rules": ["tests/sim/scheduler_rules_test.cc", "tests/sim/scheduler_memory_test.cc",
-              "tests/sim/scheduler_policy_test.cc"],
+              "tests/sim/scheduler_policy_test.cc", "tests/sim/scheduler_swap_test.cc"],
     "worlds": ["tests/sim/scheduler_sim_test.cc"],
     "presets": ["tests/sim/scheduler_preset_test.cc"],
 }
@@ -211,6 +211,7 @@ MUTANTS = [
     ("the target interval is ignored", SCHED, "std::max(token_interval() - cost_.seconds(building_->work), 0.0);", "1e9;"),
     ("a request's own interval is ignored", SCHED,
      "if (own > 0) interval = std::min(interval, own);", ""),
+    ("tiles are ignored", SCHED, "if (over < count) return count - over;", ""),
     ("split-fuse takes all at once", SCHED,
      "(left + policy_.max_prefill_steps - 1) / policy_.max_prefill_steps", "left"),
     # --- the host tier ---
@@ -254,6 +255,8 @@ MUTANTS = [
      "if (found.blocks == 0 || found.held > 0) return 0;", "if (found.blocks == 0) return 0;"),
     ("a session forgets its seed", ADMIT,
      "if (!r.request.sampling.seed_given) r.request.sampling.seed = it->second.seed;", ""),
+    ("the newest sessions are forgotten", COMMIT, "s.second.used <= *cut", "s.second.used >= *cut"),
+    ("sessions have no bound", COMMIT, "if (sessions_.size() >= kMaxSessions) forget_sessions();", ""),
     ("a whole session may come from the cache", ADMIT, "|| end >= s.num_tokens()) return 0;",
      "|| end > s.num_tokens()) return 0;"),
 ]
