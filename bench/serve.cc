@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <array>
 #include <boost/asio.hpp>
 #include <boost/beast.hpp>
 #include <cmath>
@@ -43,31 +44,10 @@ absl::StatusOr<Target> parse_url(std::string_view url) {
   return target;
 }
 
-struct Shape {
-  int input = 0, output = 0;
-};
-
-absl::StatusOr<std::vector<Shape>> read_lengths(const std::string& path) {
-  std::ifstream file(path);
-  if (!file) return not_found("--lengths: cannot read {}", path);
-  std::vector<Shape> shapes;
-  std::string line;
-  for (int number = 1; std::getline(file, line); ++number) {
-    Shape shape;
-    if (std::sscanf(line.c_str(), "%d,%d", &shape.input, &shape.output) == 2 && shape.input > 0 &&
-        shape.output > 0) {
-      shapes.push_back(shape);
-    } else if (number > 1 && !line.empty()) {  // the first line may be a header
-      return invalid_argument("--lengths: {} line {}: expected input,output", path, number);
-    }
-  }
-  if (shapes.empty()) return invalid_argument("--lengths: {} has no lengths", path);
-  return shapes;
-}
-
 // What one request came to. Times in seconds.
 struct Outcome {
   std::string error;  // empty: it succeeded
+  double due = 0;     // since the start
   double ttft = 0, total = 0, tpot = 0;
   int input_tokens = 0, output_tokens = 0;
   std::vector<double> gaps;
@@ -94,13 +74,15 @@ bool has_text(std::string_view event) {
 
 class Load {
  public:
-  Load(const BenchServeOptions& options, Target target, std::vector<Shape> shapes)
+  Load(const BenchServeOptions& options, Target target, Workload workload)
       : options_(options),
         target_(std::move(target)),
-        shapes_(std::move(shapes)),
-        rng_(options.seed) {
-    std::mt19937_64 prefix_rng(options.seed ^ 0x5eed);
-    for (int i = 0; i < options_.shared_prefix; ++i) prefix_.push_back(draw_id(prefix_rng));
+        workload_(std::move(workload)),
+        rng_(options.workload.seed) {
+    std::mt19937_64 prefix_rng(options.workload.seed ^ 0x5eed);
+    int longest = 0;
+    for (const SimRequest& r : workload_.requests) longest = std::max(longest, r.shared);
+    for (int i = 0; i < longest; ++i) prefix_.push_back(draw_id(prefix_rng));
   }
 
   absl::Status run() {
@@ -109,19 +91,20 @@ class Load {
     if (absl::Status s = find_model(); !s.ok()) return s;
     for (int i = 0; i < options_.warmup; ++i) {
       Outcome outcome;
-      const std::string body = make_body(i);  // the coroutine keeps a reference
+      // The coroutine keeps a reference.
+      const std::string body = make_body(workload_.requests[i % workload_.requests.size()]);
       asio::co_spawn(io_, request(body, Clock::now(), &outcome), asio::detached);
       io_.run();
       io_.restart();
       if (!outcome.error.empty()) return unavailable("warm-up request: {}", outcome.error);
     }
-    for (int i = 0; i < options_.num_requests; ++i) bodies_.push_back(make_body(i));
-    outcomes_.resize(options_.num_requests);
+    for (const int i : workload_.order) bodies_.push_back(make_body(workload_.requests[i]));
+    outcomes_.resize(bodies_.size());
     began_ = Clock::now();
-    if (options_.rate > 0) {
+    if (workload_.clients == 0) {
       asio::co_spawn(io_, open_loop(), asio::detached);
     } else {
-      for (int i = 0; i < std::min(options_.concurrency, options_.num_requests); ++i)
+      for (size_t i = 0; i < std::min(size_t(workload_.clients), bodies_.size()); ++i)
         asio::co_spawn(io_, closed_loop(), asio::detached);
     }
     asio::co_spawn(io_, progress(), asio::detached);
@@ -170,14 +153,12 @@ class Load {
     return request;
   }
 
-  std::string make_body(int index) {
-    const Shape shape = shapes_[index % shapes_.size()];
-    json body = {{"model", model_},  {"max_tokens", shape.output},
+  std::string make_body(const SimRequest& r) {
+    json body = {{"model", model_},  {"max_tokens", r.output},
                  {"temperature", 0}, {"ignore_eos", true},
                  {"stream", true},   {"stream_options", {{"include_usage", true}}}};
-    std::vector<int> ids(prefix_.begin(),
-                         prefix_.begin() + std::min<size_t>(prefix_.size(), shape.input));
-    while (static_cast<int>(ids.size()) < shape.input) ids.push_back(draw_id(rng_));
+    std::vector<int> ids(prefix_.begin(), prefix_.begin() + r.shared);
+    while (static_cast<int>(ids.size()) < r.prompt) ids.push_back(draw_id(rng_));
     if (options_.chat) {
       std::string words;
       for (const int id : ids) words += fmt::format("w{} ", id);
@@ -190,10 +171,9 @@ class Load {
 
   asio::awaitable<void> open_loop() {
     asio::steady_timer timer(io_);
-    std::exponential_distribution<double> gap(options_.rate);
-    Clock::time_point at = began_;
     for (size_t i = 0; i < bodies_.size(); ++i) {
-      at += std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(gap(rng_)));
+      const std::chrono::duration<double> since(workload_.requests[workload_.order[i]].arrival);
+      const Clock::time_point at = began_ + std::chrono::duration_cast<Clock::duration>(since);
       timer.expires_at(at);
       co_await timer.async_wait(asio::use_awaitable);
       // Timed from when it was due: a load generator that falls behind must not flatter the server.
@@ -207,6 +187,7 @@ class Load {
     }
   }
   asio::awaitable<void> finish_one(size_t i, Clock::time_point due) {
+    outcomes_[i].due = std::chrono::duration<double>(due - began_).count();
     co_await request(bodies_[i], due, &outcomes_[i]);
     last_end_ = Clock::now();
     ++num_done_;
@@ -298,7 +279,7 @@ class Load {
 
   const BenchServeOptions& options_;
   const Target target_;
-  const std::vector<Shape> shapes_;
+  const Workload workload_;
   std::mt19937_64 rng_;
   asio::io_context io_{1};
   boost::system::error_code error_;
@@ -318,16 +299,16 @@ json summary(std::vector<double> values, double scale) {
   json row;
   const double average = mean(values);
   row["mean"] = average;
-  for (const int p : {50, 90, 99}) row[fmt::format("p{}", p)] = percentile(values, p);
+  for (const int p : {50, 90, 95, 99}) row[fmt::format("p{}", p)] = percentile(values, p);
   row["max"] = percentile(values, 100);
   return row;
 }
 
 json results_of(const BenchServeOptions& options, const Load& load) {
-  std::vector<double> ttft, tpot, gaps, total;
+  std::vector<double> ttft, tpot, gaps, total, normalised;
   int64_t input = 0, output = 0;
   int good = 0;
-  json errors = json::array();
+  json errors = json::array(), each = json::array();
   for (const Outcome& o : load.outcomes()) {
     if (!o.error.empty()) {
       if (errors.size() < 10) errors.push_back(o.error);
@@ -337,6 +318,12 @@ json results_of(const BenchServeOptions& options, const Load& load) {
     if (o.output_tokens > 1) tpot.push_back(o.tpot);
     gaps.insert(gaps.end(), o.gaps.begin(), o.gaps.end());
     total.push_back(o.total);
+    normalised.push_back(o.total / o.output_tokens);
+    each.push_back({{"at_s", o.due},
+                    {"input_tokens", o.input_tokens},
+                    {"output_tokens", o.output_tokens},
+                    {"ttft_ms", o.ttft * 1e3},
+                    {"total_ms", o.total * 1e3}});
     input += o.input_tokens;
     output += o.output_tokens;
     good += (options.target_ttft_ms <= 0 || o.ttft * 1e3 <= options.target_ttft_ms) &&
@@ -346,9 +333,9 @@ json results_of(const BenchServeOptions& options, const Load& load) {
   const double succeeded = static_cast<double>(ttft.size());
   return {{"url", options.url},
           {"model", load.model()},
-          {"rate", options.rate},
-          {"concurrency", options.rate > 0 ? 0 : options.concurrency},
-          {"requests", options.num_requests},
+          {"rate", options.workload.rate},
+          {"concurrency", options.workload.rate > 0 ? 0 : options.workload.clients},
+          {"requests", load.outcomes().size()},
           {"succeeded", ttft.size()},
           {"failed", load.outcomes().size() - ttft.size()},
           {"errors", errors},
@@ -360,7 +347,9 @@ json results_of(const BenchServeOptions& options, const Load& load) {
           {"ttft_ms", summary(ttft, 1e3)},
           {"tpot_ms", summary(tpot, 1e3)},
           {"inter_token_ms", summary(gaps, 1e3)},
-          {"total_ms", summary(total, 1e3)}};
+          {"total_ms", summary(total, 1e3)},
+          {"normalised_ms", summary(normalised, 1e3)},
+          {"each", each}};
 }
 
 void print_table(const BenchServeOptions& options, const json& r) {
@@ -373,13 +362,15 @@ void print_table(const BenchServeOptions& options, const json& r) {
       number("input_tokens_per_second"));
   if (options.target_ttft_ms > 0 || options.target_tpot_ms > 0)
     fmt::print("goodput: {:.2f} requests/s within the targets\n", number("goodput_per_second"));
-  fmt::print("{:<16}{:>10}{:>10}{:>10}{:>10}{:>10}\n", "ms", "mean", "p50", "p90", "p99", "max");
+  constexpr std::array kColumns = {"mean", "p50", "p90", "p95", "p99", "max"};
+  fmt::print("{:<16}{:>10}\n", "ms", fmt::join(kColumns, ""));
   for (const auto& [key, name] : {std::pair{"ttft_ms", "first token"},
                                   {"tpot_ms", "per token"},
                                   {"inter_token_ms", "between events"},
-                                  {"total_ms", "whole request"}}) {
+                                  {"total_ms", "whole request"},
+                                  {"normalised_ms", "whole, per token"}}) {
     fmt::print("{:<16}", name);
-    for (const char* column : {"mean", "p50", "p90", "p99", "max"}) {
+    for (const char* column : kColumns) {
       const json& v = r[key][column];
       fmt::print("{:>10}", v.is_number() && std::isfinite(v.get<double>())
                                ? fmt::format("{:.2f}", v.get<double>())
@@ -391,6 +382,31 @@ void print_table(const BenchServeOptions& options, const json& r) {
     fmt::print(stderr, "failed request: {}\n", error.get<std::string>());
 }
 
+// What comes, or why that cannot be played.
+absl::StatusOr<Workload> traffic(const BenchServeOptions& options) {
+  WorkloadOptions o = options.workload;
+  if (!o.name.empty() || !o.lengths.empty()) o.prompt_len = 0;
+  o.arrivals = o.rate > 0 ? Arrivals::poisson : Arrivals::closed;
+  if (o.name == "chat-sessions")
+    return invalid_argument(
+        "--workload: later turns of chat-sessions hold the tokens of answers, which servers do not "
+        "send");
+  if (o.name == "two-tenants")
+    return invalid_argument(
+        "--workload: two-tenants cannot be told apart by a server: the API has one tenant");
+  if (o.name == "short-plus-long" && o.rate == 0)
+    return invalid_argument(
+        "--workload: the long prompt of short-plus-long comes at a time: give --rate");
+  if (o.seconds > 0 && o.rate == 0)
+    return invalid_argument("--seconds: how many come in a time is said by --rate: give it");
+  auto workload = make_workload(o);
+  if (!workload.ok()) return workload;
+  if (options.shared_prefix > 0) {
+    for (SimRequest& r : workload->requests) r.shared = std::min(options.shared_prefix, r.prompt);
+  }
+  return workload;
+}
+
 }  // namespace
 
 int bench_serve(const BenchServeOptions& options) {
@@ -400,15 +416,11 @@ int bench_serve(const BenchServeOptions& options) {
   };
   const absl::StatusOr<Target> target = parse_url(options.url);
   if (!target.ok()) return fail(target.status());
-  std::vector<Shape> shapes = {{options.input_len, options.output_len}};
-  if (!options.lengths.empty()) {
-    auto read = read_lengths(options.lengths);
-    if (!read.ok()) return fail(read.status());
-    shapes = *std::move(read);
-  }
+  auto workload = traffic(options);
+  if (!workload.ok()) return fail(workload.status());
   if (options.first_id > options.last_id)
     return fail(invalid_argument("--first-id must not be above --last-id"));
-  Load load(options, *target, std::move(shapes));
+  Load load(options, *target, *std::move(workload));
   if (absl::Status s = load.run(); !s.ok()) return fail(s);
   const json results = results_of(options, load);
   print_table(options, results);

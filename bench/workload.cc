@@ -191,14 +191,16 @@ const Kind* find_kind(std::string_view name) {
 }
 
 absl::Status check(const WorkloadOptions& o) {
-  if (o.lengths.empty() && o.trace.empty() && !find_kind(o.name)) {
+  if (!o.lengths.empty() && !o.trace.empty())
+    return invalid_argument("--lengths and --trace: give one of them");
+  if (!o.trace.empty() && o.scale != 1)
+    return invalid_argument("--scale: a trace keeps its lengths, which its blocks depend on");
+  if (o.lengths.empty() && o.trace.empty() && o.prompt_len == 0 && !find_kind(o.name)) {
     std::string names;
     for (const Kind& k : kKinds)
       names += fmt::format("{}{}", names.empty() ? "" : ", ", k.kind.name);
     return invalid_argument("--workload: '{}' is not one of {}", o.name, names);
   }
-  if (!o.lengths.empty() && !o.trace.empty())
-    return invalid_argument("--lengths and --trace: give one of them");
   const auto within = [](const char* option, double v, double min, double max) {
     if (v >= min && v <= max) return absl::OkStatus();
     return invalid_argument("{}: {} is not from {} to {}", option, v, min, max);
@@ -218,6 +220,7 @@ absl::Status check(const WorkloadOptions& o) {
            within("--total-len", o.total, 2, 1 << 24),
            within("--prefix-tokens", o.prefix, 0, 1 << 20),
            within("--long-len", o.long_prompt, 0, 1 << 24),
+           within("--scale", o.scale, 1e-4, 1e4),
        }) {
     if (!status.ok()) return status;
   }
@@ -274,6 +277,7 @@ void add_conversation(const WorkloadOptions& o, Rng& rng, int most, Workload& w)
 absl::Status add_requests(const WorkloadOptions& o, int count, Workload& w) {
   Rng rng(mix64(o.seed, 1));
   std::vector<Lengths> given;
+  if (o.prompt_len > 0) given.push_back({o.prompt_len, o.output_len});
   if (!o.lengths.empty()) {
     auto read = read_lengths(o.lengths);
     if (!read.ok()) return read.status();
@@ -353,6 +357,20 @@ absl::Status add_recording(const WorkloadOptions& o, Workload& w) {
   return absl::OkStatus();
 }
 
+void scale_lengths(double scale, Workload& w) {
+  for (SimRequest& r : w.requests) {
+    r.prompt = positive(r.prompt * scale);
+    r.output = positive(r.output * scale);
+    r.shared = int(std::round(r.shared * scale));
+  }
+}
+
+std::string_view name_of(const WorkloadOptions& o) {
+  if (!o.lengths.empty()) return "lengths";
+  if (!o.trace.empty()) return "trace";
+  return o.prompt_len > 0 ? "fixed" : std::string_view(o.name);
+}
+
 }  // namespace
 
 std::vector<WorkloadKind> workload_kinds() {
@@ -363,14 +381,14 @@ std::vector<WorkloadKind> workload_kinds() {
 
 Arrivals standard_arrivals(const WorkloadOptions& o) {
   if (o.arrivals != Arrivals::standard) return o.arrivals;
-  const Kind* kind = o.lengths.empty() && o.trace.empty() ? find_kind(o.name) : nullptr;
+  const Kind* kind = find_kind(name_of(o));
   return kind ? kind->arrivals : Arrivals::poisson;
 }
 
 absl::StatusOr<Workload> make_workload(const WorkloadOptions& o) {
   if (absl::Status status = check(o); !status.ok()) return status;
   Workload w;
-  w.name = !o.lengths.empty() ? "lengths" : !o.trace.empty() ? "trace" : o.name;
+  w.name = name_of(o);
   if (w.name == "trace") {
     if (absl::Status status = add_recording(o, w); !status.ok()) return status;
     if (standard_arrivals(o) == Arrivals::closed) w.clients = o.clients;
@@ -389,6 +407,7 @@ absl::StatusOr<Workload> make_workload(const WorkloadOptions& o) {
     r.content = w.requests.size() + 1;
     w.requests.push_back(r);
   }
+  if (o.scale != 1) scale_lengths(o.scale, w);
   for (size_t i = 0; i < w.requests.size(); ++i) {
     if (!w.requests[i].follows) w.order.push_back(int(i));
   }

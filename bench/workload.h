@@ -77,8 +77,10 @@ struct WorkloadOptions {
   int prefix = 80;          // shared-prefix: tokens in common
   int long_prompt = 32768;  // short-plus-long; 0: leave it out
   double long_at = -1;      // short-plus-long: seconds; negative: half-way
-  std::string lengths;      // a CSV file of prompt,output lengths, used in turn
-  std::string trace;        // a recording (engine/recording.h)
+  int prompt_len = 0, output_len = 0;  // > 0: of every request, instead of the workload's
+  double scale = 1;                    // all lengths times this, at least one token
+  std::string lengths;                 // a CSV file of prompt,output lengths, used in turn
+  std::string trace;                   // a recording (engine/recording.h)
 };
 
 // The named workloads, each with what it is and where its figures come from.

@@ -18,6 +18,7 @@
 #include "server/grpc_client.h"
 #include "server/serve.h"
 #include "server/simulate_flags.h"
+#include "server/workload_flags.h"
 
 namespace sluice {
 namespace {
@@ -101,23 +102,29 @@ void add_bench_serve(Program& p, CLI::App* bench) {
   option("--model", o.model, "Model to ask for; empty: the first the server lists");
   option("--api-key", o.api_key, "Sent as a bearer token");
   command->add_flag("--chat", o.chat, "Use /v1/chat/completions instead of /v1/completions");
-  option("--num-requests", o.num_requests, "Requests to send")->check(CLI::Range(1, 1000000));
+  option("--num-requests", o.workload.requests, "Requests to send")->check(CLI::Range(1, 1000000));
   option("--warmup", o.warmup, "Requests before the clock starts")->check(CLI::Range(0, 1000));
-  option("--rate", o.rate, "Open loop: requests a second, Poisson; 0: closed loop")
+  option("--rate", o.workload.rate, "Open loop: requests a second, Poisson; 0: closed loop")
       ->check(CLI::Range(0.0, 1e6));
-  option("--concurrency", o.concurrency, "Closed loop: requests at once")
+  option("--concurrency", o.workload.clients, "Closed loop: requests at once")
       ->check(CLI::Range(1, 100000));
-  option("--input-len", o.input_len, "Prompt length, tokens")->check(CLI::Range(1, 1 << 20));
-  option("--output-len", o.output_len, "Output length, tokens")->check(CLI::Range(1, 1 << 20));
-  option("--lengths", o.lengths, "CSV file of input,output lengths to use in turn");
+  option("--input-len", o.workload.prompt_len, "Prompt length, tokens")
+      ->check(CLI::Range(1, 1 << 20));
+  option("--output-len", o.workload.output_len, "Output length, tokens")
+      ->check(CLI::Range(1, 1 << 20));
+  const WorkloadFlags workload = add_workload_flags(*command, o.workload);
   option("--shared-prefix", o.shared_prefix, "Prompt tokens that all requests share")
-      ->check(CLI::Range(0, 1 << 20));
+      ->check(CLI::Range(0, 1 << 20))
+      ->excludes(workload.name);
+  // What says the lengths says them alone.
+  workload.name->excludes(workload.lengths);
+  for (const char* fixed : {"--input-len", "--output-len"})
+    command->get_option(fixed)->excludes(workload.name)->excludes(workload.lengths);
   option("--first-id", o.first_id, "Lowest random token id")->check(CLI::NonNegativeNumber);
   option("--last-id", o.last_id, "Highest random token id")->check(CLI::NonNegativeNumber);
   option("--target-ttft-ms", o.target_ttft_ms, "Goodput: bound on the first token; 0: none");
   option("--target-tpot-ms", o.target_tpot_ms, "Goodput: bound per output token; 0: none");
   option("--timeout", o.timeout_s, "Seconds a request may take")->check(CLI::PositiveNumber);
-  option("--seed", o.seed, "Seed of prompts and arrivals");
   option("--json", o.json_path, "Also write the results to this file");
   command->callback([&p] { p.result = bench_serve(p.bench_serve); });
 }

@@ -7,6 +7,7 @@
 
 #include "bench/sim_machine.h"
 #include "bench/sim_report.h"
+#include "server/workload_flags.h"
 
 namespace sluice {
 namespace {
@@ -41,27 +42,14 @@ class Adder {
 
 void add_workload(Adder& add, SimulateOptions& o) {
   WorkloadOptions& w = o.workload;
-  std::string kinds;
-  for (const WorkloadKind& k : workload_kinds()) {
-    kinds += fmt::format("{}{}", kinds.empty() ? "" : ", ", k.name);
-  }
-  add("--workload", w.name, "Requests: " + kinds);
-  add("--lengths", w.lengths, "CSV file of prompt,output lengths to use in turn instead");
   add("--trace", w.trace, "Recording of a daemon (serve --record) to replay instead");
   add("--requests", w.requests, "Requests of a point");
-  add("--seconds", w.seconds, "At most as many as come in so much time; 0: no limit");
-  add("--seed", w.seed, "Of lengths, arrivals and noise");
   add.list("--rates", o.rates, "Open loop: requests a second, as 1,2,4");
   add("--arrivals", o.arrivals, "standard (the workload's), poisson, gamma, closed, batch");
   add("--cv", w.cv, "Gamma: coefficient of variation of the gaps");
   add.list("--clients", o.clients, "Closed loop: requests at once, as 1,8,32 [16]");
   add("--max-context", w.max_context, "chat-sessions: longest prompt plus output");
   add("--think", w.think, "chat-sessions: mean seconds before the next turn");
-  add("--ratio", w.ratio, "ratio-sweep: prompt to output");
-  add("--total-len", w.total, "ratio-sweep: prompt plus output");
-  add("--prefix-tokens", w.prefix, "shared-prefix: tokens in common");
-  add("--long-len", w.long_prompt, "short-plus-long: tokens of the long prompt; 0: leave it out");
-  add("--long-at", w.long_at, "short-plus-long: second it comes; negative: half-way");
   add.list("--tenant-weights", o.tenant_weights, "Shares of the tenants, as 1,1; none: equal");
 }
 
@@ -88,6 +76,7 @@ void SimulateFlags::add_to(CLI::App& app, char** environment, int& result) {
       "simulate", "Run the scheduler against a workload in virtual time, without a model");
   Adder add(*command);
   add.list("--preset", options_.presets, "Scheduling presets to compare, as sluice,orca");
+  add_workload_flags(*command, options_.workload);
   add_workload(add, options_);
   add_machine(add, options_);
   std::string metrics;

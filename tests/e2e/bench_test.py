@@ -4,6 +4,8 @@ import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import pytest
+
 from conftest import DEMO, run_cli
 
 
@@ -56,6 +58,62 @@ def test_bench_serve_counts_what_the_server_sent(demo, tmp_path):
     assert abs(out["output_tokens_per_second"] * out["seconds"] - 12 * 7) < 1e-3
     assert abs(out["input_tokens_per_second"] * out["seconds"] - 12 * 10) < 1e-3
     assert 0 < out["ttft_ms"]["p50"] <= out["total_ms"]["max"]
+
+
+def bench_serve(server, tmp_path, *arguments):
+    path = tmp_path / "serve.json"
+    result = run_cli("bench", "serve", "--url", server.url, "--warmup=0", *arguments, "--json", path)
+    assert result.returncode == 0, result.stderr
+    return json.loads(path.read_text())
+
+
+def test_bench_serve_plays_the_requests_of_the_simulator(demo, tmp_path):
+    same = ("--workload=orca-u", "--scale=0.1", "--seed=3")
+    out = bench_serve(demo, tmp_path, *same, "--num-requests=20", "--rate=200")
+    simulated = tmp_path / "simulated.json"
+    run_cli("simulate", *same, "--requests=20", "--rates=200", "--json", simulated)
+    [line] = json.loads(simulated.read_text())["lines"]
+    assert out["succeeded"] == line["completed"] == 20
+    assert sum(r["input_tokens"] for r in out["each"]) == line["prompt_tokens"]
+    arrivals = [r["at_s"] for r in out["each"]]
+    assert arrivals == sorted(arrivals)
+    assert 19 / (arrivals[-1] - arrivals[0]) == pytest.approx(line["offered_per_second"], rel=0.1)
+    # From arrival to the last token, divided by the output's length.
+    per_token = sorted(r["total_ms"] / r["output_tokens"] for r in out["each"])
+    assert out["normalised_ms"]["mean"] == pytest.approx(sum(per_token) / 20)
+    assert [out["normalised_ms"][p] for p in ("p50", "p95", "p99", "max")] == pytest.approx(
+        [per_token[9], per_token[18], per_token[19], per_token[19]])
+
+
+def test_bench_serve_shares_prefixes_and_takes_lengths(demo, tmp_path):
+    cached = demo.metric("sluice_prefix_cache_hits_total")
+    out = bench_serve(demo, tmp_path, "--workload=shared-prefix", "--prefix-tokens=64", "--scale=0.5",
+                      "--num-requests=6", "--concurrency=1")
+    assert out["succeeded"] == 6 and all(r["input_tokens"] > 32 for r in out["each"])
+    assert demo.metric("sluice_prefix_cache_hits_total") - cached >= 5 * 32
+    lengths = tmp_path / "lengths.csv"
+    lengths.write_text("prompt,output\n8,2\n20,6\n")
+    out = bench_serve(demo, tmp_path, f"--lengths={lengths}", "--scale=0.5", "--num-requests=3",
+                      "--concurrency=1")
+    assert [(r["input_tokens"], r["output_tokens"]) for r in out["each"]] == [(4, 1), (10, 3), (4, 1)]
+    out = bench_serve(demo, tmp_path, "--workload=short-plus-long", "--scale=0.02", "--long-len=4000",
+                      "--rate=100", "--num-requests=10")
+    assert out["requests"] == 11 and max(r["input_tokens"] for r in out["each"]) == 80
+
+
+def test_bench_serve_says_what_it_cannot_play():
+    for arguments, words in [(("--workload=none",), "is not one of orca-u"),
+                             (("--workload=chat-sessions",), "hold the tokens of answers"),
+                             (("--workload=two-tenants",), "one tenant"),
+                             (("--workload=short-plus-long",), "give --rate"),
+                             (("--seconds=3",), "give it"),
+                             (("--workload=orca-u", "--lengths=x"), "excludes"),
+                             (("--workload=orca-u", "--input-len=3"), "excludes"),
+                             (("--lengths=x", "--output-len=3"), "excludes"),
+                             (("--workload=orca-u", "--shared-prefix=3"), "excludes"),
+                             (("--scale=0",), "--scale: 0 is not")]:
+        result = run_cli("bench", "serve", *arguments)
+        assert result.returncode != 0 and words in result.stderr, (arguments, result.stderr)
 
 
 def test_bench_serve_reports_failures():

@@ -259,6 +259,37 @@ TEST(Workload, TheLongPromptComesWhenItShould) {
   EXPECT_EQ(make(o).requests.size(), 100u);
 }
 
+TEST(Workload, AScaleAppliesToEveryLength) {
+  WorkloadOptions o = options("shared-prefix", 200), half = o;
+  half.scale = 0.5;
+  const Workload whole = make(o), w = make(half);
+  for (size_t i = 0; i < w.requests.size(); ++i) {
+    const SimRequest &a = whole.requests[i], &b = w.requests[i];
+    EXPECT_NEAR(b.prompt, a.prompt / 2.0, 0.5);
+    EXPECT_NEAR(b.output, std::max(1.0, a.output / 2.0), 0.5);
+    EXPECT_EQ(b.shared, 40);
+    EXPECT_EQ(b.arrival, a.arrival);
+  }
+  half.name = "short-plus-long";
+  EXPECT_EQ(make(half).requests.back().prompt, 16384);
+  half.scale = 1e-4;  // at least one token
+  EXPECT_EQ(make(half).requests.front().output, 1);
+  half.scale = 0;
+  EXPECT_THAT(refusal(half), HasSubstr("--scale"));
+  half.scale = 0.5;
+  half.trace = "any";
+  EXPECT_THAT(refusal(half), HasSubstr("--scale"));
+}
+
+TEST(Workload, LengthsMayBeFixed) {
+  WorkloadOptions o = options("", 3);
+  o.prompt_len = 30;
+  o.output_len = 4;
+  EXPECT_THAT(prompts(make(o)), testing::Each(30));
+  EXPECT_THAT(outputs(make(o)), testing::Each(4));
+  EXPECT_EQ(make(o).clients, 0);  // Poisson
+}
+
 class WorkloadFiles : public testing::Test {
  protected:
   // Tests of one file run beside each other, each in a process of its own.
