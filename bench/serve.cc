@@ -398,7 +398,7 @@ absl::StatusOr<Workload> traffic(const BenchServeOptions& options) {
     return invalid_argument(
         "--workload: the long prompt of short-plus-long comes at a time: give --rate");
   if (o.seconds > 0 && o.rate == 0)
-    return invalid_argument("--seconds: how many come in a time is said by --rate: give it");
+    return invalid_argument("--seconds: only bounds arrivals at a rate: give --rate");
   auto workload = make_workload(o);
   if (!workload.ok()) return workload;
   if (options.shared_prefix > 0) {

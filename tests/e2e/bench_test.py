@@ -106,7 +106,7 @@ def test_bench_serve_says_what_it_cannot_play():
                              (("--workload=chat-sessions",), "hold the tokens of answers"),
                              (("--workload=two-tenants",), "one tenant"),
                              (("--workload=short-plus-long",), "give --rate"),
-                             (("--seconds=3",), "give it"),
+                             (("--seconds=3",), "--seconds: only bounds"),
                              (("--workload=orca-u", "--lengths=x"), "excludes"),
                              (("--workload=orca-u", "--input-len=3"), "excludes"),
                              (("--lengths=x", "--output-len=3"), "excludes"),
