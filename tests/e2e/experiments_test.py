@@ -26,9 +26,12 @@ def test_every_experiment_has_its_part_of_the_page():
     sys.path.insert(0, str(EXPERIMENTS))
     import run_all
     page = (ROOT / "docs/scheduling.md").read_text()
-    scripts = {p.stem for p in EXPERIMENTS.glob("*.py")} - {"common", "run_all"}
+    scripts = {p.stem for p in EXPERIMENTS.glob("*.py")} - {"common", "run_all", "on_engine"}
     assert set(run_all.EXPERIMENTS) == scripts
     for name in scripts:
         assert page.count(f"<!-- experiment {name} -->") == 1
         for svg in [f"docs/scheduling/{name}.svg"]:
             assert (f"(scheduling/{name}.svg)" in page) == (ROOT / svg).exists()
+    import on_engine
+    for name in on_engine.CLAIMS:
+        assert page.count(f"<!-- experiment on_engine {name} -->") == 1
