@@ -38,7 +38,7 @@ constexpr std::array kKeys = {
 // is 128 KiB at 4.8 TB/s; 100 GB are left for the cache, 200 GB on the host, over PCIe 5.
 SimMachine h200_8b() {
   constexpr double kKv = 131072;
-  return {"h200-8b", 6, 0.03, 0.87, 0.03, kKv / 4800, kKv, 50, 762880, 1525760, 0};
+  return {"h200-8b", 6, 0.03, 0.87, 0.03, kKv / 4800, kKv, 50, 762880, 1525760};
 }
 
 // OPT-13B in fp16 on one A100-40GB, the machine of FastServe's (NSDI'26) and vLLM's (SOSP'23)
@@ -46,7 +46,7 @@ SimMachine h200_8b() {
 // TFLOP/s; a token of context is 0.8 MB at 1.55 TB/s; 120 GB on the host, over PCIe 4.
 SimMachine a100_opt13b() {
   constexpr double kKv = 819200;
-  return {"a100-opt13b", 28, 0.09, 5.25, 0.1, kKv / 1550, kKv, 25, 15700, 146480, 0};
+  return {"a100-opt13b", 28, 0.09, 5.25, 0.1, kKv / 1550, kKv, 25, 15700, 146480};
 }
 
 absl::Status set(SimMachine& m, std::string_view name, double value) {

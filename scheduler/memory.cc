@@ -22,7 +22,7 @@ bool Scheduler::Impl::grow(Record& r, Sequence& s, StepPlan& plan) {
   if (!inside) return take_block(r, s.blocks, plan);
   const int at = s.num_scheduled / block_size_;
   // Samples share the prompt's last, partial block after a fork: all but the last one copy it.
-  if (at != r.shared_blocks || pool_.refs(s.blocks[at]) == 1) return true;
+  if (at != r.shared_blocks || !shares_partial_block(r, s)) return true;
   scratch_.assign(1, s.blocks[at]);
   std::vector<BlockId> fresh;
   if (!take_block(r, fresh, plan)) return false;
@@ -31,6 +31,17 @@ bool Scheduler::Impl::grow(Record& r, Sequence& s, StepPlan& plan) {
   scratch_.assign(1, plan.fork_copies.back().src);
   pool_.release(scratch_);  // a sibling holds it still, so nobody else can get it in this step
   return true;
+}
+
+// With a sibling that lives. One that ended holds its blocks until the steps in flight have landed,
+// but wrote to none that it shares. Were such a block copied by the last who has it, it could go to
+// somebody else before the step that copies it has run.
+bool Scheduler::Impl::shares_partial_block(const Record& r, const Sequence& s) const {
+  const size_t at = size_t(r.shared_blocks);
+  if (s.blocks.size() <= at || pool_.refs(s.blocks[at]) == 1) return false;
+  return std::any_of(r.seqs.begin(), r.seqs.end(), [&](const Sequence& t) {
+    return &t != &s && !t.ended && t.blocks.size() > at && t.blocks[at] == s.blocks[at];
+  });
 }
 
 bool Scheduler::Impl::take_block(Record& r, std::vector<BlockId>& out, StepPlan& plan) {
@@ -161,19 +172,15 @@ int Scheduler::Impl::remaining_need(const Record& r) const {
     return r.final_blocks - int(r.seqs[0].blocks.size()) +
            (r.num_live - 1) * (r.final_blocks - r.shared_blocks);
   }
-  int need = 0, sharing = 0, refs = 0;
+  int need = 0, sharing = 0;
   for (const Sequence& s : r.seqs) {
     if (s.ended) continue;
     need += r.final_blocks - int(s.blocks.size());
     // Fresh from the fork: the next token goes to the partial block that samples share.
-    if (s.num_scheduled != s.num_prompt || s.num_prompt % block_size_ == 0) continue;
-    // A copy on its way in holds it too, and will be done by then.
-    const int holders = pool_.refs(s.blocks[r.shared_blocks]) - (r.state != SeqState::running);
-    if (holders == 1) continue;
-    refs = holders;
-    ++sharing;
+    const bool fresh = s.num_scheduled == s.num_prompt && s.num_prompt % block_size_ != 0;
+    sharing += fresh && shares_partial_block(r, s);
   }
-  return need + sharing - (sharing > 0 && sharing == refs ? 1 : 0);
+  return need + std::max(sharing - 1, 0);
 }
 
 void Scheduler::Impl::trim_spare(Record& r) {

@@ -222,6 +222,7 @@ struct Scheduler::Impl {
   }
   void extend_hashes(Sequence&, int num_blocks) const;
   bool grow(Record&, Sequence&, StepPlan&);
+  bool shares_partial_block(const Record&, const Sequence&) const;
   bool take_block(Record&, std::vector<BlockId>& out, StepPlan&);
   bool make_room(const Record&, StepPlan&);
   void hold_back(Record& victim);

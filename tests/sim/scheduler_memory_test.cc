@@ -215,6 +215,27 @@ TEST_F(Rules, SamplesForkAfterThePromptAndCopyItsPartialBlock) {
   EXPECT_EQ(used(), 0);
 }
 
+// Its block could else go to a copy from the host before the step that copies it has run.
+TEST_F(Rules, TheLastSampleThatLivesWritesInPlaceWhileOthersLand) {
+  policy.max_rows = 1;
+  make(64, 4, 2);
+  auto q = request(6, 5);
+  q.num_samples = 3;
+  add(1, q);
+  step();
+  ASSERT_EQ(launch().size(), 1u);  // the first sample copies
+  EXPECT_EQ(num_copies, 1);
+  scheduler->cancel(1, 0);
+  scheduler->cancel(1, 1);  // holds the block it shares until that step has landed
+  const auto rows = launch();
+  ASSERT_EQ(rows.size(), 1u);
+  EXPECT_EQ(rows[0].sample, 2);
+  EXPECT_EQ(num_copies, 0);
+  run_until_idle();
+  EXPECT_EQ(tokens_of(1, 2), 5);
+  EXPECT_EQ(used(), 0);
+}
+
 TEST_F(Rules, NoCopyWhereThePromptFillsItsBlocks) {
   make(64, 4);
   auto q = request(8, 5);

@@ -89,6 +89,8 @@ TEST_F(MlfqTest, WhoWaitsPastItsBoundGoesFirstAndStartsAtTheTop) {
   EXPECT_LE(waited, 26);
   EXPECT_EQ(info(1).trace.promotions, 1);
   EXPECT_EQ(info(1).trace.level, 0);
+  const auto stats = scheduler->stats();
+  EXPECT_EQ(stats.running_at[2] + stats.waiting_at[2], 0);
 }
 
 TEST_F(MlfqTest, PatienceGrowsWithTheLevel) {

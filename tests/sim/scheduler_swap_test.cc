@@ -193,6 +193,10 @@ TEST_F(PolicyTest, ASessionGoesOnInsideItsLastBlock) {
   next.sampling.seed = 0;
   add(1, first);
   run_until_idle();
+  GenerateRequest apart = request(20, 6, 5000);  // another session that got as far
+  apart.session = 6;
+  add(4, apart);
+  run_until_idle();
   add(2, other);
   EXPECT_EQ(step()[0].begin, 16);  // whole blocks only
   run_until_idle();

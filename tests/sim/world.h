@@ -254,6 +254,7 @@ class World : WorldDraws {
                            row.begin == x.computed[s.sample];
       ASSERT_FALSE(goes_on && chunk_seen) << "a decode after a chunk";
       chunk_seen |= row.begin < s.num_prompt;
+      ASSERT_TRUE(!whole_ || row.begin + row.count >= s.num_tokens()) << "a prompt was cut";
       ASSERT_TRUE(once.insert(&s).second);
       ASSERT_EQ(live_.count(s.id), 1u) << "launched for what has ended";
       if (x.computed.size() == 1 || row.num_samples <= 1) {
