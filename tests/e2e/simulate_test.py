@@ -237,7 +237,8 @@ def test_a_recordings_steps_are_a_machine(tmp_path):
     assert found == {"constant_ms": pytest.approx(6, rel=1e-3), "decode_row_ms": pytest.approx(1, rel=1e-3),
                      "prefill_token_ms": pytest.approx(0.2, rel=1e-3), "prefill_pair_ns": 0,
                      "context_token_ns": 0, "kv_bytes_per_token": 1000, "pool_tokens": 1600,
-                     "host_tokens": 160, "tile_tokens": 1, "copy_gb_per_s": pytest.approx(2 * 16 * 1000 / 0.001 / 1e9)}
+                     "host_tokens": 160, "tile_tokens": 1,
+                     "copy_gb_per_s": pytest.approx(2 * 16 * 1000 / 0.001 / 1e9)}
     out, _ = simulate(tmp_path, "--trace", path, "--cost", path)
     assert out["num_blocks"] == 100 and out["host_blocks"] == 10 and out["noise"] < 1e-3
     noisy, _ = simulate(tmp_path, "--trace", path, "--cost", path, "--noise=0.5")

@@ -31,7 +31,7 @@ PROGRAMS = {  # the quick ones first
     "worlds": ["tests/sim/scheduler_sim_test.cc"],
     "presets": ["tests/sim/scheduler_preset_test.cc"],
 }
-TIMEOUT_S = 150
+TIMEOUT_S = 300
 
 POOL, SCHED = "kvcache/block_pool.cc", "scheduler/scheduler.cc"
 ADMIT, MEMORY, COMMIT = "scheduler/admission.cc", "scheduler/memory.cc", "scheduler/commit.cc"
