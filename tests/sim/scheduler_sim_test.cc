@@ -9,7 +9,7 @@
 namespace sluice {
 namespace {
 
-constexpr int kWorldsPerDepth = 3000;
+constexpr int kWorldsPerDepth = 1500;
 
 // A CHECK aborts: say which world it was.
 uint64_t current_seed = 0;
