@@ -8,7 +8,7 @@ mutant is killed when a test fails, aborts or hangs; what stands behind it says 
 was first: `pool` (block pool), `rules` (directed), `worlds` (random worlds against the ledger) or
 `presets` (worlds under every preset, tenants' shares).
 
-Last result: killed 55 of 55 (worlds 40 of them, rules 44, pool 6).
+Last result: killed 110 of 110, in two runs.
 """
 
 import argparse
