@@ -83,7 +83,7 @@ void Scheduler::Impl::rank_tenants() {
 
 // What a tenant does not use is not banked. Without requests it is owed nothing; while all that it
 // has get their rows, no more than a cache full of tokens, which is how far those who hold the
-// memory can make shares lag behind the weights (Sheng et al. have the same bound).
+// memory can make shares lag behind the weights (the bound of Sheng et al. is of that order).
 void Scheduler::Impl::settle_tenants() {
   if (tenants_.size() < 2) return;
   for (Tenant& t : tenants_) t.waits = !t.waiting.empty();

@@ -15,7 +15,7 @@
 // the scheduler promises of memory, order and waiting must hold at every step.
 namespace sluice {
 
-// What the worlds of one depth went through: a property that never came up was not tested.
+// What the worlds of one test went through: a property that never came up was not tested.
 struct Coverage {
   int64_t requests = 0, refused = 0, overloaded = 0, steps = 0, tokens = 0, preemptions = 0;
   int64_t cached_tokens = 0, forks = 0, copies = 0, mid_prefill_cancels = 0, sample_cancels = 0;
