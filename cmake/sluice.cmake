@@ -25,11 +25,15 @@ function(sluice_library name)
   endif()
 endfunction()
 
-# What tests/run.sh builds with sanitizers: files and text that strangers wrote (address), and threads
-# (thread). tests/sanitize.sh builds and runs everything.
+# What tests/run.sh builds with sanitizers: files and text that strangers wrote (address), threads
+# (thread), and CUDA kernels on the emulator (both: bounds, and races between a block's threads).
+# tests/sanitize.sh builds and runs everything.
+set(SLUICE_SIMT_TESTS simt_emulator_test simt_rows_test simt_attention_test)
 set(SLUICE_SANITIZED_address parse_test stream_test model_files_test text_test jinja_bounds_test
-                             scheduler_sim_test scheduler_preset_test scheduler_rules_test)
-set(SLUICE_SANITIZED_thread base_test block_copier_test engine_test http_server_test)
+                             scheduler_sim_test scheduler_preset_test scheduler_rules_test
+                             ${SLUICE_SIMT_TESTS})
+set(SLUICE_SANITIZED_thread base_test block_copier_test engine_test http_server_test
+                            ${SLUICE_SIMT_TESTS})
 
 # sluice_test(NAME SRCS a_test.cc ... DEPS lib ...): one GoogleTest binary; every TEST in it is a test of
 # its own for ctest.

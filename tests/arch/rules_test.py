@@ -181,3 +181,13 @@ def test_no_machine_paths():
     wrong = [str(p.relative_to(ROOT)) for p in tracked_text_files()
              if p != pathlib.Path(__file__).resolve() and pattern.search(p.read_text())]
     assert not wrong, wrong
+
+
+def test_kernels_are_written_on_simt_alone():
+    """One source for nvcc and for the emulator: kernels/simt/simt.h has the rules."""
+    wrong = []
+    for path in sorted((ROOT / "kernels/cuda").glob("*.h")):
+        for word in re.findall(r"\basm\b|__shared__|<<<|^ *#if\w*|\bthreadIdx\b|\b__\w+_sync\b|\b__syncthreads\b",
+                               code_of(path), flags=re.M):
+            wrong.append(f"{path.relative_to(ROOT)}: {word.strip()}")
+    assert not wrong, "\n".join(wrong)

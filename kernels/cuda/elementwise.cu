@@ -1,0 +1,56 @@
+#include "kernels/cuda/elementwise.h"
+
+#include <algorithm>
+
+#include "kernels/cuda/dispatch.h"
+#include "kernels/cuda/launch.h"
+#include "kernels/simt/launch.h"
+
+namespace sluice::cuda {
+namespace {
+
+int parts_of(int64_t dim, int vector) {
+  return int(
+      std::max<int64_t>((dim + kElementThreads * vector - 1) / (kElementThreads * vector), 1));
+}
+
+template <Gate kGate>
+void gated(Stream stream, const Tensor& out, const Tensor& x) {
+  const int64_t dim = out.shape[1];
+  const bool by_8 = wide(dim, {&out, &x});
+  dispatch(out.dtype, [&]<class T>(T) {
+    GateMulParams<T> p;
+    p.out = out.as<T>(), p.x = x.as<T>();
+    p.out_stride = out.stride[0], p.x_stride = x.stride[0];
+    p.dim = int32_t(dim);
+    p.parts = parts_of(dim, by_8 ? 8 : 1);
+    simt::launch<GateMulParams<T>>(
+        by_8 ? gate_mul_kernel<T, kGate, 8> : gate_mul_kernel<T, kGate, 1>,
+        {int(out.shape[0]) * p.parts, kElementThreads, 0}, stream, p);
+  });
+}
+
+}  // namespace
+
+void add(Stream stream, Tensor out, Tensor a, Tensor b) {
+  const int64_t dim = out.shape[1];
+  const bool by_8 = wide(dim, {&out, &a, &b});
+  dispatch(out.dtype, [&]<class T>(T) {
+    AddParams<T> p;
+    p.out = out.as<T>(), p.a = a.as<T>(), p.b = b.as<T>();
+    p.out_stride = out.stride[0], p.a_stride = a.stride[0], p.b_stride = b.stride[0];
+    p.dim = int32_t(dim);
+    p.parts = parts_of(dim, by_8 ? 8 : 1);
+    simt::launch<AddParams<T>>(by_8 ? add_kernel<T, 8> : add_kernel<T, 1>,
+                               {int(out.shape[0]) * p.parts, kElementThreads, 0}, stream, p);
+  });
+}
+
+void silu_mul(Stream stream, Tensor out, Tensor gate_up) {
+  gated<Gate::silu>(stream, out, gate_up);
+}
+void gelu_mul(Stream stream, Tensor out, Tensor gate_up) {
+  gated<Gate::gelu_tanh>(stream, out, gate_up);
+}
+
+}  // namespace sluice::cuda

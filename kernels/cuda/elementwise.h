@@ -1,0 +1,78 @@
+// Ops on elements alone: addition, and the gated activations.
+#pragma once
+
+#include "kernels/cuda/vector.h"
+
+namespace sluice::cuda {
+
+constexpr int kElementThreads = 256;
+
+// out [rows, dim] = a + b. Strides of rows in elements; out may be a or b.
+template <class T>
+struct AddParams {
+  T* out;
+  const T* a;
+  const T* b;
+  int64_t out_stride, a_stride, b_stride;
+  int32_t dim;
+  int32_t parts;  // blocks of threads to a row
+};
+
+template <class T, int kVector>
+SIMT_KERNEL(kElementThreads, 1)
+add_kernel(AddParams<T> p) {
+  const int64_t row = simt::block_id() / p.parts;
+  const int part = simt::block_id() % p.parts;
+  for (int i = (part * kElementThreads + simt::thread_id()) * kVector; i < p.dim;
+       i += p.parts * kElementThreads * kVector) {
+    float a[kVector], b[kVector];
+    load<kVector>(a, p.a + row * p.a_stride + i);
+    load<kVector>(b, p.b + row * p.b_stride + i);
+    SIMT_UNROLL
+    for (int k = 0; k < kVector; ++k) a[k] += b[k];
+    store<kVector>(p.out + row * p.out_stride + i, a);
+  }
+}
+
+// silu(x) = x / (1 + exp(-x)); gelu by tanh, as Gemma has it.
+enum class Gate { silu, gelu_tanh };
+
+template <Gate kGate>
+SIMT_DEVICE float activate(float x) {
+  if constexpr (kGate == Gate::silu) {
+    return x * simt::reciprocal(1 + simt::exp(-x));
+  } else {
+    constexpr float kRootOf2OverPi = 0.7978845608028654f;
+    return 0.5f * x * (1 + simt::tanh(kRootOf2OverPi * (x + 0.044715f * x * x * x)));
+  }
+}
+
+// out [rows, dim] = gate(x[:, :dim]) * x[:, dim:].
+template <class T>
+struct GateMulParams {
+  T* out;
+  const T* x;  // [rows, 2 * dim]
+  int64_t out_stride, x_stride;
+  int32_t dim;
+  int32_t parts;
+};
+
+template <class T, Gate kGate, int kVector>
+SIMT_KERNEL(kElementThreads, 1)
+gate_mul_kernel(GateMulParams<T> p) {
+  const int64_t row = simt::block_id() / p.parts;
+  const int part = simt::block_id() % p.parts;
+  const T* gate = p.x + row * p.x_stride;
+  const T* up = gate + p.dim;
+  for (int i = (part * kElementThreads + simt::thread_id()) * kVector; i < p.dim;
+       i += p.parts * kElementThreads * kVector) {
+    float g[kVector], u[kVector];
+    load<kVector>(g, gate + i);
+    load<kVector>(u, up + i);
+    SIMT_UNROLL
+    for (int k = 0; k < kVector; ++k) g[k] = activate<kGate>(g[k]) * u[k];
+    store<kVector>(p.out + row * p.out_stride + i, g);
+  }
+}
+
+}  // namespace sluice::cuda

@@ -1,0 +1,33 @@
+#pragma once
+
+#include "kernels/cuda/attention_decode.h"
+#include "kernels/cuda/attention_prefill.h"
+#include "kernels/device.h"
+#include "kernels/ops.h"
+
+// The ops as launches on a stream. Tensors lie in the device's memory and are bf16 or f16 (T) where
+// nothing else is said; their meaning and shapes are those of Ops. The same sources are compiled by
+// nvcc, for the GPU, and by g++, where a launch runs on the emulator.
+namespace sluice::cuda {
+
+// dst row to[i] = src row from[i] (i32; absent: i) for i < `count`; rows of any type.
+void copy_rows(Stream, Tensor dst, Tensor src, Tensor from, Tensor to, int64_t count);
+// residual += x (absent: no addition), out = norm(residual). weight: f32. Rank 2 or 3.
+void rms_norm(Stream, Tensor out, Tensor residual, Tensor x, Tensor weight, float eps);
+void add(Stream, Tensor out, Tensor a, Tensor b);
+void silu_mul(Stream, Tensor out, Tensor gate_up);
+void gelu_mul(Stream, Tensor out, Tensor gate_up);
+void rope(Stream, Tensor qk, Tensor positions, Tensor cos_sin);
+void write_kv(Stream, KvView cache, Tensor k, Tensor v, Tensor slots);
+void qkv_rope_write(Stream, Tensor qkv, const QkvParams&, Tensor positions, KvView cache,
+                    Tensor slots);
+
+// Head sizes and group sizes that attention is compiled for.
+bool attention_supports(int head_dim, int group);
+// `blocks`: of threads, which share the items of the list.
+template <class T>
+void attention_decode(Stream, const DecodeParams<T>&, int head_dim, int blocks);
+template <class T>
+void attention_prefill(Stream, const PrefillParams<T>&, int head_dim, int num_items);
+
+}  // namespace sluice::cuda

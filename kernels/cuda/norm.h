@@ -1,0 +1,77 @@
+// RMSNorm of rows, with or without the addition before it. Region of DeepSpeed-Inference (Aminabadi
+// et al., SC'22): the residual is read and written once for both.
+#pragma once
+
+#include "kernels/cuda/vector.h"
+
+namespace sluice::cuda {
+
+// Rows are [outer, inner] of dim elements each, so that the heads of a token are rows as well.
+// residual += x, rounded to T, where x is there; out = residual * rsqrt(mean(residual^2) + eps) *
+// weight. `out` may be the residual where x is absent.
+template <class T>
+struct RmsNormParams {
+  T* out;
+  T* residual;          // read only where x is null
+  const T* x;           // null: no addition
+  const float* weight;  // [dim]
+  int64_t out_outer, out_inner, residual_outer, residual_inner, x_outer, x_inner;  // elements
+  int32_t num_inner;
+  int32_t dim;
+  float eps;
+};
+
+template <int kThreads>
+struct BlockSum {
+  float of_warp[kThreads / 32];
+};
+
+// Of all threads, in one order; everybody gets it.
+template <int kThreads>
+SIMT_DEVICE float block_sum(float v, BlockSum<kThreads>& shared) {
+  v = simt::warp_sum(v);
+  if constexpr (kThreads == 32) return v;
+  if (simt::lane_id() == 0) shared.of_warp[simt::warp_id()] = v;
+  simt::sync_block();
+  float sum = 0;
+  SIMT_UNROLL
+  for (int w = 0; w < kThreads / 32; ++w) sum += shared.of_warp[w];
+  return sum;
+}
+
+// A block takes a row. kVector: elements of one access; rows, strides and dim are multiples of it.
+template <class T, int kThreads, int kVector>
+SIMT_KERNEL(kThreads, 1)
+rms_norm_kernel(RmsNormParams<T> p) {
+  auto& shared = simt::shared<BlockSum<kThreads>>();
+  const int64_t outer = simt::block_id() / p.num_inner, inner = simt::block_id() % p.num_inner;
+  T* residual = p.residual + outer * p.residual_outer + inner * p.residual_inner;
+  const T* x = p.x != nullptr ? p.x + outer * p.x_outer + inner * p.x_inner : nullptr;
+  T* out = p.out + outer * p.out_outer + inner * p.out_inner;
+  constexpr int kStep = kThreads * kVector;
+  float squares = 0;
+  for (int i = simt::thread_id() * kVector; i < p.dim; i += kStep) {
+    float v[kVector];
+    load<kVector>(v, residual + i);
+    if (x != nullptr) {
+      float add[kVector];
+      load<kVector>(add, x + i);
+      SIMT_UNROLL
+      for (int k = 0; k < kVector; ++k) v[k] += add[k];
+      store<kVector>(residual + i, v);
+      load<kVector>(v, residual + i);  // as rounded: who reads the residual later sees the same
+    }
+    SIMT_UNROLL
+    for (int k = 0; k < kVector; ++k) squares += v[k] * v[k];
+  }
+  const float scale = simt::rsqrt(block_sum<kThreads>(squares, shared) / float(p.dim) + p.eps);
+  for (int i = simt::thread_id() * kVector; i < p.dim; i += kStep) {
+    float v[kVector];
+    load<kVector>(v, residual + i);  // this thread's own
+    SIMT_UNROLL
+    for (int k = 0; k < kVector; ++k) v[k] *= scale * p.weight[i + k];
+    store<kVector>(out + i, v);
+  }
+}
+
+}  // namespace sluice::cuda

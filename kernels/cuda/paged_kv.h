@@ -1,0 +1,94 @@
+// What the attention kernels share: the paged cache as they see it, tiles of it in shared memory,
+// and the fragments that tensor cores take from them.
+#pragma once
+
+#include "kernels/simt/simt.h"
+
+namespace sluice::cuda {
+
+// One layer of the cache. Rows of one head are contiguous in a block: 16 aligned tokens of a block
+// of at least 16 are one piece.
+template <class T>
+struct PagedKv {
+  const T* k;
+  const T* v;
+  int64_t block_stride, head_stride;  // elements; the same for keys and values
+  int32_t block_shift;                // log2 of the block size, at least 4
+};
+
+struct AttentionScores {
+  // As AttnParams has them.
+  static AttentionScores of(float scale, int window, float softcap) {
+    constexpr float kLog2E = 1.4426950408889634f;
+    return {scale * kLog2E, softcap * kLog2E, softcap > 0 ? scale / softcap : 0, window};
+  }
+
+  float scale_log2;          // softmax scale * log2(e)
+  float softcap_log2;        // > 0: of softcap * log2(e), where scores become softcap *
+                             // tanh(score / softcap)
+  float scale_over_softcap;  // softmax scale / softcap
+  int32_t window;            // > 0: a query sees only the last `window` positions, itself included
+
+  // A score for exp2.
+  SIMT_DEVICE float operator()(float dot) const {
+    return softcap_log2 > 0 ? softcap_log2 * simt::tanh(dot * scale_over_softcap)
+                            : dot * scale_log2;
+  }
+};
+
+// Rows of D elements and 16 bytes of padding: the eight rows of an ldmatrix lie in different banks,
+// for every D that is a multiple of 16.
+template <class T, int kRows, int D>
+struct Tile {
+  static_assert(D % 16 == 0);
+  static constexpr int kStride = D + 8;
+  T at[kRows][kStride];
+};
+
+// Starts the copies of `kRows` rows that lie one after the other from `src` on, by `kThreads`
+// threads of which this is number `thread`. Rows outside [begin, end) become zeros and are not
+// read: what nobody wrote, or whose block is somebody else's by now, may be NaN, and 0 * NaN is not
+// 0.
+template <int kThreads, class T, int kRows, int D>
+SIMT_DEVICE void fetch_rows(Tile<T, kRows, D>& tile, const T* src, int begin, int end, int thread) {
+  constexpr int kChunks = D / 8;  // of 16 bytes, to a row
+  static_assert(kRows * kChunks % kThreads == 0);
+  SIMT_UNROLL
+  for (int i = 0; i < kRows * kChunks / kThreads; ++i) {
+    const int at = i * kThreads + thread, row = at / kChunks, chunk = at % kChunks;
+    simt::cp_async_16(&tile.at[row][chunk * 8], src + row * D + chunk * 8,
+                      row >= begin && row < end);
+  }
+}
+
+// Fragments of 16 rows x 16 columns from (row, col) on. As operand a of mma: the matrix itself.
+template <class T, int kRows, int D>
+SIMT_DEVICE void load_a(uint32_t (&r)[4], const Tile<T, kRows, D>& tile, int row, int col) {
+  const int lane = simt::lane_id();
+  simt::ldmatrix_x4(r, &tile.at[row + lane % 16][col + lane / 16 * 8]);
+}
+// As operand a: the transposed matrix, so that its rows are the tile's columns.
+template <class T, int kRows, int D>
+SIMT_DEVICE void load_a_trans(uint32_t (&r)[4], const Tile<T, kRows, D>& tile, int row, int col) {
+  const int lane = simt::lane_id();
+  simt::ldmatrix_x4_trans(r, &tile.at[row + lane % 8 + lane / 16 * 8][col + lane / 8 % 2 * 8]);
+}
+// As two operands b: r[0], r[1] for the eight columns of the result that the tile's rows row .. row
+// + 7 make, r[2], r[3] for the eight rows after them.
+template <class T, int kRows, int D>
+SIMT_DEVICE void load_b(uint32_t (&r)[4], const Tile<T, kRows, D>& tile, int row, int col) {
+  const int lane = simt::lane_id();
+  simt::ldmatrix_x4(r, &tile.at[row + lane % 8 + lane / 16 * 8][col + lane / 8 % 2 * 8]);
+}
+// As two operands b: r[0], r[1] for the tile's columns col .. col + 7, r[2], r[3] for the next.
+template <class T, int kRows, int D>
+SIMT_DEVICE void load_b_trans(uint32_t (&r)[4], const Tile<T, kRows, D>& tile, int row, int col) {
+  const int lane = simt::lane_id();
+  simt::ldmatrix_x4_trans(r, &tile.at[row + lane % 16][col + lane / 16 * 8]);
+}
+
+// What to subtract before exp2: a row that saw nothing yet has the maximum -inf, and -inf - -inf is
+// no number.
+SIMT_DEVICE float finite(float max) { return max == simt::neg_infinity() ? 0.0f : max; }
+
+}  // namespace sluice::cuda

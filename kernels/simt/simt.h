@@ -1,0 +1,76 @@
+// What a portable CUDA kernel may call: one kernel source, two meanings.
+//
+//   nvcc: every call is an intrinsic or one line of PTX (simt_cuda.h).
+//   g++:  every call goes to an emulator that is stricter than the chip (emulator.h): a block's
+//         threads are fibers on one OS thread.
+//
+// Rules for a kernel written on it:
+//  - A kernel is SIMT_KERNEL(threads, blocks) void f(Params): one struct by value, grids of one
+//    dimension, whole warps. It is started by launch() (launch.h).
+//  - Thread ids, collectives, atomics, asynchronous copies and mma come from here and nowhere else;
+//    no `#ifdef`, no assembly, no `<<<>>>`.
+//  - All shared memory is one struct, reached by shared<T>(). A `__shared__` variable would be
+//    invisible to the emulator, which could neither poison it nor watch its bounds.
+//  - Warp collectives are executed by all 32 lanes.
+//  - Other blocks are talked to by atomic_add_acq_rel() alone.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace sluice::simt {
+
+struct LaunchConfig {
+  int num_blocks = 1;
+  int num_threads = 32;     // a multiple of 32, at most 1024
+  size_t shared_bytes = 0;  // dynamic shared memory of a block
+};
+
+struct alignas(16) Vec4 {
+  uint32_t x = 0, y = 0, z = 0, w = 0;
+};
+struct alignas(16) Float4 {
+  float v[4] = {};
+};
+
+// 16-bit floats as they lie in memory. Arithmetic is in f32: to_float(), and back by rounding to
+// nearest, ties to even.
+struct Bf16 {
+  uint16_t bits;
+};
+struct F16 {
+  uint16_t bits;
+};
+
+}  // namespace sluice::simt
+
+#ifdef __CUDACC__
+#include "kernels/simt/simt_cuda.h"
+#else
+#include "kernels/simt/emulator.h"
+#endif
+
+namespace sluice::simt {
+
+SIMT_DEVICE Float4 load_float4(const void* p) { return __builtin_bit_cast(Float4, load_16(p)); }
+SIMT_DEVICE void store_float4(void* p, const Float4& f) {
+  store_16(p, __builtin_bit_cast(Vec4, f));
+}
+
+// exp(x), and tanh(x) = 1 - 2 / (1 + exp(2 x)), which is right to f32's rounding of 1 for every x.
+SIMT_DEVICE float exp(float x) { return exp2_approx(x * 1.4426950408889634f); }
+SIMT_DEVICE float tanh(float x) { return 1 - 2 * reciprocal(1 + exp(2 * x)); }
+
+// Over the lanes of a warp, in one fixed order; every lane gets the result.
+SIMT_DEVICE float warp_sum(float v) {
+  SIMT_UNROLL
+  for (int mask = 16; mask > 0; mask /= 2) v += shuffle_xor(v, mask);
+  return v;
+}
+SIMT_DEVICE float warp_max(float v) {
+  SIMT_UNROLL
+  for (int mask = 16; mask > 0; mask /= 2) v = max(v, shuffle_xor(v, mask));
+  return v;
+}
+
+}  // namespace sluice::simt
