@@ -3,6 +3,17 @@
 #include "scheduler/scheduler_impl.h"
 
 namespace sluice {
+namespace {
+
+// Lists of one or two, most of them: a plain loop is a third of std::find.
+bool contains(const std::vector<TokenId>& set, TokenId token) {
+  for (const TokenId t : set) {
+    if (t == token) return true;
+  }
+  return false;
+}
+
+}  // namespace
 
 void Scheduler::Impl::commit(const StepResult& result, Instant now,
                              std::vector<TokenEvent>& events) {
@@ -20,10 +31,11 @@ void Scheduler::Impl::commit(const StepResult& result, Instant now,
     const bool fills = filling != f.filling.end() && *filling == i;
     filling += fills;
     if (charges) charge_row(f, i, shares);
-    if (f.rows[i].seq->ended) continue;
+    Sequence& s = sequence_of(f, i);
+    if (s.ended) continue;
     if (fills && policy_.prefix_caching)
-      publish(sequence_of(f, i), f.rows[i].begin, f.rows[i].begin + f.rows[i].count);
-    commit_row(*f.owners[i], f.rows[i], result, i, events);
+      publish(s, f.rows[i].begin, f.rows[i].begin + f.rows[i].count);
+    commit_row(*f.owners[i], s, f.rows[i], result, i, events);
   }
   pool_.release(f.freed);
   num_coming_ -= f.num_coming;
@@ -76,9 +88,9 @@ void Scheduler::Impl::prepare_publish(const Flight& f) {
   }
 }
 
-void Scheduler::Impl::commit_row(Record& r, const StepRow& row, const StepResult& result, size_t i,
+void Scheduler::Impl::commit_row(Record& r, Sequence& s, const StepRow& row,
+                                 const StepResult& result, size_t i,
                                  std::vector<TokenEvent>& events) {
-  Sequence& s = r.seqs[size_t(row.seq - r.seqs.data())];
   const int end = row.begin + row.count;
   s.num_computed = end;
   if (r.request.sampling.prompt_logprobs >= 0) {
@@ -121,6 +133,16 @@ void Scheduler::Impl::fork(Record& r) {
   }
 }
 
+inline FinishReason Scheduler::Impl::finish_reason(const Record& r, const Sequence& s) const {
+  const SamplingParams& sampling = r.request.sampling;
+  const int num_output = s.num_tokens() - s.num_prompt;
+  const TokenId token = s.tokens.back();
+  if (num_output > sampling.min_tokens &&
+      ((!sampling.ignore_eos && contains(eos_, token)) || contains(sampling.stop_tokens, token)))
+    return FinishReason::stop;
+  return num_output >= sampling.max_tokens ? FinishReason::length : FinishReason::none;
+}
+
 void Scheduler::Impl::accept(Record& r, Sequence& s, const StepResult& result, int draw,
                              std::vector<TokenEvent>& events) {
   s.tokens.push_back(result.tokens[draw]);
@@ -159,19 +181,6 @@ std::shared_ptr<const RequestTrace> Scheduler::Impl::close_trace(Record& r) {
   r.trace->output_tokens = num_output(r);
   r.trace->note(now_, RequestTrace::Kind::ended, r.trace->output_tokens);
   return r.trace;
-}
-
-FinishReason Scheduler::Impl::finish_reason(const Record& r, const Sequence& s) const {
-  const SamplingParams& sampling = r.request.sampling;
-  const int num_output = s.num_tokens() - s.num_prompt;
-  const TokenId token = s.tokens.back();
-  if (num_output > sampling.min_tokens) {
-    const auto has = [token](const std::vector<TokenId>& set) {
-      return std::find(set.begin(), set.end(), token) != set.end();
-    };
-    if ((!sampling.ignore_eos && has(eos_)) || has(sampling.stop_tokens)) return FinishReason::stop;
-  }
-  return num_output >= sampling.max_tokens ? FinishReason::length : FinishReason::none;
 }
 
 // Blocks that became full in tokens [begin, end).

@@ -13,10 +13,7 @@ void Scheduler::Impl::extend_hashes(Sequence& s, int num_blocks) const {
   }
 }
 
-// One more token of a decoding sequence: a block that nobody else writes.
-bool Scheduler::Impl::grow(Record& r, Sequence& s, StepPlan& plan) {
-  // Inside a block that its last token is in: the usual case, without a look at the table.
-  if (r.num_samples == 1 && in_block(s.num_scheduled) != 0) return true;
+bool Scheduler::Impl::extend_table(Record& r, Sequence& s, StepPlan& plan) {
   const bool inside = s.num_scheduled < int(s.blocks.size()) * block_size_;
   if (inside && r.num_samples == 1) return true;
   if (!inside) return take_block(r, s.blocks, plan);

@@ -166,12 +166,8 @@ void Scheduler::Impl::charge(Record& r, double seconds) {
   refile(r);
 }
 
-void Scheduler::Impl::ran(Record& r) {
-  if (r.last_plan == plan_) return;
-  r.last_plan = plan_;
-  r.last_run = now_;
-  ++r.residency;
-  if (!r.starving) return;
+// It runs: it waits no longer than it may.
+void Scheduler::Impl::calm(Record& r) {
   r.starving = false;
   refile(r);
 }

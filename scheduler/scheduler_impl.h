@@ -145,6 +145,7 @@ struct Scheduler::Impl {
   int tiled(int count, const StepPlan&) const;
   void spend(int begin, int count);
   void prefetch_running(size_t index) const;
+  void add_decode(Record&, Sequence&, StepPlan&);
   bool add_decodes(Record&, StepPlan&);
   void add_chunks(Record&, StepPlan&);
   void add_row(Record&, Sequence&, int count, StepPlan&, std::vector<StepRow>& rows,
@@ -170,7 +171,17 @@ struct Scheduler::Impl {
   double quantum(int level) const { return quantum_ * double(uint64_t{1} << level); }
   int join_level(const Record&) const;
   void charge(Record&, double seconds);
-  void ran(Record&);  // it has a row in the step being built
+  void ran(Record& r) {  // it has a row in the step being built
+    if (r.last_plan == plan_) return;
+    r.last_plan = plan_;
+    r.last_run = now_;
+    ++r.residency;
+    if (r.starving) calm(r);
+  }
+  void calm(Record&);
+  void pay_for(Record& r, int tokens) {  // what is computed again, again
+    if (tenants_.size() > 1) r.tenant->counter += tokens / r.tenant->weight;
+  }
   void count_level(const Record&, int by);
   bool outranks(const Record& a, const Record& b) const;
   void estimate_next_times();
@@ -185,7 +196,8 @@ struct Scheduler::Impl {
   struct Flight;
   Shares learn(const Flight&, double seconds);
   void charge_row(const Flight&, size_t row, const Shares&);
-  void commit_row(Record&, const StepRow&, const StepResult&, size_t row, std::vector<TokenEvent>&);
+  void commit_row(Record&, Sequence&, const StepRow&, const StepResult&, size_t row,
+                  std::vector<TokenEvent>&);
   void fork(Record&);
   void accept(Record&, Sequence&, const StepResult&, int draw, std::vector<TokenEvent>&);
   int num_output(const Record&) const;
@@ -221,7 +233,12 @@ struct Scheduler::Impl {
     return policy_.prefix_caching && r.request.sampling.prompt_logprobs < 0;
   }
   void extend_hashes(Sequence&, int num_blocks) const;
-  bool grow(Record&, Sequence&, StepPlan&);
+  // One more token of a decoding sequence: a block that nobody else writes.
+  bool grow(Record& r, Sequence& s, StepPlan& plan) {
+    // Inside a block that its last token is in: the usual case, without a look at the table.
+    return (r.num_samples == 1 && in_block(s.num_scheduled) != 0) || extend_table(r, s, plan);
+  }
+  bool extend_table(Record&, Sequence&, StepPlan&);
   bool shares_partial_block(const Record&, const Sequence&) const;
   bool take_block(Record&, std::vector<BlockId>& out, StepPlan&);
   bool make_room(const Record&, StepPlan&);
@@ -270,8 +287,8 @@ struct Scheduler::Impl {
   Flight& flight(uint64_t plan) { return flights_[plan % flights_.size()]; }
   void prefetch_flight(const Flight&, size_t row) const;
   void prepare_publish(const Flight&);
-  static Sequence& sequence_of(const Flight& f, size_t row) {
-    return f.owners[row]->seqs[size_t(f.rows[row].seq - f.owners[row]->seqs.data())];
+  static Sequence& sequence_of(const Flight& f, size_t row) {  // a record's own, so not const
+    return const_cast<Sequence&>(*f.rows[row].seq);
   }
   int in_flight() const { return int(last_plan_ - committed_); }
 
