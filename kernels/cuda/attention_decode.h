@@ -169,8 +169,7 @@ SIMT_DEVICE void decode_warp(const DecodeSource<T>& src, const uint32_t (&q)[kRo
   constexpr int kStages = DecodeShared<T, D, kRows>::kStages;
   const int num_tiles =
       src.end > src.first ? (src.end - src.first + kDecodeTile - 1) / kDecodeTile : 0;
-  // Tiles that end before the window begins; the chunk's first tile that counts is the same for all
-  // warps but for those whose own tokens of it lie before.
+  // Of this warp's tiles, those that end before the window begins: they are not even fetched.
   const int before = src.begin > src.first ? (src.begin - src.first) / kDecodeTile : 0;
   // One group an iteration, empty ones too: then "all but kStages - 2" names tile t.
   for (int t = before; t < before + kStages - 1; ++t) {

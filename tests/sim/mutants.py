@@ -8,18 +8,15 @@ mutant is killed when a test fails, aborts or hangs; what stands behind it says 
 was first: `pool` (block pool), `rules` (directed), `worlds` (random worlds against the ledger) or
 `presets` (worlds under every preset, tenants' shares).
 
-Last result: killed 110 of 110, in two runs.
+Last result: killed 110 of 110, in two runs; then 11 of 11 that are new or whose code has moved since.
 """
 
-import argparse
-import concurrent.futures
 import pathlib
-import shutil
-import subprocess
 import sys
-import tempfile
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+import mutation  # noqa: E402
+
 SOURCES = ["base/check.cc", "kvcache/block_pool.cc", "scheduler/scheduler.cc",
            "scheduler/order.cc", "scheduler/admission.cc", "scheduler/memory.cc",
            "scheduler/swap.cc", "scheduler/commit.cc", "scheduler/inspect.cc",
@@ -31,7 +28,6 @@ PROGRAMS = {  # the quick ones first
     "worlds": ["tests/sim/scheduler_sim_test.cc"],
     "presets": ["tests/sim/scheduler_preset_test.cc"],
 }
-TIMEOUT_S = 300
 
 POOL, SCHED = "kvcache/block_pool.cc", "scheduler/scheduler.cc"
 ADMIT, MEMORY, COMMIT = "scheduler/admission.cc", "scheduler/memory.cc", "scheduler/commit.cc"
@@ -271,106 +267,9 @@ MUTANTS = [
 ]
 
 
-def run(command, **kwargs):
-    return subprocess.run(command, capture_output=True, text=True, **kwargs)
-
-
-def flags_of(args):
-    pkg = run(["pkg-config", "--libs", "absl_status", "absl_statusor",
-               "absl_raw_hash_set", "absl_hash", "fmt"])
-    if pkg.returncode:
-        sys.exit("mutants.py: pkg-config does not find absl_status, absl_statusor and fmt:\n"
-                 + pkg.stderr)
-    compile_flags = [args.cxx, "-std=c++20", "-O1"]
-    return compile_flags, pkg.stdout.split() + ["-lgmock", "-lgtest", "-lgtest_main", "-lpthread"]
-
-
-def object_of(folder, source):
-    return folder / (source.replace("/", "_") + ".o")
-
-
-def compile_all(sources, tree, objects, flags):
-    for source in sources:
-        done = run(flags + [f"-I{tree}", "-c", str(tree / source), "-o",
-                            str(object_of(objects, source))])
-        if done.returncode:
-            return done.stderr
-    return None
-
-
-def link_and_run(objects, base_objects, flags, libs):
-    """The first program that fails, or ""."""
-    for name, tests in PROGRAMS.items():
-        inputs = []
-        for source in SOURCES + tests:
-            own = object_of(objects, source)
-            inputs.append(str(own if own.exists() else object_of(base_objects, source)))
-        program = objects / name
-        link = run(flags[:1] + inputs + ["-o", str(program)] + libs)
-        if link.returncode:
-            sys.exit(link.stderr)
-        try:
-            if run([str(program), "--gtest_fail_fast"], timeout=TIMEOUT_S).returncode:
-                return name
-        except subprocess.TimeoutExpired:
-            return name + " (hangs)"
-    return ""
-
-
-def try_mutant(index, scratch, flags, libs):
-    what, path, old, new = MUTANTS[index]
-    tree, objects = scratch / f"tree{index}", scratch / f"objects{index}"
-    objects.mkdir()
-    shutil.copytree(scratch / "tree", tree)
-    text = (tree / path).read_text()
-    if text.count(old) != 1:
-        return index, f"does not apply: found {text.count(old)} times", False
-    (tree / path).write_text(text.replace(old, new))
-    touched = [path]
-    if path.endswith(".h"):
-        touched = [s for s in SOURCES if s.startswith("scheduler/")]
-    error = compile_all(touched, tree, objects, flags)
-    if error:
-        return index, "does not compile:\n" + error, False
-    failed = link_and_run(objects, scratch / "objects", flags, libs)
-    shutil.rmtree(tree)
-    shutil.rmtree(objects)
-    return index, failed or "SURVIVED", bool(failed)
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", type=int, nargs="*", help="numbers of mutants, from 1")
-    parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--cxx", default="g++")
-    args = parser.parse_args()
-    flags, libs = flags_of(args)
-    with tempfile.TemporaryDirectory(prefix="mutants-") as name:
-        scratch = pathlib.Path(name)
-        for folder in ["base", "config", "kvcache", "scheduler", "engine", "tests/sim",
-                       "tests/unit/kvcache"]:
-            shutil.copytree(ROOT / folder, scratch / "tree" / folder,
-                            ignore=shutil.ignore_patterns("__pycache__"))
-        (scratch / "objects").mkdir()
-        sources = SOURCES + [t for tests in PROGRAMS.values() for t in tests]
-        error = compile_all(sources, scratch / "tree", scratch / "objects", flags)
-        if error:
-            sys.exit(error)
-        (scratch / "plain").mkdir()
-        failed = link_and_run(scratch / "plain", scratch / "objects", flags, libs)
-        if failed:
-            sys.exit(f"without a mutant it fails already: {failed}")
-        wanted = [n - 1 for n in args.only] if args.only else range(len(MUTANTS))
-        killed = 0
-        with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
-            tries = [pool.submit(try_mutant, i, scratch, flags, libs) for i in wanted]
-            for done in tries:
-                index, outcome, dead = done.result()
-                killed += dead
-                print(f"{index + 1:3} {MUTANTS[index][0]}: {outcome}", flush=True)
-        print(f"killed {killed} of {len(wanted)}")
-        return 0 if killed == len(wanted) else 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    mutation.main(__doc__, MUTANTS,
+                  [mutation.Build(SOURCES, PROGRAMS, packages=["absl_status", "absl_statusor",
+                                                               "absl_raw_hash_set", "absl_hash", "fmt"])],
+                  ["base", "config", "kvcache", "scheduler", "engine", "tests/sim", "tests/unit/kvcache"],
+                  lambda header: [s for s in SOURCES if s.startswith("scheduler/")])

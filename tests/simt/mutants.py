@@ -1,0 +1,157 @@
+#!/usr/bin/env python3
+"""Seeded bugs in the CUDA kernels: the emulator's tests must notice each.
+
+    tests/simt/mutants.py [--only N ...] [--jobs J] [--cxx g++]
+
+Works in a scratch folder; the tree is not touched. Needs pkg-config, fmt and GoogleTest. What stands
+behind a mutant says which test was first to fail: `rows` or `attention`, plain, or under ThreadSanitizer
+(`-race`) where only that notices.
+
+Last result: killed 54 of 54, all by the plain tests.
+"""
+
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+import mutation  # noqa: E402
+
+CUDA = "kernels/cuda/"
+SOURCES = ["base/check.cc", "kernels/simt/emulator.cc", "kernels/simt/emulator_ops.cc",
+           "kernels/simt/fiber.cc", CUDA + "attention_work.cc"] + [
+    CUDA + name + ".cu" for name in ["attention_decode", "attention_prefill", "elementwise", "norm",
+                                     "rope", "rows"]]
+USERS = {  # what has a header's kernels in it
+    "paged_kv.h": ["attention_decode.cu", "attention_prefill.cu"],
+    "vector.h": ["norm.cu", "elementwise.cu"],
+}
+PROGRAMS = {"rows": ["tests/simt/rows_test.cc"], "attention": ["tests/simt/attention_test.cc"]}
+
+DECODE, PREFILL = CUDA + "attention_decode.h", CUDA + "attention_prefill.h"
+PAGED, WORK, NORM = CUDA + "paged_kv.h", CUDA + "attention_work.cc", CUDA + "norm.h"
+ROPE, ELEMENT, ROWS = CUDA + "rope.h", CUDA + "elementwise.h", CUDA + "rows.h"
+# (what is wrong, file, text, text in its place); the text must occur exactly once.
+MUTANTS = [
+    # --- both attentions ---
+    ("rows before the window are read", PAGED, "row >= begin && row < end", "row < end"),
+    ("rows past the end are read", PAGED, "row >= begin && row < end", "row >= begin"),
+    ("a row that saw nothing yet is no number", PAGED,
+     "return max == simt::neg_infinity() ? 0.0f : max;", "return max;"),
+    ("soft-caps are ignored", PAGED, "return softcap_log2 > 0 ?", "return softcap_log2 > 1e9f ?"),
+    ("tiles meet banks twice", PAGED, "kStride = D + 8;", "kStride = D;"),
+    ("matrices of an operand b change places", PAGED,
+     "&tile.at[row + lane % 8 + lane / 16 * 8][col + lane / 8 % 2 * 8]);\n}\n// As two operands b: r[0], "
+     "r[1] for the tile's columns",
+     "&tile.at[row + lane % 16][col + lane / 16 * 8]);\n}\n// As two operands b: r[0], "
+     "r[1] for the tile's columns"),
+    # --- decode ---
+    ("decode forgets the window", DECODE,
+     "src.begin = window_begin > chunk_begin ? window_begin : chunk_begin;",
+     "src.begin = chunk_begin;"),
+    ("decode reads past the last token", DECODE,
+     "src.end = seq_len < chunk_end ? seq_len : chunk_end;", "src.end = chunk_end;"),
+    ("decode does not rescale one of its values", DECODE, "state.out[r][d][c] *= shrink;", ""),
+    ("decode does not rescale its sum", DECODE, "state.sum[r][c] * shrink + s[r][c]",
+     "state.sum[r][c] + s[r][c]"),
+    ("decode's maximum misses lanes", DECODE,
+     "for (int mask = 4; mask < 32; mask *= 2) top", "for (int mask = 8; mask < 32; mask *= 2) top"),
+    ("decode's sum misses lanes", DECODE,
+     "for (int mask = 4; mask < 32; mask *= 2) sum", "for (int mask = 8; mask < 32; mask *= 2) sum"),
+    ("decode overwrites a stage in use", DECODE, "    simt::sync_warp();\n    const int ahead",
+     "    const int ahead"),
+    ("decode waits for a copy too few", DECODE, "simt::cp_async_wait<kStages - 2>();",
+     "simt::cp_async_wait<kStages - 1>();"),
+    ("decode skips empty groups", DECODE,
+     "mine.stages[ahead % kStages]);\n    simt::cp_async_commit();",
+     "mine.stages[ahead % kStages]);\n    if (ahead < num_tiles) simt::cp_async_commit();"),
+    ("decode publishes over stages in use", DECODE,
+     "  simt::sync_warp();  // `out` lies over stages that other lanes may still read\n", ""),
+    ("decode merges warps before they are done", DECODE,
+     "(shared.warp[warp], state);\n  simt::sync_block();\n", "(shared.warp[warp], state);\n"),
+    ("decode draws its ticket before its results are written", DECODE,
+     "    simt::sync_block();  // all of the block's partial results, before the ticket\n", ""),
+    ("decode leaves its ticket", DECODE, "if (shared.is_last) *ticket = 0;", ""),
+    ("nobody is the last to draw", DECODE, "uint32_t(num_chunks - 1)", "uint32_t(num_chunks)"),
+    ("decode reads who is last too early", DECODE,
+     "    simt::sync_block();\n    if (shared.is_last)", "    if (shared.is_last)"),
+    ("decode's next item overwrites the last one's results", DECODE,
+     "  simt::sync_block();  // the next item overwrites shared memory\n", ""),
+    ("decode's partial results begin at the context's first chunk", DECODE,
+     "(item.chunk - item.first_chunk) *", "item.chunk *"),
+    ("decode takes one block for all tiles", DECODE, "simt::shuffle(src.block_of_lane, tile)",
+     "simt::shuffle(src.block_of_lane, 0)"),
+    ("decode begins at a block's first slot", DECODE,
+     "const int slot = token & ((1 << src.block_shift) - 1);", "const int slot = 0;"),
+    ("merging keeps the old scale", DECODE,
+     "const float keep = simt::exp2_approx(max - finite(top));", "const float keep = 1;"),
+    # --- prefill ---
+    ("prefill sees the future", PREFILL, "token >= begin && token < state.end[r] ?",
+     "token >= begin ?"),
+    ("prefill forgets the window", PREFILL, "token >= begin && token < state.end[r] ?",
+     "token < state.end[r] ?"),
+    ("a token does not see itself", PREFILL, "(row + r * 8) / p.group + 1;",
+     "(row + r * 8) / p.group;"),
+    ("prefill reads tiles that have not landed for all", PREFILL,
+     "    simt::sync_block();  // everybody's part of tile t has landed\n", ""),
+    ("prefill overwrites a tile in use", PREFILL,
+     "    simt::sync_block();  // nobody reads tile t any more: the next fetch overwrites it\n", ""),
+    ("prefill reads queries that are not there yet", PREFILL,
+     "  simt::sync_block();\n  const PrefillQueries", "  const PrefillQueries"),
+    ("prefill waits for a copy too few", PREFILL, "simt::cp_async_wait<1>();",
+     "simt::cp_async_wait<2>();"),
+    ("prefill does not rescale one of its values", PREFILL,
+     "state.out[d][2 * r + 1] *= shrink;", ""),
+    ("prefill's sum misses lanes", PREFILL, "    sum += simt::shuffle_xor(sum, 2);\n", ""),
+    ("prefill's maximum misses lanes", PREFILL,
+     "    top = simt::max(top, simt::shuffle_xor(top, 2));\n", ""),
+    ("prefill stores all heads as the first", PREFILL,
+     "const int head = rows.kv_head * p.group + (rows.first_row + row) % p.group;",
+     "const int head = rows.kv_head * p.group;"),
+    ("prefill stores rows that are not its own", PREFILL,
+     "    if (row >= rows.num_rows) continue;\n", ""),
+    ("prefill's tiles begin anywhere", PREFILL, "const int first = rows.begin / kTokens * kTokens;",
+     "const int first = rows.begin;"),
+    # --- lists of work ---
+    ("short items come first", WORK, "end_of(a) > end_of(b)", "end_of(a) < end_of(b)"),
+    ("chunks before the window are computed", WORK, "const int first = visible / kDecodeChunk",
+     "const int first = 0"),
+    ("partial results of two sequences meet", WORK,
+     "if (end - first > 1) work.num_partials += int64_t{end - first} * num_kv_heads * group;",
+     "work.num_partials = int64_t{end - first} * num_kv_heads * group;"),
+    # --- rows ---
+    ("a row's sum is read before it is there", NORM, "  simt::sync_block();\n  float sum = 0;",
+     "  float sum = 0;"),
+    ("the sum stays where the residual was", NORM, "      store<kVector>(residual + i, v);\n", ""),
+    ("the norm is of the sum before rounding", NORM,
+     "      load<kVector>(v, residual + i);  // as rounded: who reads the residual later sees the same\n",
+     ""),
+    ("a warp rotates over the head before", ROPE,
+     "  simt::sync_warp();  // the head before has been read\n", ""),
+    ("a warp rotates with what is not there yet", ROPE,
+     "row[at] = h.v[i];\n  }\n  simt::sync_warp();\n", "row[at] = h.v[i];\n  }\n"),
+    ("rotation goes the other way", ROPE, "at < half ? -row[at + half]", "at < half ? row[at + half]"),
+    ("the norm before a rotation is not rounded", ROPE, "h.v[i] = simt::to_float(rounded);",
+     "h.v[i] = h.v[i] * scale * weight[at];"),
+    ("slots are taken for rows", ROPE, "int64_t{slot % p.block_size} * p.slot_stride",
+     "int64_t{slot} * p.slot_stride"),
+    ("silu of the opposite", ELEMENT, "simt::exp(-x)", "simt::exp(x)"),
+    ("the gate is multiplied with itself", ELEMENT, "const T* up = gate + p.dim;",
+     "const T* up = gate;"),
+    ("rows are not scattered", ROWS, "p.to != nullptr ? p.to[row] : row", "row"),
+    ("only a row's first part is copied", ROWS,
+     "const int64_t step = int64_t{kCopyThreads} * p.parts * kBytes;",
+     "const int64_t step = int64_t{1} << 40;"),
+]
+
+
+def users_of(header):
+    name = header.removeprefix(CUDA)
+    return [CUDA + user for user in USERS.get(name, [name.removesuffix(".h") + ".cu"])]
+
+
+if __name__ == "__main__":
+    mutation.main(__doc__, MUTANTS,
+                  [mutation.Build(SOURCES, PROGRAMS, packages=["fmt"]),
+                   mutation.Build(SOURCES, PROGRAMS, ["-O1", "-fsanitize=thread", "-Wno-tsan"],
+                                  packages=["fmt"], name="-race", timeout_s=600)],
+                  ["base", "kernels", "tests/simt"], users_of)
