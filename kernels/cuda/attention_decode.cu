@@ -4,6 +4,8 @@
 namespace sluice::cuda {
 namespace {
 
+constexpr int kMostRows = 16;
+
 template <class T, int D, int kRows>
 void start(Stream stream, const DecodeParams<T>& p, int blocks) {
   simt::launch<DecodeParams<T>>(attention_decode_kernel<T, D, kRows>,
@@ -13,18 +15,14 @@ void start(Stream stream, const DecodeParams<T>& p, int blocks) {
 
 template <class T, int D>
 void start(Stream stream, const DecodeParams<T>& p, int blocks) {
-  p.group <= 8 ? start<T, D, 8>(stream, p, blocks) : start<T, D, 16>(stream, p, blocks);
+  p.group <= 8 ? start<T, D, 8>(stream, p, blocks) : start<T, D, kMostRows>(stream, p, blocks);
 }
 
 }  // namespace
 
-bool attention_supports(int head_dim, int group) {
-  const bool head = head_dim == 64 || head_dim == 96 || head_dim == 128 || head_dim == 256;
-  return head && group >= 1 && group <= 16;
-}
-
 template <class T>
 void attention_decode(Stream stream, const DecodeParams<T>& p, int head_dim, int blocks) {
+  CHECK(p.group >= 1 && p.group <= kMostRows);
   switch (head_dim) {
     case 64:
       return start<T, 64>(stream, p, blocks);

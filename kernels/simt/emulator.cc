@@ -345,10 +345,6 @@ uint32_t atomic_add_acq_rel(uint32_t* p, uint32_t v) {
   return old;
 }
 
-uint32_t shared_atomic_add(uint32_t* p, uint32_t v) {
-  return __atomic_fetch_add(p, v, __ATOMIC_RELAXED);
-}
-
 void cp_async_16(void* dst, const void* src, bool valid) {
   emulator::check_shared_16(dst);
   emulator::check_aligned_16(src);

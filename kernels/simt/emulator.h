@@ -119,8 +119,6 @@ uint32_t ballot(bool v);  // bit l: lane l's
 // The only way two blocks talk. Acquire-release at device scope: one thread calls it between two
 // sync_block(), and the block's earlier writes are published, and what others published is seen.
 uint32_t atomic_add_acq_rel(uint32_t* p, uint32_t v);
-// Relaxed, on shared memory.
-uint32_t shared_atomic_add(uint32_t* p, uint32_t v);
 
 // ---- asynchronous copies ----
 // 16 bytes from global to shared memory. Not valid: writes zeros, and does not touch `src`.

@@ -52,7 +52,6 @@ SIMT_DEVICE uint32_t atomic_add_acq_rel(uint32_t* p, uint32_t v) {
                : "memory");
   return old;
 }
-SIMT_DEVICE uint32_t shared_atomic_add(uint32_t* p, uint32_t v) { return atomicAdd(p, v); }
 
 // ---- asynchronous copies ----
 SIMT_DEVICE void cp_async_16(void* dst, const void* src, bool valid) {

@@ -1,28 +1,8 @@
 // The emulator's own tests: what its calls compute, and every rule it must stop on.
-#include <gtest/gtest.h>
-
-#include <cmath>
-#include <random>
-#include <vector>
-
-#include "kernels/simt/launch.h"
+#include "tests/simt/kernel_test.h"
 
 namespace sluice::simt {
 namespace {
-
-constexpr Order kOrders[] = {Order::forward, Order::reverse, Order::random};
-
-// Runs `body` in every order; three seeds of the random one.
-template <class Body>
-void in_all_orders(const Body& body) {
-  for (const Order order : kOrders) {
-    for (uint64_t seed = 0; seed < (order == Order::random ? 3 : 1); ++seed) {
-      emulator_options() = {order, seed, 2};
-      body();
-    }
-  }
-  emulator_options() = {};
-}
 
 void run(int blocks, int threads, size_t shared_bytes, const std::function<void()>& body) {
   emulate({blocks, threads, shared_bytes}, body);
@@ -239,8 +219,6 @@ TEST(Emulator, SixteenBitFloatsRoundToNearestEven) {
 }
 
 // ---- rules: one line, and status 3 ----
-
-using EmulatorDeath = ::testing::Test;
 
 void expect_stop(int threads, size_t shared_bytes, const std::function<void()>& body,
                  const char* says) {
