@@ -11,8 +11,8 @@
 #include <fstream>
 #include <thread>
 
+#include "base/float16.h"
 #include "base/log.h"
-#include "engine/float16.h"
 #include "engine/json_util.h"
 #include "engine/model_config.h"
 #include "engine/random_weights.h"

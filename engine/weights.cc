@@ -10,8 +10,8 @@
 #include <mutex>
 #include <thread>
 
+#include "base/float16.h"
 #include "base/log.h"
-#include "engine/float16.h"
 
 namespace sluice {
 namespace {

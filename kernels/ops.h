@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <string>
 
 #include "kernels/tensor.h"
 
@@ -11,7 +12,7 @@ namespace sluice {
 // all layers (and holds its own scales when quantised), so swapping it is one large copy;
 // the views' strides hide that.
 struct KvView {
-  Tensor k, v;              // [num_blocks, num_kv_heads, block_size, dim], strided; f32 or bf16
+  Tensor k, v;              // [num_blocks, num_kv_heads, block_size, dim], strided
   Tensor k_scale, v_scale;  // absent unless quantised: [num_blocks, num_kv_heads, block_size]
 };
 
@@ -72,6 +73,21 @@ struct QkvParams {
   Tensor cos_sin;  // f32 [max_positions, rotary_dim]: cosines, then sines, rotary_dim / 2 each
 };
 
+// What a model asks of a device in attention.
+struct AttentionHeads {
+  int num_heads = 0, num_kv_heads = 0, head_dim = 0;
+};
+
+// The largest step that a device will see.
+struct OpsLimits {
+  int max_seqs = 0;        // rows of a step
+  int max_tokens = 0;      // of a step
+  int max_context = 0;     // tokens of a sequence
+  int max_logit_rows = 0;  // of one sample() or token_logprobs()
+  int vocab_size = 0;
+  AttentionHeads heads;
+};
+
 // The instruction set of the machine: everything a model may ask of a device.
 // One flat interface, two final implementations (CpuOps, CudaOps), one decorator
 // (CheckedOps: shapes and dtypes per op). An Ops is bound to one stream.
@@ -88,6 +104,19 @@ class Ops {
   virtual ~Ops() = default;
 
   virtual DType act_dtype() const = 0;
+  // How linear layers that are `wanted` are kept, and keys and values of a model with such layers.
+  virtual DType weight_dtype(DType wanted) const = 0;
+  virtual DType kv_dtype(DType weights) const = 0;
+  virtual bool keeps_kv_as(DType) const = 0;
+  // Empty, or what of this the device cannot compute: "head_dim = 80 (it has 64 and 128)".
+  virtual std::string lacks(const AttentionHeads&, int /*block_size*/) const { return {}; }
+
+  // Memory that ops take beside their arguments, in all; it is taken once, before the first step.
+  virtual size_t workspace_bytes(const OpsLimits&) const { return 0; }
+  virtual void reserve(const OpsLimits&) {}
+  // Once before the ops of a step: its batch, with arrays that the host can read while they are
+  // called.
+  virtual void begin_step(const AttnBatch& /*host*/) {}
 
   // --- weights, at load ---
   // Bytes that a linear layer of this shape takes in this device's layout (64-byte multiple).

@@ -35,6 +35,11 @@ class CpuOps final : public Ops {
   ThreadPool& pool() { return pool_; }
 
   DType act_dtype() const override { return DType::f32; }
+  DType weight_dtype(DType wanted) const override { return wanted; }
+  DType kv_dtype(DType weights) const override {
+    return weights == DType::f32 ? DType::f32 : DType::bf16;
+  }
+  bool keeps_kv_as(DType t) const override { return t == DType::f32 || t == DType::bf16; }
   size_t weight_bytes(DType, int64_t out_features, int64_t in_features) const override;
   Weight make_weight(void* memory, DType, int64_t out_features, int64_t in_features) override;
   void pack_rows(const Weight& dst, int64_t first_row, const Tensor& src) override;

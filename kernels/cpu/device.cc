@@ -109,6 +109,7 @@ class CpuDevice final : public Device {
   }
   Buffer allocate(size_t bytes, Memory) override { return allocate_host(bytes); }
   size_t free_bytes() const override { return available_memory(); }
+  bool is_host() const override { return true; }
   void populate(void* memory, size_t bytes) override {
     // Whole pages inside the part. A kernel before 5.14 refuses: pages come with their first use.
     const size_t begin = round_up(reinterpret_cast<size_t>(memory), kPage);

@@ -2,10 +2,11 @@
 
 #include <algorithm>
 #include <bit>
-#include <cmath>
+
 #include <cstring>
 
 #include "base/check.h"
+#include "base/float16.h"
 
 namespace sluice::cpu {
 namespace {
@@ -101,38 +102,6 @@ WeightType weight_type(DType t) {
       CHECK(!"linear layers are f32, f16 or bf16 here");
   }
   return WeightType::f32;
-}
-
-float from_bf16(uint16_t x) { return std::bit_cast<float>(uint32_t(x) << 16); }
-
-uint16_t to_bf16(float x) {
-  const uint32_t u = std::bit_cast<uint32_t>(x);
-  if (std::isnan(x)) return 0x7fc0;
-  return uint16_t((u + 0x7fff + ((u >> 16) & 1)) >> 16);
-}
-
-float from_f16(uint16_t h) {
-  const uint32_t sign = uint32_t(h & 0x8000) << 16, exponent = (h >> 10) & 31, m = h & 0x3ff;
-  if (exponent == 31) return std::bit_cast<float>(sign | 0x7f800000 | (m << 13));
-  if (exponent == 0) {
-    const float f = float(m) * 0x1p-24f;
-    return sign ? -f : f;
-  }
-  return std::bit_cast<float>(sign | ((exponent + 112) << 23) | (m << 13));
-}
-
-uint16_t to_f16(float x) {
-  const uint32_t u = std::bit_cast<uint32_t>(x);
-  const uint16_t sign = uint16_t((u >> 16) & 0x8000);
-  const uint32_t magnitude = u & 0x7fffffff;
-  if (magnitude > 0x7f800000) return sign | 0x7e00;
-  if (magnitude >= 0x477ff000) return sign | 0x7c00;  // 65520 and more round to infinity
-  if (magnitude < 0x38800000) {  // below 2^-14: adding 0.5 leaves the value in units of 2^-24
-    const float units = std::bit_cast<float>(magnitude) + 0.5f;
-    return sign | uint16_t(std::bit_cast<uint32_t>(units) - 0x3f000000);
-  }
-  const uint32_t rebased = magnitude - (112u << 23);
-  return sign | uint16_t((rebased + 0xfff + ((rebased >> 13) & 1)) >> 13);
 }
 
 void pack_rows(const Tensor& dst, int64_t first_row, const Tensor& src) {

@@ -11,12 +11,6 @@ namespace sluice::cpu {
 // CHECKs that `t` is a type a linear layer can have here.
 WeightType weight_type(DType t);
 
-// Rounds to nearest even; NaN stays NaN.
-uint16_t to_bf16(float x);
-uint16_t to_f16(float x);
-float from_bf16(uint16_t x);
-float from_f16(uint16_t x);
-
 // See Ops::pack_rows. Safe from several threads for different rows.
 void pack_rows(const Tensor& dst, int64_t first_row, const Tensor& src);
 

@@ -24,6 +24,8 @@ template <class T>
 void attention_decode(Stream stream, const DecodeParams<T>& p, int head_dim, int blocks) {
   CHECK(p.group >= 1 && p.group <= kMostRows);
   switch (head_dim) {
+    case 32:
+      return start<T, 32>(stream, p, blocks);
     case 64:
       return start<T, 64>(stream, p, blocks);
     case 96:

@@ -29,14 +29,7 @@ struct alignas(16) DecodeItem {
 };
 
 template <class T>
-struct DecodeParams {
-  const T* q;
-  T* out;
-  int64_t q_stride, out_stride;  // elements from token to token; heads are D apart
-  PagedKv<T> kv;
-  const int32_t* block_tables;  // [sequences, table_stride]
-  int32_t table_stride;
-  const int32_t* seq_lens;  // [sequences], the new token included
+struct DecodeParams : PagedAttention<T> {
   const int32_t* token_of;  // [sequences]: its row of q and out
   const DecodeItem* items;
   const int32_t* num_items;
@@ -45,9 +38,6 @@ struct DecodeParams {
   float* partial_stats;       // [*, 2]: maximum in units of log2, sum
   uint32_t* tickets;          // [sequences, num_kv_heads], all 0 between launches
   float* lse;                 // [sequences, heads], in units of log2; may be null
-  int32_t num_kv_heads;
-  int32_t group;  // query heads to a kv head
-  AttentionScores scores;
 };
 
 constexpr int kDecodeWarps = 4;

@@ -16,6 +16,8 @@ void start(Stream stream, const PrefillParams<T>& p, int num_items) {
 template <class T>
 void attention_prefill(Stream stream, const PrefillParams<T>& p, int head_dim, int num_items) {
   switch (head_dim) {
+    case 32:
+      return start<T, 32>(stream, p, num_items);
     case 64:
       return start<T, 64>(stream, p, num_items);
     case 96:

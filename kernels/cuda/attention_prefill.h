@@ -23,20 +23,10 @@ struct alignas(16) PrefillItem {
 };
 
 template <class T>
-struct PrefillParams {
-  const T* q;
-  T* out;
-  int64_t q_stride, out_stride;  // elements from token to token; heads are D apart
-  PagedKv<T> kv;
-  const int32_t* block_tables;  // [sequences, table_stride]
-  int32_t table_stride;
-  const int32_t* seq_lens;  // [sequences], the new tokens included
-  const int32_t* cu_q;      // [sequences + 1]: where a sequence's tokens lie in q and out
+struct PrefillParams : PagedAttention<T> {
+  const int32_t* cu_q;  // [sequences + 1]: where a sequence's tokens lie in q and out
   const PrefillItem* items;
   float* lse;  // [tokens, heads], in units of log2; may be null
-  int32_t num_kv_heads;
-  int32_t group;
-  AttentionScores scores;
 };
 
 constexpr int kPrefillWarps = 8;

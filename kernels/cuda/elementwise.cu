@@ -46,6 +46,20 @@ void add(Stream stream, Tensor out, Tensor a, Tensor b) {
   });
 }
 
+void add_bias(Stream stream, Tensor out, Tensor bias) {
+  const int64_t dim = out.shape[1];
+  const bool by_8 = wide(dim, {&out});
+  dispatch(out.dtype, [&]<class T>(T) {
+    AddBiasParams<T> p;
+    p.out = out.as<T>(), p.bias = bias.as<float>();
+    p.out_stride = out.stride[0];
+    p.dim = int32_t(dim);
+    p.parts = parts_of(dim, by_8 ? 8 : 1);
+    simt::launch<AddBiasParams<T>>(by_8 ? add_bias_kernel<T, 8> : add_bias_kernel<T, 1>,
+                                   {int(out.shape[0]) * p.parts, kElementThreads, 0}, stream, p);
+  });
+}
+
 void silu_mul(Stream stream, Tensor out, Tensor gate_up) {
   gated<Gate::silu>(stream, out, gate_up);
 }

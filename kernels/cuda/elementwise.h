@@ -1,4 +1,4 @@
-// Ops on elements alone: addition, and the gated activations.
+// Ops on elements alone: additions, and the gated activations.
 #pragma once
 
 #include "kernels/cuda/vector.h"
@@ -31,6 +31,31 @@ add_kernel(AddParams<T> p) {
     SIMT_UNROLL
     for (int k = 0; k < kVector; ++k) a[k] += b[k];
     store<kVector>(p.out + row * p.out_stride + i, a);
+  }
+}
+
+// out [rows, dim] += bias.
+template <class T>
+struct AddBiasParams {
+  T* out;
+  const float* bias;  // [dim]
+  int64_t out_stride;
+  int32_t dim;
+  int32_t parts;
+};
+
+template <class T, int kVector>
+SIMT_KERNEL(kElementThreads, 1)
+add_bias_kernel(AddBiasParams<T> p) {
+  const int64_t row = simt::block_id() / p.parts;
+  const int part = simt::block_id() % p.parts;
+  for (int i = (part * kElementThreads + simt::thread_id()) * kVector; i < p.dim;
+       i += p.parts * kElementThreads * kVector) {
+    float x[kVector];
+    load<kVector>(x, p.out + row * p.out_stride + i);
+    SIMT_UNROLL
+    for (int k = 0; k < kVector; ++k) x[k] += p.bias[i + k];
+    store<kVector>(p.out + row * p.out_stride + i, x);
   }
 }
 

@@ -15,6 +15,7 @@ void copy_rows(Stream, Tensor dst, Tensor src, Tensor from, Tensor to, int64_t c
 // residual += x (absent: no addition), out = norm(residual). weight: f32. Rank 2 or 3.
 void rms_norm(Stream, Tensor out, Tensor residual, Tensor x, Tensor weight, float eps);
 void add(Stream, Tensor out, Tensor a, Tensor b);
+void add_bias(Stream, Tensor out, Tensor bias);  // bias: f32 [columns]
 void silu_mul(Stream, Tensor out, Tensor gate_up);
 void gelu_mul(Stream, Tensor out, Tensor gate_up);
 void rope(Stream, Tensor qk, Tensor positions, Tensor cos_sin);
@@ -22,7 +23,7 @@ void write_kv(Stream, KvView cache, Tensor k, Tensor v, Tensor slots);
 void qkv_rope_write(Stream, Tensor qkv, const QkvParams&, Tensor positions, KvView cache,
                     Tensor slots);
 
-// Heads of 64, 96, 128 and 256. `blocks`: of threads, which share the items of the list; groups of
+// Heads of 32, 64, 96, 128 and 256. `blocks`: of threads, which share the items of the list; groups of
 // at most 16 query heads.
 template <class T>
 void attention_decode(Stream, const DecodeParams<T>&, int head_dim, int blocks);

@@ -36,6 +36,21 @@ struct AttentionScores {
   }
 };
 
+// What both attentions are given of a step and a layer.
+template <class T>
+struct PagedAttention {
+  const T* q;
+  T* out;
+  int64_t q_stride, out_stride;  // elements from token to token; heads are D apart
+  PagedKv<T> kv;
+  const int32_t* block_tables;  // [sequences, table_stride]
+  int32_t table_stride;
+  const int32_t* seq_lens;  // [sequences], the new tokens included
+  int32_t num_kv_heads;
+  int32_t group;  // query heads to a kv head
+  AttentionScores scores;
+};
+
 // Rows of D elements and 16 bytes of padding: the eight rows of an ldmatrix lie in different banks,
 // for every D that is a multiple of 16.
 template <class T, int kRows, int D>

@@ -1,5 +1,5 @@
-// How host code starts a kernel: on a stream of the GPU, or on the emulator, where a launch returns
-// when all of it has run.
+// How host code starts a kernel: on a stream of the GPU, or on the emulator, where a launch without a
+// stream returns when all of it has run.
 #pragma once
 
 #include "kernels/device.h"
@@ -7,6 +7,8 @@
 
 #ifdef __CUDACC__
 #include <cuda_runtime.h>
+#else
+#include "kernels/simt/stream.h"
 #endif
 
 namespace sluice::simt {
@@ -27,8 +29,9 @@ void launch(Kernel<Params> kernel, const LaunchConfig& config, Stream stream,
   kernel<<<unsigned(config.num_blocks), unsigned(config.num_threads), config.shared_bytes,
            static_cast<cudaStream_t>(stream.handle)>>>(params);
 #else
-  (void)stream;
-  emulate(config, [&] { kernel(params); });
+  const auto run = [=] { emulate(config, [&] { kernel(params); }); };
+  if (stream.handle == nullptr) return run();
+  static_cast<EmulatedStream*>(stream.handle)->put(run);
 #endif
 }
 

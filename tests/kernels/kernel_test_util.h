@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "base/float16.h"
 #include "kernels/checked_ops.h"
 #include "kernels/cpu/device.h"
 #include "kernels/cpu/isa.h"
@@ -121,7 +122,7 @@ struct Cache {
   float at(const Tensor& t, int64_t slot, int64_t head, int64_t d) const {
     const int64_t i =
         slot / t.shape[2] * t.stride[0] + head * t.stride[1] + slot % t.shape[2] * t.stride[2] + d;
-    return type == DType::bf16 ? cpu::from_bf16(t.as<uint16_t>()[i]) : t.as<float>()[i];
+    return type == DType::bf16 ? from_bf16(t.as<uint16_t>()[i]) : t.as<float>()[i];
   }
   DType type;
   std::vector<uint8_t> bytes;
@@ -146,8 +147,8 @@ struct Layer {
     }
   }
   static float stored(float x, DType type) {
-    if (type == DType::bf16) return cpu::from_bf16(cpu::to_bf16(x));
-    if (type == DType::f16) return cpu::from_f16(cpu::to_f16(x));
+    if (type == DType::bf16) return from_bf16(to_bf16(x));
+    if (type == DType::f16) return from_f16(to_f16(x));
     return x;
   }
   std::vector<double> apply(const Matrix& x) const {

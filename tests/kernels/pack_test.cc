@@ -10,36 +10,36 @@ namespace {
 TEST(Convert, Bf16RoundsToNearestEven) {
   std::mt19937 rng(1);
   for (uint32_t h = 0; h < 0x10000; ++h) {
-    const float f = cpu::from_bf16(uint16_t(h));
+    const float f = from_bf16(uint16_t(h));
     if (std::isnan(f)) {
-      EXPECT_TRUE(std::isnan(cpu::from_bf16(cpu::to_bf16(f))));
+      EXPECT_TRUE(std::isnan(from_bf16(to_bf16(f))));
     } else {
-      ASSERT_EQ(cpu::to_bf16(f), h);
+      ASSERT_EQ(to_bf16(f), h);
     }
   }
-  EXPECT_EQ(cpu::to_bf16(1.00390625f), 0x3f80);    // half way: down to even
-  EXPECT_EQ(cpu::to_bf16(1.01171875f), 0x3f82);    // half way: up to even
-  EXPECT_EQ(cpu::to_bf16(1.00390637f), 0x3f81);    // just past half
-  EXPECT_EQ(cpu::to_bf16(3.4028235e38f), 0x7f80);  // rounds to infinity
+  EXPECT_EQ(to_bf16(1.00390625f), 0x3f80);    // half way: down to even
+  EXPECT_EQ(to_bf16(1.01171875f), 0x3f82);    // half way: up to even
+  EXPECT_EQ(to_bf16(1.00390637f), 0x3f81);    // just past half
+  EXPECT_EQ(to_bf16(3.4028235e38f), 0x7f80);  // rounds to infinity
 }
 
 TEST(Convert, F16MatchesTheCompiler) {
   for (uint32_t h = 0; h < 0x10000; ++h) {
-    const float f = cpu::from_f16(uint16_t(h));
+    const float f = from_f16(uint16_t(h));
     if (std::isnan(f)) {
-      EXPECT_TRUE(std::isnan(cpu::from_f16(cpu::to_f16(f))));
+      EXPECT_TRUE(std::isnan(from_f16(to_f16(f))));
     } else {
-      ASSERT_EQ(cpu::to_f16(f), h) << f;
+      ASSERT_EQ(to_f16(f), h) << f;
     }
   }
-  EXPECT_EQ(cpu::from_f16(0x3c00), 1.0f);
-  EXPECT_EQ(cpu::from_f16(0x0001), 0x1p-24f);
-  EXPECT_EQ(cpu::to_f16(65519.0f), 0x7bff);
-  EXPECT_EQ(cpu::to_f16(65520.0f), 0x7c00);
-  EXPECT_EQ(cpu::to_f16(1.00048828125f), 0x3c00);  // half way: down to even
-  EXPECT_EQ(cpu::to_f16(1.00146484375f), 0x3c02);  // half way: up to even
-  EXPECT_EQ(cpu::to_f16(0x1p-25f), 0);             // half way: down to even
-  EXPECT_EQ(cpu::to_f16(0x1.8p-24f), 2);           // half way: up to even
+  EXPECT_EQ(from_f16(0x3c00), 1.0f);
+  EXPECT_EQ(from_f16(0x0001), 0x1p-24f);
+  EXPECT_EQ(to_f16(65519.0f), 0x7bff);
+  EXPECT_EQ(to_f16(65520.0f), 0x7c00);
+  EXPECT_EQ(to_f16(1.00048828125f), 0x3c00);  // half way: down to even
+  EXPECT_EQ(to_f16(1.00146484375f), 0x3c02);  // half way: up to even
+  EXPECT_EQ(to_f16(0x1p-25f), 0);             // half way: down to even
+  EXPECT_EQ(to_f16(0x1.8p-24f), 2);           // half way: up to even
 }
 
 class Pack : public EachIsa {};
@@ -75,7 +75,7 @@ TEST_P(Pack, SourcesOfEveryTypeAreConverted) {
       std::vector<uint16_t> halves(rows * width);
       for (int64_t i = 0; i < rows * width; ++i) {
         const float v = values.at(i / width, i % width);
-        halves[i] = from == DType::bf16 ? cpu::to_bf16(v) : cpu::to_f16(v);
+        halves[i] = from == DType::bf16 ? to_bf16(v) : to_f16(v);
       }
       const Tensor source =
           from == DType::f32 ? values.tensor() : Tensor::of(halves.data(), from, {rows, width});

@@ -38,15 +38,15 @@ class Step {
     fill_content();
   }
 
-  void run(int blocks = 3) {
+  void run(int blocks = 3, int64_t max_partials = 1 << 20) {
     AttentionWork work;
-    plan_attention(cu_q_, seq_lens_, shape_.num_kv_heads, shape_.group, shape_.window, work);
+    plan_attention(cu_q_, seq_lens_, {shape_.num_kv_heads, shape_.group, shape_.window}, max_partials,
+                   work);
     const auto scores =
         AttentionScores::of(1 / std::sqrt(float(shape_.head_dim)), shape_.window, shape_.softcap);
     const PagedKv<T> kv{cache_->data(), cache_->data() + size_t(shape_.num_kv_heads) * head_size(),
                         block_size(), head_size(), std::countr_zero(unsigned(shape_.block_size))};
     const int64_t stride = heads() * shape_.head_dim;
-    num_items_ = int32_t(work.decode.size());
     Array<float> partial_out(size_t(work.num_partials) * size_t(shape_.head_dim));
     Array<float> partial_stats(size_t(work.num_partials) * 2);
     std::vector<uint32_t> tickets(sequences_.size() * size_t(shape_.num_kv_heads));
@@ -54,12 +54,17 @@ class Step {
     d.q = q_.data(), d.out = out_.data(), d.q_stride = d.out_stride = stride, d.kv = kv;
     d.block_tables = tables_.data(), d.table_stride = table_stride_;
     d.seq_lens = seq_lens_.data(), d.token_of = work.token_of.data();
-    d.items = work.decode.data(), d.num_items = &num_items_;
+    d.num_items = &num_items_;
     d.partial_of = work.partial_of.data(), d.partial_out = partial_out.data();
     d.partial_stats = partial_stats.data(), d.tickets = tickets.data();
     d.lse = sequence_lse_.data();
     d.num_kv_heads = shape_.num_kv_heads, d.group = shape_.group, d.scores = scores;
-    if (num_items_ > 0) attention_decode(Stream{}, d, shape_.head_dim, blocks);
+    for (int begin = 0; const int32_t end : work.round_ends) {
+      num_items_ = end - begin;
+      d.items = work.decode.data() + begin;
+      attention_decode(Stream{}, d, shape_.head_dim, blocks);
+      begin = end;
+    }
     EXPECT_EQ(tickets, std::vector<uint32_t>(tickets.size()));  // ready for the next launch
 
     PrefillParams<T> p{};
@@ -225,7 +230,7 @@ TEST(DecodeAttention, LengthsAroundEveryBorder) {
 
 TEST(DecodeAttention, HeadSizesAndGroups) {
   const std::vector<Sequence> sequences = {{1, 70, 1}, {1, 530, 2}};
-  for (const int dim : {64, 96, 128, 256})
+  for (const int dim : {32, 64, 96, 128, 256})
     expect_right<Bf16>({.head_dim = dim, .num_kv_heads = 1}, sequences);
   for (const int group : {1, 2, 7, 8, 9, 16})
     expect_right<Bf16>({.num_kv_heads = 1, .group = group}, sequences);
@@ -246,7 +251,7 @@ TEST(PrefillAttention, PromptsAndChunksOfThem) {
 
 TEST(PrefillAttention, HeadSizesAndGroups) {
   const std::vector<Sequence> sequences = {{17, 100, 1}, {40, 40, 2}};
-  for (const int dim : {64, 96, 128, 256})
+  for (const int dim : {32, 64, 96, 128, 256})
     expect_right<Bf16>({.head_dim = dim, .num_kv_heads = 1}, sequences);
   for (const int group : {1, 3, 8, 16})
     expect_right<Bf16>({.num_kv_heads = 1, .group = group}, sequences);
@@ -289,9 +294,35 @@ TEST(Attention, ResultsDoNotDependOnTheBatch) {
   }
 }
 
+TEST(DecodeAttention, RoundsShareTheMemoryOfPartialResults) {
+  const Shape shape{.num_kv_heads = 2, .group = 2};
+  const std::vector<Sequence> sequences = {
+      {1, 1100, 1}, {1, 20, 2}, {1, 600, 3}, {1, 513, 4}, {1, 1500, 5}};
+  Step<Bf16> at_once(shape, sequences), in_rounds(shape, sequences);
+  at_once.run();
+  in_rounds.run(3, 3 * 4);
+  for (size_t s = 0; s < sequences.size(); ++s) EXPECT_EQ(in_rounds.bits(s), at_once.bits(s));
+}
+
+TEST(AttentionWork, RoundsEndWhereTheNextSequenceDoesNotFit) {
+  AttentionWork work;
+  const std::vector<int32_t> cu_q = {0, 1, 2, 3, 4, 5}, lens = {1100, 20, 600, 513, 1500};
+  plan_attention(cu_q, lens, {1, 4, 0}, 3 * 4, work);  // chunks: 3, 1, 2, 2, 3
+  EXPECT_EQ(work.round_ends, (std::vector<int32_t>{4, 6, 8, 11}));
+  EXPECT_EQ(work.partial_of, (std::vector<int32_t>{0, 12, 0, 0, 0}));
+  EXPECT_EQ(work.num_partials, 12);
+  plan_attention(cu_q, lens, {1, 4, 0}, 4 * 4 + 1, work);
+  EXPECT_EQ(work.round_ends, (std::vector<int32_t>{4, 8, 11}));
+  EXPECT_EQ(work.partial_of, (std::vector<int32_t>{0, 12, 0, 8, 0}));
+  plan_attention(cu_q, lens, {1, 4, 0}, 1000, work);
+  EXPECT_EQ(work.round_ends, (std::vector<int32_t>{11}));
+  plan_attention(std::vector<int32_t>{0, 5}, std::vector<int32_t>{9}, {1, 4, 0}, 1000, work);
+  EXPECT_TRUE(work.round_ends.empty());
+}
+
 TEST(Attention, NoBankConflicts) {
   const uint64_t before = simt::emulator_counters().bank_conflicts;
-  for (const int dim : {64, 96, 128, 256})
+  for (const int dim : {32, 64, 96, 128, 256})
     Step<Bf16>({.head_dim = dim, .num_kv_heads = 1}, {{1, 80, 1}, {20, 80, 2}}).run();
   EXPECT_EQ(simt::emulator_counters().bank_conflicts, before);
 }
@@ -299,13 +330,13 @@ TEST(Attention, NoBankConflicts) {
 TEST(AttentionWork, WindowsLeaveChunksOutAndLongItemsComeFirst) {
   AttentionWork work;
   const std::vector<int32_t> cu_q = {0, 1, 2, 202, 202}, lens = {2000, 10, 300, 50};
-  plan_attention(cu_q, lens, 2, 4, 0, work);
+  plan_attention(cu_q, lens, {2, 4, 0}, 1000, work);
   EXPECT_EQ(work.decode.size(), 2u * (4 + 1));
   EXPECT_EQ(work.num_partials, 4 * 8);  // the second has one chunk
   EXPECT_EQ(work.prefill.size(), 2u * 7);
   EXPECT_EQ(work.prefill[0].first_row, 6 * kPrefillRows);
   EXPECT_EQ(work.prefill.back().first_row, 0);
-  plan_attention(cu_q, lens, 2, 4, 100, work);
+  plan_attention(cu_q, lens, {2, 4, 100}, 1000, work);
   EXPECT_EQ(work.decode.size(), 2u * (1 + 1));
   EXPECT_EQ(work.decode[0].chunk, 3);
   EXPECT_EQ(work.decode[0].first_chunk, 3);

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "engine/float16.h"
+#include "base/float16.h"
 #include "engine/models/registry.h"
 #include "engine/random_weights.h"
 #include "tests/unit/engine/model_files.h"

@@ -268,6 +268,9 @@ class LateNormOps final : public Ops {
  public:
   explicit LateNormOps(Ops& ops) : ops_(ops) {}
   DType act_dtype() const override { return ops_.act_dtype(); }
+  DType weight_dtype(DType wanted) const override { return ops_.weight_dtype(wanted); }
+  DType kv_dtype(DType weights) const override { return ops_.kv_dtype(weights); }
+  bool keeps_kv_as(DType t) const override { return ops_.keeps_kv_as(t); }
   size_t weight_bytes(DType t, int64_t o, int64_t i) const override {
     return ops_.weight_bytes(t, o, i);
   }

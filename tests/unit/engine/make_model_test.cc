@@ -5,7 +5,7 @@
 
 #include <cmath>
 
-#include "engine/float16.h"
+#include "base/float16.h"
 #include "engine/models/registry.h"
 #include "engine/random_weights.h"
 #include "kernels/cpu/device.h"

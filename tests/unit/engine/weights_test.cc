@@ -6,7 +6,7 @@
 #include <cmath>
 #include <numbers>
 
-#include "engine/float16.h"
+#include "base/float16.h"
 #include "engine/layers.h"
 #include "kernels/cpu/device.h"
 #include "tests/unit/engine/model_files.h"

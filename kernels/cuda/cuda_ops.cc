@@ -1,0 +1,213 @@
+#include "kernels/cuda/cuda_ops.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+
+#include "base/check.h"
+#include "base/float16.h"
+#include "base/status.h"
+#include "kernels/cuda/dispatch.h"
+#include "kernels/cuda/launch.h"
+
+namespace sluice::cuda {
+namespace {
+
+constexpr int kHeadDims[] = {32, 64, 96, 128, 256};
+constexpr int kMostGroup = 16;
+constexpr int kBlocksPerMultiprocessor = 2;  // that decode attention has registers for
+
+size_t rounded(size_t bytes) { return (bytes + 255) & ~size_t{255}; }
+
+AttentionShape shape_of(const AttentionHeads& h, int window) {
+  return {h.num_kv_heads, h.num_heads / h.num_kv_heads, window};
+}
+
+// Rows of any float type as 16-bit ones.
+void convert(uint16_t* out, DType to, const Tensor& src) {
+  const int64_t columns = src.shape[1];
+  const auto each = [&]<class From>(From get) {
+    for (int64_t r = 0; r < src.shape[0]; ++r) {
+      for (int64_t c = 0; c < columns; ++c) {
+        const float x = get(r, c);
+        out[r * columns + c] = to == DType::bf16 ? to_bf16(x) : to_f16(x);
+      }
+    }
+  };
+  switch (src.dtype) {
+    case DType::f32:
+      return each([&](int64_t r, int64_t c) { return src.row<const float>(r)[c]; });
+    case DType::bf16:
+      return each([&](int64_t r, int64_t c) { return from_bf16(src.row<const uint16_t>(r)[c]); });
+    case DType::f16:
+      return each([&](int64_t r, int64_t c) { return from_f16(src.row<const uint16_t>(r)[c]); });
+    default:
+      CHECK(!"weights are f32, f16 or bf16");
+  }
+}
+
+}  // namespace
+
+CudaOps::CudaOps(Runtime& runtime, Stream stream, DType act)
+    : runtime_(runtime), stream_(stream), act_(act) {
+  CHECK(act == DType::bf16 || act == DType::f16);
+}
+
+// --- set-up ---
+
+std::string CudaOps::lacks(const AttentionHeads& h, int block_size) const {
+  if (std::find(std::begin(kHeadDims), std::end(kHeadDims), h.head_dim) == std::end(kHeadDims))
+    return fmt::format("head_dim = {} (it has {})", h.head_dim, fmt::join(kHeadDims, ", "));
+  if (h.num_heads / h.num_kv_heads > kMostGroup)
+    return fmt::format("{} query heads to a KV head (at most {})", h.num_heads / h.num_kv_heads,
+                       kMostGroup);
+  if (block_size < 16 || !std::has_single_bit(unsigned(block_size)))
+    return fmt::format("cache.block_size = {} (a power of two, at least 16)", block_size);
+  return {};
+}
+
+// Partial results of one sequence of full length, or of several short ones, are held at once; steps
+// with more run in rounds.
+CudaOps::Partials::Partials(const OpsLimits& l) {
+  constexpr int64_t kChunksPerSequence = 4;
+  const AttentionShape shape = shape_of(l.heads, 0);
+  rows = num_partials(shape, l.max_context) +
+         kChunksPerSequence * l.max_seqs * l.heads.num_heads;
+  out = rows * l.heads.head_dim;
+  stats = rows * 2;
+  tickets = int64_t{l.max_seqs} * l.heads.num_kv_heads;
+}
+
+size_t CudaOps::workspace_bytes(const OpsLimits& l) const {
+  const Partials p(l);
+  return size_t(p.out + p.stats + p.tickets) * 4 +
+         AttentionLists::bytes(shape_of(l.heads, 0), l);
+}
+
+void CudaOps::reserve(const OpsLimits& limits) {
+  limits_ = limits;
+  const Partials p(limits);
+  partials_ = allocate(runtime_, size_t(p.out + p.stats + p.tickets) * 4, Memory::device);
+  lists_.clear();
+}
+
+AttentionLists& CudaOps::lists(const AttentionShape& shape) {
+  for (const auto& l : lists_)
+    if (l->shape() == shape) return *l;
+  lists_.push_back(
+      std::make_unique<AttentionLists>(runtime_, shape, limits_, Partials(limits_).rows));
+  lists_.back()->plan(host_, stream_);
+  return *lists_.back();
+}
+
+void CudaOps::begin_step(const AttnBatch& host) {
+  CHECK(partials_ != nullptr);
+  host_ = host;
+  for (const auto& l : lists_) l->plan(host, stream_);
+}
+
+size_t CudaOps::weight_bytes(DType, int64_t out_features, int64_t in_features) const {
+  return rounded(size_t(out_features * in_features) * sizeof(uint16_t));
+}
+
+Weight CudaOps::make_weight(void* memory, DType, int64_t out_features, int64_t in_features) {
+  return {Tensor::of(memory, act_, {out_features, in_features}), {}, {}};
+}
+
+void CudaOps::pack_rows(const Weight& dst, int64_t first_row, const Tensor& src) {
+  const Tensor to = dst.data.rows(first_row, src.shape[0]);
+  const size_t bytes = size_t(to.size()) * sizeof(uint16_t);
+  if (src.dtype == act_ && src.contiguous()) return runtime_.upload(to.data, src.data, bytes);
+  std::vector<uint16_t> converted(size_t(to.size()));
+  convert(converted.data(), act_, src);
+  runtime_.upload(to.data, converted.data(), bytes);
+}
+
+// --- ops ---
+
+void CudaOps::embed(Tensor out, const Weight& table, Tensor ids) {
+  copy_rows(stream_, out, table.data, ids, {}, out.shape[0]);
+}
+
+void CudaOps::matmul(Tensor out, Tensor x, const Weight& w) {
+  if (out.shape[0] == 0) return;
+  runtime_.matmul(stream_, out, x, w.data);
+  if (w.bias) add_bias(stream_, out, w.bias);
+}
+
+void CudaOps::rms_norm(Tensor out, Tensor x, Tensor weight, float eps) {
+  cuda::rms_norm(stream_, out, x, {}, weight, eps);
+}
+
+void CudaOps::add(Tensor out, Tensor a, Tensor b) { cuda::add(stream_, out, a, b); }
+
+void CudaOps::silu_mul(Tensor out, Tensor gate_up) { cuda::silu_mul(stream_, out, gate_up); }
+
+void CudaOps::rope(Tensor qk, Tensor positions, Tensor cos_sin) {
+  cuda::rope(stream_, qk, positions, cos_sin);
+}
+
+void CudaOps::write_kv(KvView cache, Tensor k, Tensor v, Tensor slots) {
+  cuda::write_kv(stream_, cache, k, v, slots);
+}
+
+void CudaOps::attention(Tensor out, Tensor q, KvView cache, const AttnBatch& batch,
+                        const AttnParams& params) {
+  const int kv_heads = int(cache.k.shape[1]), head_dim = int(q.shape[2]);
+  const AttentionLists& work = lists({kv_heads, int(q.shape[1]) / kv_heads, params.window});
+  CHECK(head_dim <= limits_.heads.head_dim && cache.k.stride[2] == head_dim);
+  CHECK(q.stride[1] == head_dim && out.stride[1] == head_dim);
+  dispatch(q.dtype, [&]<class T>(T) {
+    const PagedKv<T> kv{cache.k.as<T>(), cache.v.as<T>(), cache.k.stride[0], cache.k.stride[1],
+                        std::countr_zero(unsigned(cache.k.shape[2]))};
+    const PagedAttention<T> step{q.as<T>(),
+                                 out.as<T>(),
+                                 q.stride[0],
+                                 out.stride[0],
+                                 kv,
+                                 batch.block_tables.as<int32_t>(),
+                                 int32_t(batch.block_tables.stride[0]),
+                                 batch.seq_lens.as<int32_t>(),
+                                 kv_heads,
+                                 int32_t(q.shape[1]) / kv_heads,
+                                 AttentionScores::of(params.scale, params.window, params.softcap)};
+    const Partials sizes(limits_);
+    auto* partials = static_cast<float*>(partials_.get());
+    for (int round = 0; round < work.num_rounds(); ++round) {
+      const DecodeParams<T> p{step,
+                              work.token_of(),
+                              work.decode_items(round),
+                              work.num_items(round),
+                              work.partial_of(),
+                              partials,
+                              partials + sizes.out,
+                              reinterpret_cast<uint32_t*>(partials + sizes.out + sizes.stats),
+                              nullptr};
+      attention_decode(stream_, p, head_dim,
+                       kBlocksPerMultiprocessor * runtime_.info().num_multiprocessors);
+    }
+    const PrefillParams<T> p{step, batch.cu_q.as<int32_t>(), work.prefill_items(), nullptr};
+    attention_prefill(stream_, p, head_dim, work.num_prefill_items());
+  });
+}
+
+void CudaOps::gather_rows(Tensor out, Tensor x, Tensor rows) {
+  copy_rows(stream_, out, x, rows, {}, out.shape[0]);
+}
+
+void CudaOps::sample(const SampleOut&, Tensor, const SampleBatch&) { CHECK(!"todo"); }
+
+void CudaOps::token_logprobs(const SampleOut&, Tensor, Tensor, int) { CHECK(!"todo"); }
+
+// --- fusions ---
+
+void CudaOps::add_rms_norm(Tensor out, Tensor residual, Tensor x, Tensor weight, float eps) {
+  cuda::rms_norm(stream_, out, residual, x, weight, eps);
+}
+
+void CudaOps::qkv_rope_write(Tensor qkv, const QkvParams& p, Tensor positions, KvView cache,
+                             Tensor slots) {
+  cuda::qkv_rope_write(stream_, qkv, p, positions, cache, slots);
+}
+
+}  // namespace sluice::cuda

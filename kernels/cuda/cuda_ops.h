@@ -1,0 +1,68 @@
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "kernels/cuda/attention_lists.h"
+#include "kernels/cuda/runtime.h"
+#include "kernels/ops.h"
+
+namespace sluice::cuda {
+
+// Ops as launches on one stream. Activations, weights, keys and values are all of one 16-bit type.
+// Every call returns at once. Results do not depend on what else is in a batch, but for the
+// library's matrix products. Owned by the device, used by its one owner thread.
+class CudaOps final : public Ops {
+ public:
+  CudaOps(Runtime&, Stream, DType act);
+
+  DType act_dtype() const override { return act_; }
+  DType weight_dtype(DType) const override { return act_; }
+  DType kv_dtype(DType) const override { return act_; }
+  bool keeps_kv_as(DType t) const override { return t == act_; }
+  std::string lacks(const AttentionHeads&, int block_size) const override;
+
+  size_t workspace_bytes(const OpsLimits&) const override;
+  void reserve(const OpsLimits&) override;
+  void begin_step(const AttnBatch& host) override;
+
+  size_t weight_bytes(DType, int64_t out_features, int64_t in_features) const override;
+  Weight make_weight(void* memory, DType, int64_t out_features, int64_t in_features) override;
+  void pack_rows(const Weight& dst, int64_t first_row, const Tensor& src) override;
+
+  void embed(Tensor out, const Weight& table, Tensor ids) override;
+  void matmul(Tensor out, Tensor x, const Weight& w) override;
+  void rms_norm(Tensor out, Tensor x, Tensor weight, float eps) override;
+  void add(Tensor out, Tensor a, Tensor b) override;
+  void silu_mul(Tensor out, Tensor gate_up) override;
+  void rope(Tensor qk, Tensor positions, Tensor cos_sin) override;
+  void write_kv(KvView cache, Tensor k, Tensor v, Tensor slot_mapping) override;
+  void attention(Tensor out, Tensor q, KvView cache, const AttnBatch&, const AttnParams&) override;
+  void gather_rows(Tensor out, Tensor x, Tensor rows) override;
+  void sample(const SampleOut&, Tensor logits, const SampleBatch&) override;
+  void token_logprobs(const SampleOut& out, Tensor logits, Tensor targets, int top) override;
+
+  void add_rms_norm(Tensor out, Tensor residual, Tensor x, Tensor weight, float eps) override;
+  void qkv_rope_write(Tensor qkv, const QkvParams& p, Tensor positions, KvView cache,
+                      Tensor slot_mapping) override;
+
+ private:
+  // What decode's chunks leave for each other, in 4-byte words.
+  struct Partials {
+    int64_t rows, out, stats, tickets;
+    Partials(const OpsLimits&);
+  };
+  AttentionLists& lists(const AttentionShape&);
+
+  Runtime& runtime_;
+  const Stream stream_;
+  const DType act_;
+
+  // --- from reserve() on ---
+  OpsLimits limits_;
+  Device::Buffer partials_, sample_scratch_;
+  AttnBatch host_;  // of the step
+  std::vector<std::unique_ptr<AttentionLists>> lists_;
+};
+
+}  // namespace sluice::cuda

@@ -1,0 +1,65 @@
+#include "kernels/cuda/device.h"
+
+#include <array>
+#include <mutex>
+#include <utility>
+
+#include "base/status.h"
+#include "kernels/cuda/cuda_ops.h"
+
+namespace sluice::cuda {
+namespace {
+
+class CudaDevice final : public Device {
+ public:
+  CudaDevice(std::unique_ptr<Runtime> runtime, DType act)
+      : runtime_(std::move(runtime)),
+        compute_(runtime_->make_stream()),
+        copies_(runtime_->make_stream()),
+        ops_(*runtime_, compute_, act) {
+    for (Event& e : events_) e = runtime_->make_event();
+  }
+
+  std::string name() const override {
+    return fmt::format("cuda ({}, {})", runtime_->info().name, sluice::name_of(ops_.act_dtype()));
+  }
+  Buffer allocate(size_t bytes, Memory kind) override {
+    return cuda::allocate(*runtime_, bytes, kind);
+  }
+  size_t free_bytes() const override { return runtime_->free_bytes(); }
+  bool is_host() const override { return false; }
+  Ops& ops() override { return ops_; }
+
+  Stream compute_stream() override { return compute_; }
+  Stream copy_stream() override { return copies_; }
+  void copy(void* dst, const void* src, size_t bytes, Stream stream) override {
+    runtime_->copy(dst, src, bytes, stream);
+  }
+  Event record(Stream stream) override {
+    std::lock_guard lock(mutex_);
+    const Event event = events_[next_++ % events_.size()];
+    runtime_->record(event, stream);
+    return event;
+  }
+  void wait(Stream stream, Event event) override { runtime_->wait(stream, event); }
+  void sync(Event event) override { runtime_->sync(event); }
+  std::unique_ptr<Graph> capture(Stream stream, const std::function<void()>& body) override {
+    return runtime_->capture(stream, body);
+  }
+
+ private:
+  const std::unique_ptr<Runtime> runtime_;
+  const Stream compute_, copies_;
+  CudaOps ops_;
+  std::mutex mutex_;  // guards what follows
+  std::array<Event, 256> events_;
+  size_t next_ = 0;
+};
+
+}  // namespace
+
+std::unique_ptr<Device> make_device(std::unique_ptr<Runtime> runtime, DType act) {
+  return std::make_unique<CudaDevice>(std::move(runtime), act);
+}
+
+}  // namespace sluice::cuda

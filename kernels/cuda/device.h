@@ -1,0 +1,13 @@
+#pragma once
+
+#include <memory>
+
+#include "kernels/cuda/runtime.h"
+
+namespace sluice::cuda {
+
+// A GPU as a device, over the runtime's calls. act: of activations, weights, keys and values; bf16
+// or f16. An event is good until 256 later ones.
+std::unique_ptr<Device> make_device(std::unique_ptr<Runtime>, DType act);
+
+}  // namespace sluice::cuda

@@ -1,0 +1,52 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "kernels/device.h"
+
+namespace sluice::cuda {
+
+struct DeviceInfo {
+  std::string name;  // "NVIDIA H200"
+  int num_multiprocessors = 0;
+};
+
+// What the device and its ops ask of CUDA beside the kernels: memory, order, capture, and the
+// library's matrix product. Two implementations: the GPU's, and the emulator's
+// (runtime_emulated.h). A call that fails ends the process with one line that names it: behind an
+// error of CUDA nothing on the device can be trusted.
+//
+// Any thread.
+class Runtime {
+ public:
+  virtual ~Runtime() = default;
+
+  virtual const DeviceInfo& info() const = 0;
+  virtual size_t free_bytes() const = 0;
+  // Zeroed, aligned to 256 bytes; null when there is no more.
+  virtual void* allocate(size_t bytes, Memory) = 0;
+  virtual void release(void*, Memory) = 0;
+
+  // Streams and events live as long as this.
+  virtual Stream make_stream() = 0;
+  virtual Event make_event() = 0;
+  // Between device and pinned memory in any direction. Both ends stay untouched until it is done.
+  virtual void copy(void* dst, const void* src, size_t bytes, Stream) = 0;
+  // From any memory to the device's; done when it returns.
+  virtual void upload(void* dst, const void* src, size_t bytes) = 0;
+  virtual void record(Event, Stream) = 0;  // forgets what it stood for before
+  virtual void wait(Stream, Event) = 0;
+  virtual void sync(Event) = 0;
+  virtual std::unique_ptr<Graph> capture(Stream, const std::function<void()>& body) = 0;
+
+  // out [n, m] = x [n, k] * w [m, k]^T, summed up in f32. x, w: the same of bf16 and f16; out: that
+  // or f32. Rows of x and out may be apart.
+  virtual void matmul(Stream, Tensor out, Tensor x, Tensor w) = 0;
+};
+
+// Memory that goes back by itself. Fatal when there is no more: the plan was checked before.
+Device::Buffer allocate(Runtime&, size_t bytes, Memory);
+
+}  // namespace sluice::cuda

@@ -1,0 +1,119 @@
+#include "kernels/cuda/runtime_emulated.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+#include "base/check.h"
+#include "kernels/cuda/dispatch.h"
+#include "kernels/simt/stream.h"
+
+namespace sluice::cuda {
+namespace {
+
+using simt::EmulatedStream;
+
+struct EmulatedEvent {
+  EmulatedStream* stream = nullptr;  // null: nothing was recorded
+  size_t mark = 0;
+};
+
+EmulatedStream& of(Stream s) { return *static_cast<EmulatedStream*>(s.handle); }
+EmulatedEvent& of(Event e) { return *static_cast<EmulatedEvent*>(e.handle); }
+
+class EmulatedGraph final : public Graph {
+ public:
+  explicit EmulatedGraph(std::vector<EmulatedStream::Work> work) : work_(std::move(work)) {}
+  void replay(Stream stream) override {
+    for (const EmulatedStream::Work& work : work_) of(stream).put(work);
+  }
+
+ private:
+  const std::vector<EmulatedStream::Work> work_;
+};
+
+float load(simt::Bf16 v) { return simt::to_float(v); }
+float load(simt::F16 v) { return simt::to_float(v); }
+void store(float& to, float v) { to = v; }
+void store(simt::Bf16& to, float v) { simt::from_float(to, v); }
+void store(simt::F16& to, float v) { simt::from_float(to, v); }
+
+template <class Out, class T>
+void multiply(const Tensor& out, const Tensor& x, const Tensor& w) {
+  const int64_t in = w.shape[1];
+  std::vector<float> row(static_cast<size_t>(in));
+  for (int64_t i = 0; i < x.shape[0]; ++i) {
+    for (int64_t k = 0; k < in; ++k) row[size_t(k)] = load(x.row<const T>(i)[k]);
+    for (int64_t j = 0; j < w.shape[0]; ++j) {
+      const T* weights = w.row<const T>(j);
+      float sum = 0;
+      for (int64_t k = 0; k < in; ++k) sum += row[size_t(k)] * load(weights[k]);
+      store(out.row<Out>(i)[j], sum);
+    }
+  }
+}
+
+class EmulatedRuntime final : public Runtime {
+ public:
+  const DeviceInfo& info() const override { return info_; }
+  size_t free_bytes() const override { return size_t{4} << 30; }
+  void* allocate(size_t bytes, Memory) override {
+    void* p = std::aligned_alloc(256, (bytes + 256) & ~size_t{255});
+    if (p != nullptr) std::memset(p, 0, bytes);
+    return p;
+  }
+  void release(void* p, Memory) override { std::free(p); }
+
+  Stream make_stream() override {
+    std::lock_guard lock(mutex_);
+    return {&streams_.emplace_back()};
+  }
+  Event make_event() override {
+    std::lock_guard lock(mutex_);
+    return {&events_.emplace_back()};
+  }
+  void copy(void* dst, const void* src, size_t bytes, Stream stream) override {
+    of(stream).put([=] { std::memcpy(dst, src, bytes); });
+  }
+  void upload(void* dst, const void* src, size_t bytes) override { std::memcpy(dst, src, bytes); }
+  void record(Event event, Stream stream) override {
+    of(event) = {&of(stream), of(stream).mark()};
+  }
+  void wait(Stream stream, Event event) override {
+    const EmulatedEvent e = of(event);
+    if (e.stream != nullptr) of(stream).put([e] { e.stream->run_until(e.mark); });
+  }
+  void sync(Event event) override {
+    const EmulatedEvent e = of(event);
+    if (e.stream != nullptr) e.stream->run_until(e.mark);
+  }
+  std::unique_ptr<Graph> capture(Stream stream, const std::function<void()>& body) override {
+    of(stream).begin_capture();
+    body();
+    return std::make_unique<EmulatedGraph>(of(stream).end_capture());
+  }
+
+  void matmul(Stream stream, Tensor out, Tensor x, Tensor w) override {
+    CHECK(x.dtype == w.dtype && x.shape[1] == w.shape[1] && out.shape[0] == x.shape[0]);
+    CHECK(out.shape[1] == w.shape[0] && (out.dtype == x.dtype || out.dtype == DType::f32));
+    dispatch(x.dtype, [&]<class T>(T) {
+      const bool wide_out = out.dtype == DType::f32;
+      of(stream).put([=] { wide_out ? multiply<float, T>(out, x, w) : multiply<T, T>(out, x, w); });
+    });
+  }
+
+ private:
+  const DeviceInfo info_{"emulated", 2};
+  std::mutex mutex_;  // guards the lists; what is in them stays where it is
+  std::deque<EmulatedStream> streams_;
+  std::deque<EmulatedEvent> events_;
+};
+
+}  // namespace
+
+std::unique_ptr<Runtime> make_emulated_runtime() { return std::make_unique<EmulatedRuntime>(); }
+
+}  // namespace sluice::cuda
