@@ -265,7 +265,7 @@ int bench_model(const BenchModelOptions& o) {
   const int packers = o.threads > 0 ? o.threads : int(std::thread::hardware_concurrency());
   auto model = load_model(config.model, **device, std::max(1, packers));
   if (!model.ok()) return fail(message_of(model.status()));
-  auto runner = runner_options(config, **model);
+  auto runner = runner_options(config, **model, (*device)->ops());
   if (!runner.ok()) return fail(message_of(runner.status()));
   runner->max_seqs = *std::max_element(o.batches.begin(), o.batches.end());
   runner->max_step_tokens = std::max(o.max_step_tokens, runner->max_seqs);

@@ -15,21 +15,25 @@
 namespace sluice {
 namespace {
 
-absl::StatusOr<DType> kv_dtype(const std::string& name, DType weights) {
-  if (name == "auto") return weights == DType::f32 ? DType::f32 : DType::bf16;
-  if (name == "f32") return DType::f32;
-  if (name == "bf16") return DType::bf16;
+absl::StatusOr<DType> kv_dtype(const std::string& name, DType weights, const Ops& ops) {
+  if (name == "auto") return ops.kv_dtype(weights);
+  for (const DType t : {DType::f32, DType::bf16}) {
+    if (name != name_of(t)) continue;
+    if (ops.keeps_kv_as(t)) return t;
+    return invalid_argument("cache.dtype: this device keeps keys and values as {}, not as {}",
+                            name_of(ops.kv_dtype(weights)), name);
+  }
   return invalid_argument("cache.dtype: '{}' is not one of auto, f32, bf16", name);
 }
 
-absl::StatusOr<MemoryPlan> plan_for(const Config& config, const Model& model,
+absl::StatusOr<MemoryPlan> plan_for(const Config& config, Device& device, const Model& model,
                                     const RunnerOptions& options) {
   KvShape shape = model.kv_shape();
   shape.block_size = options.block_size;
   shape.dtype = options.kv_dtype;
   MemoryNeeds needs;
   needs.weight_bytes = int64_t(model.weight_bytes());
-  needs.scratch_bytes = int64_t(RankRunner::scratch_bytes(model, options));
+  needs.scratch_bytes = int64_t(RankRunner::scratch_bytes(device, model, options));
   needs.block_bytes = int64_t(KvStore::bytes_per_block(shape));
   needs.block_size = options.block_size;
   needs.max_seqs = options.max_seqs;
@@ -42,9 +46,9 @@ absl::Status plan_ahead(const Config& config, Device& device, RunnerOptions& opt
                         MemoryPlan& plan) {
   const auto model = plan_model(config.model, device);
   if (!model.ok()) return model.status();
-  auto wanted = runner_options(config, **model);
+  auto wanted = runner_options(config, **model, device.ops());
   if (!wanted.ok()) return wanted.status();
-  auto planned = plan_for(config, **model, *wanted);
+  auto planned = plan_for(config, device, **model, *wanted);
   if (!planned.ok()) return planned.status();
   options = *wanted;
   options.num_blocks = planned->num_blocks;
@@ -70,9 +74,12 @@ std::string served_name(const Config::Model& model) {
   return error ? model.path : full.filename().string();
 }
 
-absl::StatusOr<RunnerOptions> runner_options(const Config& config, const Model& model) {
-  const auto dtype = kv_dtype(config.cache.dtype, model.weight_dtype());
+absl::StatusOr<RunnerOptions> runner_options(const Config& config, const Model& model,
+                                             const Ops& ops) {
+  const auto dtype = kv_dtype(config.cache.dtype, model.weight_dtype(), ops);
   if (!dtype.ok()) return dtype.status();
+  if (const std::string lack = ops.lacks(model.heads(), config.cache.block_size); !lack.empty())
+    return unimplemented("this device cannot compute the model's attention: {}", lack);
   RunnerOptions o;
   o.max_seqs = config.scheduler.max_seqs;
   o.max_step_tokens = config.scheduler.max_step_tokens;

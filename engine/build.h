@@ -54,7 +54,8 @@ absl::StatusOr<MemoryPlan> plan_memory(const Config&);
 // The name that clients use for the model.
 std::string served_name(const Config::Model&);
 
-// From a model and the knobs to what a runner needs; num_blocks is left to the memory plan.
-absl::StatusOr<RunnerOptions> runner_options(const Config&, const Model&);
+// From a model and the knobs to what a runner needs; num_blocks is left to the memory plan. Refuses
+// what the device cannot compute.
+absl::StatusOr<RunnerOptions> runner_options(const Config&, const Model&, const Ops&);
 
 }  // namespace sluice

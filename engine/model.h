@@ -40,6 +40,8 @@ class Model {
   virtual int max_len() const = 0;
   // Layers and head sizes. block_size and dtype are the cache's choice: the runner sets them.
   virtual KvShape kv_shape() const = 0;
+  // What every layer asks of attention.
+  virtual AttentionHeads heads() const = 0;
   // Of the linear layers in memory; f32 only if all are. Decides what `cache.dtype = auto` means.
   virtual DType weight_dtype() const = 0;
   // Device memory held: packed weights, norms and the rotary table.

@@ -12,14 +12,29 @@ int logit_rows(const RunnerOptions& o, int vocab_size) {
   return int(std::min<int64_t>(fit, std::max(o.max_seqs, o.max_step_tokens)));
 }
 
-StepLimits limits_of(const Model& model, const RunnerOptions& o) {
+// A device of its own computes one step while the host prepares the next.
+int depth_on(const Device& device) { return device.is_host() ? 1 : 2; }
+
+StepLimits limits_of(const Device& device, const Model& model, const RunnerOptions& o) {
   StepLimits l;
+  l.overlapped = depth_on(device) > 1;
   l.max_seqs = o.max_seqs;
   l.max_step_tokens = o.max_step_tokens;
   l.max_model_len = o.max_model_len;
   l.block_size = o.block_size;
   l.vocab_size = model.config().vocab_size;
   l.max_logit_rows = logit_rows(o, l.vocab_size);
+  return l;
+}
+
+OpsLimits ops_limits(const Model& model, const RunnerOptions& o) {
+  OpsLimits l;
+  l.max_seqs = o.max_seqs;
+  l.max_tokens = o.max_step_tokens;
+  l.max_context = o.max_model_len;
+  l.max_logit_rows = logit_rows(o, model.config().vocab_size);
+  l.vocab_size = model.config().vocab_size;
+  l.heads = model.heads();
   return l;
 }
 
@@ -43,9 +58,10 @@ SampleOut take_output(PackedBuffer& buffer, int64_t n, int64_t top) {
   out.top_logprob = buffer.take(DType::f32, {n, top});
   return out;
 }
-SampleOut part_of(const SampleOut& all, int64_t begin, int64_t count) {
-  return {all.token.rows(begin, count), all.logprob.rows(begin, count),
-          all.top_token.rows(begin, count), all.top_logprob.rows(begin, count)};
+// Rows [begin, begin + count), as the device sees them.
+SampleOut part_of(const PackedBuffer& buffer, const SampleOut& all, int64_t begin, int64_t count) {
+  const auto part = [&](const Tensor& t) { return buffer.on_device(t.rows(begin, count)); };
+  return {part(all.token), part(all.logprob), part(all.top_token), part(all.top_logprob)};
 }
 
 void append_top(std::vector<TokenLogprob>& to, const SampleOut& out, int64_t row, int count) {
@@ -66,6 +82,15 @@ void clear(StepResult& r) {
 
 }  // namespace
 
+RankRunner::Flight::Flight(Device& device, const StepLimits& l, const Model& model)
+    : inputs(device, l, model.config().eos_ids),
+      outputs(device,
+              output_bytes(l.max_seqs, kUsualTop) + output_bytes(l.max_step_tokens, kUsualTop)) {
+  result.first.reserve(size_t(l.max_seqs) + 1);
+  result.tokens.reserve(size_t(l.max_seqs));
+  result.logprobs.reserve(size_t(l.max_seqs));
+}
+
 RankRunner::RankRunner(Device& device, Model& model, const RunnerOptions& options)
     : device_(device),
       model_(model),
@@ -73,96 +98,126 @@ RankRunner::RankRunner(Device& device, Model& model, const RunnerOptions& option
       kv_(device, shape_of(model, options), options.num_blocks,
           {options.num_host_blocks, options.before_block_copy}),
       scratch_(device, model.scratch_bytes(options.max_step_tokens,
-                                           logit_rows(options, model.config().vocab_size))),
-      inputs_(device, limits_of(model, options), model.config().eos_ids),
-      outputs_(device, output_bytes(options.max_seqs, kUsualTop) +
-                           output_bytes(options.max_step_tokens, kUsualTop)) {
-  for (StepResult* r : {&result_, &spare_}) {
-    r->first.reserve(size_t(options.max_seqs) + 1);
-    r->tokens.reserve(options.max_seqs);
-    r->logprobs.reserve(options.max_seqs);
-  }
+                                           logit_rows(options, model.config().vocab_size))) {
+  const StepLimits limits = limits_of(device, model, options);
+  for (int i = 0; i < depth_on(device); ++i)
+    flights_.push_back(std::make_unique<Flight>(device, limits, model));
+  spares_.reserve(flights_.size());
+  if (limits.overlapped)
+    slots_ = device.allocate(size_t(options.max_seqs) * sizeof(TokenId), Memory::device);
+  device.ops().reserve(ops_limits(model, options));
 }
 
-size_t RankRunner::scratch_bytes(const Model& model, const RunnerOptions& o) {
-  const StepLimits l = limits_of(model, o);
-  return model.scratch_bytes(o.max_step_tokens, l.max_logit_rows) + StepInputs::reserve_bytes(l) +
-         output_bytes(o.max_seqs, kUsualTop) + output_bytes(o.max_step_tokens, kUsualTop);
+size_t RankRunner::scratch_bytes() const {
+  size_t bytes = scratch_.capacity() + device_.ops().workspace_bytes(ops_limits(model_, options_));
+  for (const auto& f : flights_) bytes += f->inputs.capacity_bytes() + f->outputs.capacity();
+  return bytes;
 }
 
-void RankRunner::sample(const ForwardContext& context, Tensor hidden) {
-  drawn_ = take_output(outputs_, inputs_.num_draws(), inputs_.top_logprobs());
-  for (const SampleChunk& chunk : inputs_.samples()) {
+size_t RankRunner::scratch_bytes(Device& device, const Model& model, const RunnerOptions& o) {
+  const StepLimits l = limits_of(device, model, o);
+  const size_t flight = StepInputs::reserve_bytes(l) + output_bytes(o.max_seqs, kUsualTop) +
+                        output_bytes(o.max_step_tokens, kUsualTop);
+  return model.scratch_bytes(o.max_step_tokens, l.max_logit_rows) +
+         device.ops().workspace_bytes(ops_limits(model, o)) + size_t(depth_on(device)) * flight;
+}
+
+void RankRunner::sample(const ForwardContext& context, Flight& f, Tensor hidden) {
+  f.drawn = take_output(f.outputs, f.inputs.num_draws(), f.inputs.top_logprobs());
+  for (const SampleChunk& chunk : f.inputs.samples()) {
     const Arena::Scope scope(scratch_);
     const Tensor logits = model_.logits(context, hidden, chunk.rows);
-    context.ops.sample(part_of(drawn_, chunk.first_draw, chunk.batch.num_draws), logits,
+    context.ops.sample(part_of(f.outputs, f.drawn, chunk.first_draw, chunk.batch.num_draws), logits,
                        chunk.batch);
   }
 }
 
-void RankRunner::score_prompts(const ForwardContext& context, Tensor hidden) {
-  const int top = inputs_.prompt_logprobs();
-  scored_ = take_output(outputs_, inputs_.num_targets(), top);
-  for (const TargetChunk& chunk : inputs_.target_chunks()) {
+void RankRunner::score_prompts(const ForwardContext& context, Flight& f, Tensor hidden) {
+  const int top = f.inputs.prompt_logprobs();
+  f.scored = take_output(f.outputs, f.inputs.num_targets(), top);
+  for (const TargetChunk& chunk : f.inputs.target_chunks()) {
     const Arena::Scope scope(scratch_);
     const Tensor logits = model_.logits(context, hidden, chunk.rows);
-    context.ops.token_logprobs(part_of(scored_, chunk.first_target, chunk.rows.shape[0]), logits,
-                               chunk.targets, top);
+    context.ops.token_logprobs(
+        part_of(f.outputs, f.scored, chunk.first_target, chunk.rows.shape[0]), logits,
+        chunk.targets, top);
   }
 }
 
-void RankRunner::launch(const StepPlan& plan) {
-  CHECK(!pending_ && !plan.empty());
-  const auto begin = std::chrono::steady_clock::now();
-  kv_.swap(plan.id, plan.swap_out, plan.swap_in);
-  pending_ = true;
-  result_ = std::move(spare_);
-  result_.id = plan.id;
-  if (plan.rows.empty()) return clear(result_);  // copies alone
-  kv_.fork(plan.fork_copies);
-  inputs_.build(plan);
-  outputs_.reset(output_bytes(inputs_.num_draws(), inputs_.top_logprobs()) +
-                 output_bytes(inputs_.num_targets(), inputs_.prompt_logprobs()));
+// Puts a step with rows on the compute stream.
+void RankRunner::compute(Flight& f) {
+  Ops& ops = device_.ops();
+  f.outputs.reset(output_bytes(f.inputs.num_draws(), f.inputs.top_logprobs()) +
+                  output_bytes(f.inputs.num_targets(), f.inputs.prompt_logprobs()));
   scratch_.reset();
-  const ForwardContext context{device_.ops(), comm_, kv_, scratch_, inputs_.attn()};
-  const Tensor hidden = model_.hidden(context, inputs_.ids(), inputs_.positions());
-  sample(context, hidden);
-  score_prompts(context, hidden);
-  device_.sync(device_.record(device_.compute_stream()));
-  fill_result(result_);
-  result_.device_time = std::chrono::steady_clock::now() - begin;
+  const Tensor slots = Tensor::of(slots_.get(), DType::i32, {options_.max_seqs});
+  if (const TokenMoves& m = f.inputs.ids_from_slots(); m.to)
+    ops.move_tokens(f.inputs.ids(), m.to, slots, m.from);
+  ops.begin_step(f.inputs.host_attn());
+  const ForwardContext context{ops, comm_, kv_, scratch_, f.inputs.attn()};
+  const Tensor hidden = model_.hidden(context, f.inputs.ids(), f.inputs.positions());
+  sample(context, f, hidden);
+  score_prompts(context, f, hidden);
+  if (const TokenMoves& m = f.inputs.draws_to_slots(); m.to)
+    ops.move_tokens(slots, m.to, f.outputs.on_device(f.drawn.token), m.from);
+  f.outputs.download();
 }
 
-void RankRunner::fill_result(StepResult& r) const {
-  const int draws = inputs_.num_draws();
-  const auto* tokens = drawn_.token.as<int32_t>();
-  const auto* logprobs = drawn_.logprob.as<float>();
+void RankRunner::launch(const StepPlan& plan) {
+  CHECK(int(num_launched_ - num_collected_) < depth() && !plan.empty());
+  Flight& f = *flights_[num_launched_++ % flights_.size()];
+  const auto begin = std::chrono::steady_clock::now();
+  kv_.swap(plan.id, plan.swap_out, plan.swap_in);
+  if (!spares_.empty()) {
+    f.result = std::move(spares_.back());
+    spares_.pop_back();
+  }
+  f.result.id = plan.id;
+  clear(f.result);
+  f.has_rows = !plan.rows.empty();
+  if (!f.has_rows) return;  // copies alone
+  f.begin = device_.record(device_.compute_stream());
+  kv_.fork(plan.fork_copies);
+  f.inputs.build(plan);
+  compute(f);
+  f.end = device_.record(device_.compute_stream());
+  if (device_.is_host()) f.result.device_time = std::chrono::steady_clock::now() - begin;
+}
+
+StepResult RankRunner::collect() {
+  CHECK(num_collected_ < num_launched_);
+  Flight& f = *flights_[num_collected_++ % flights_.size()];
+  if (f.has_rows) {
+    device_.sync(f.end);
+    if (!device_.is_host()) f.result.device_time = device_.between(f.begin, f.end);
+    fill_result(f);
+  }
+  return std::move(f.result);
+}
+
+void RankRunner::fill_result(Flight& f) {
+  StepResult& r = f.result;
+  const int draws = f.inputs.num_draws();
+  const auto* tokens = f.drawn.token.as<int32_t>();
+  const auto* logprobs = f.drawn.logprob.as<float>();
   r.tokens.assign(tokens, tokens + draws);
   r.logprobs.assign(logprobs, logprobs + draws);
-  r.top.clear();
-  r.prompt.clear();
-  if (inputs_.top_logprobs() > 0) r.top.resize(size_t(draws));
-  if (inputs_.num_targets() > 0) r.prompt.resize(inputs_.rows().size());
+  if (f.inputs.top_logprobs() > 0) r.top.resize(size_t(draws));
+  if (f.inputs.num_targets() > 0) r.prompt.resize(f.inputs.rows().size());
   r.first.clear();
   int draw = 0, target = 0, index = 0;
-  for (const RowOutputs& row : inputs_.rows()) {
+  for (const RowOutputs& row : f.inputs.rows()) {
     r.first.push_back(draw);
     for (int i = 0; i < row.num_draws; ++i, ++draw)
-      if (row.top_logprobs > 0) append_top(r.top[draw], drawn_, draw, row.top_logprobs);
+      if (row.top_logprobs > 0) append_top(r.top[draw], f.drawn, draw, row.top_logprobs);
     for (int i = 0; i < row.num_targets; ++i, ++target) {
       r.prompt[index].push_back(
-          {inputs_.targets().as<int32_t>()[target], scored_.logprob.as<float>()[target]});
-      append_top(r.prompt[index], scored_, target, row.prompt_logprobs);
+          {f.inputs.host_targets().as<int32_t>()[target], f.scored.logprob.as<float>()[target]});
+      append_top(r.prompt[index], f.scored, target, row.prompt_logprobs);
     }
     ++index;
   }
   r.first.push_back(draw);
-}
-
-StepResult RankRunner::collect() {
-  CHECK(pending_);
-  pending_ = false;
-  return std::move(result_);
 }
 
 CopyProgress RankRunner::copies() {

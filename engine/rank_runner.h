@@ -1,6 +1,7 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <vector>
 
 #include "engine/arena.h"
@@ -28,9 +29,10 @@ struct RunnerOptions {
   std::function<void()> before_block_copy;  // for tests; see BlockCopier
 };
 
-// Drives one model on one device, on the calling thread, one step at a time: launch() computes the
-// step, collect() hands its outcome over. Swaps run beside steps, on a thread of their own. The
-// device and the model must outlive it.
+// Drives one model on one device. Where the device is the host, launch() computes the step; else it
+// puts the step on the compute stream and returns, one step ahead of the one that collect() waits
+// for: tokens that the next step needs stay on the device. Swaps run beside steps, on a thread of
+// their own. The device and the model must outlive it.
 //
 // After warm_up() a step allocates nothing, unless some row asked for alternatives to its tokens:
 // those travel in vectors of their own.
@@ -38,12 +40,12 @@ class RankRunner final : public ModelRunner {
  public:
   RankRunner(Device&, Model&, const RunnerOptions&);
 
-  int depth() const override { return 1; }
+  int depth() const override { return int(flights_.size()); }
   void launch(const StepPlan&) override;
   StepResult collect() override;
   CopyProgress copies() override;
   bool on_copies_done(std::function<void()>) override;
-  void reuse(StepResult&& result) override { spare_ = std::move(result); }
+  void reuse(StepResult&& result) override { spares_.push_back(std::move(result)); }
 
   // Runs the largest prefill step and the widest decode step on made-up sequences, so that memory
   // is really there and every scratch has its size. Leaves nothing behind that a scheduler could
@@ -55,18 +57,29 @@ class RankRunner final : public ModelRunner {
 
   const KvStore& kv() const { return kv_; }
   // Memory that steps use beside the weights and the cache.
-  size_t scratch_bytes() const {
-    return scratch_.capacity() + inputs_.capacity_bytes() + outputs_.capacity();
-  }
+  size_t scratch_bytes() const;
   // The same, before anything exists.
-  static size_t scratch_bytes(const Model&, const RunnerOptions&);
+  static size_t scratch_bytes(Device&, const Model&, const RunnerOptions&);
 
  private:
   static constexpr int kUsualTop = 20;  // alternatives to a token that the protocol allows
 
-  void sample(const ForwardContext&, Tensor hidden);
-  void score_prompts(const ForwardContext&, Tensor hidden);
-  void fill_result(StepResult& result) const;
+  // A step between launch() and collect(). Everything the device may still read or write is its
+  // own.
+  struct Flight {
+    Flight(Device&, const StepLimits&, const Model&);
+    StepInputs inputs;
+    PackedBuffer outputs;
+    SampleOut drawn;   // [draws of the step]
+    SampleOut scored;  // [prompt targets of the step]; no tokens
+    StepResult result;
+    bool has_rows = false;  // or copies alone
+    Event begin, end;
+  };
+  void compute(Flight&);
+  void sample(const ForwardContext&, Flight&, Tensor hidden);
+  void score_prompts(const ForwardContext&, Flight&, Tensor hidden);
+  static void fill_result(Flight&);
   double run_alone(const StepPlan& plan);  // seconds
   double seconds_per_copy();
 
@@ -75,13 +88,12 @@ class RankRunner final : public ModelRunner {
   const RunnerOptions options_;
   SingleRank comm_;
   KvStore kv_;
-  Arena scratch_;
-  StepInputs inputs_;
-  PackedBuffer outputs_;
-  SampleOut drawn_;   // [draws of the step]
-  SampleOut scored_;  // [prompt targets of the step]; no tokens
-  StepResult result_, spare_;
-  bool pending_ = false;
+  Arena scratch_;  // steps run one after the other
+  Device::Buffer
+      slots_;  // i32 [max_seqs]: the last token drawn in each; null if steps do not overlap
+  std::vector<std::unique_ptr<Flight>> flights_;  // [depth] ring
+  uint64_t num_launched_ = 0, num_collected_ = 0;
+  std::vector<StepResult> spares_;
 };
 
 }  // namespace sluice

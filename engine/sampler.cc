@@ -192,6 +192,13 @@ SampleBatch Sampler::write(std::span<const Draw> draws, PackedBuffer& out) {
   return b;
 }
 
+std::array<Tensor*, 17> tensors_of(SampleBatch& b) {
+  return {&b.row,          &b.temperature,     &b.top_p,       &b.min_p,          &b.top_k,
+          &b.seed,         &b.position,        &b.presence,    &b.frequency,      &b.repetition,
+          &b.allowed_mask, &b.history_offsets, &b.history_ids, &b.history_counts, &b.bias_offsets,
+          &b.bias_ids,     &b.bias_values};
+}
+
 SampleBatch slice(const SampleBatch& b, int begin, int count) {
   SampleBatch part = b;
   part.num_draws = count;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -51,6 +52,8 @@ class Sampler {
   uint32_t epoch_ = 0;
 };
 
+// All arrays of a batch; absent ones, too.
+std::array<Tensor*, 17> tensors_of(SampleBatch& b);
 // Part of a batch: draws [begin, begin + count).
 SampleBatch slice(const SampleBatch& b, int begin, int count);
 

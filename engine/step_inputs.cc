@@ -25,7 +25,7 @@ int blocks_for(int tokens, int block_size) { return (tokens + block_size - 1) / 
 size_t StepInputs::Need::bytes() const {
   const auto i32 = [](int64_t n) { return PackedBuffer::bytes_of(DType::i32, n); };
   return 3 * i32(tokens) + i32(rows + 1) + i32(rows) + i32(rows * blocks) + i32(sample_rows) +
-         2 * i32(targets);
+         2 * i32(targets) + 2 * i32(unknown) + 2 * i32(kept);
 }
 
 StepInputs::StepInputs(Device& device, const StepLimits& limits, std::vector<TokenId> eos_ids)
@@ -43,8 +43,13 @@ StepInputs::StepInputs(Device& device, const StepLimits& limits, std::vector<Tok
 }
 
 size_t StepInputs::reserve_bytes(const StepLimits& l) {
-  const Need need{l.max_step_tokens, l.max_seqs, blocks_for(l.max_model_len, l.block_size),
-                  l.max_seqs, l.max_step_tokens};
+  const Need need{l.max_step_tokens,
+                  l.max_seqs,
+                  blocks_for(l.max_model_len, l.block_size),
+                  l.max_seqs,
+                  l.max_step_tokens,
+                  l.overlapped ? l.max_seqs : 0,
+                  l.overlapped ? l.max_seqs : 0};
   return need.bytes() + Sampler::reserve_bytes(l.max_seqs, l.max_model_len, l.vocab_size);
 }
 
@@ -60,11 +65,14 @@ StepInputs::Need StepInputs::survey(const StepPlan& plan) {
     const Sequence& seq = *row.seq;
     const SamplingParams& sampling = seq.request->sampling;
     const int end = row.begin + row.count;
-    CHECK(row.count > 0 && row.begin >= 0 && end <= seq.num_tokens());
+    const bool unknown = limits_.overlapped && row.count == 1 && row.begin == seq.num_tokens();
+    CHECK(row.count > 0 && row.begin >= 0 && (end <= seq.num_tokens() || unknown));
     CHECK(row.num_logits <= row.count && (row.num_samples == 0 || row.num_logits > 0));
     const int blocks = blocks_for(end, limits_.block_size);
     CHECK(blocks <= int(seq.blocks.size()));
     need.tokens += row.count;
+    need.unknown += unknown;
+    need.kept += limits_.overlapped && row.num_samples == 1;
     need.blocks = std::max(need.blocks, int64_t(blocks));
     const int targets = targets_of(row).count;
     need.targets += targets;
@@ -90,7 +98,8 @@ void StepInputs::write_row(const StepRow& row, int index, int first_token, int f
   auto* slots = attn_.slot_mapping.as<int32_t>() + first_token;
   for (int i = 0; i < row.count; ++i) {
     const int position = row.begin + i;
-    const TokenId id = seq.tokens[position];
+    const bool known = position < seq.num_tokens();
+    const TokenId id = known ? seq.tokens[size_t(position)] : 0;
     CHECK(id >= 0 && id < limits_.vocab_size);
     ids[i] = id;
     positions[i] = position;
@@ -109,6 +118,24 @@ void StepInputs::write_row(const StepRow& row, int index, int first_token, int f
   for (int i = 0; i < t.count; ++i) {
     target_rows_.as<int32_t>()[first_target + i] = first_token + t.first + i - row.begin;
     targets_.as<int32_t>()[first_target + i] = seq.tokens[t.first + i + 1];
+  }
+}
+
+// Rows and draws in the order of survey().
+void StepInputs::write_moves(const StepPlan& plan) {
+  int32_t token = 0, draw = 0, unknown = 0, kept = 0;
+  for (const StepRow& row : plan.rows) {
+    if (ids_from_slots_.to && row.begin == row.seq->num_tokens()) {
+      ids_from_slots_.from.as<int32_t>()[unknown] = row.seq->seq_slot;
+      ids_from_slots_.to.as<int32_t>()[unknown++] = token;
+    }
+    // Samples that fork go on from tokens that the scheduler knows.
+    if (draws_to_slots_.to && row.num_samples == 1) {
+      draws_to_slots_.from.as<int32_t>()[kept] = draw;
+      draws_to_slots_.to.as<int32_t>()[kept++] = row.seq->seq_slot;
+    }
+    token += row.count;
+    draw += row.num_samples;
   }
 }
 
@@ -148,6 +175,12 @@ void StepInputs::build(const StepPlan& plan) {
   sample_rows_ = buffer_.take(DType::i32, {need.sample_rows});
   target_rows_ = buffer_.take(DType::i32, {need.targets});
   targets_ = buffer_.take(DType::i32, {need.targets});
+  const auto take_moves = [&](int64_t n) -> TokenMoves {
+    if (n == 0) return {};
+    return {buffer_.take(DType::i32, {n}), buffer_.take(DType::i32, {n})};
+  };
+  ids_from_slots_ = take_moves(need.unknown);
+  draws_to_slots_ = take_moves(need.kept);
 
   attn_.cu_q.as<int32_t>()[0] = 0;
   int first_token = 0, first_target = 0;
@@ -157,8 +190,26 @@ void StepInputs::build(const StepPlan& plan) {
     first_target += rows_[i].num_targets;
   }
   std::copy(sample_tokens_.begin(), sample_tokens_.end(), sample_rows_.as<int32_t>());
+  write_moves(plan);
   batch_ = sampler_.write(draws_, buffer_);
   cut_chunks(need);
+  upload();
+}
+
+void StepInputs::upload() {
+  buffer_.upload();
+  host_attn_ = attn_;
+  const auto give = [&](std::initializer_list<Tensor*> tensors) {
+    for (Tensor* t : tensors) *t = buffer_.on_device(*t);
+  };
+  give(
+      {&ids_, &positions_, &attn_.cu_q, &attn_.seq_lens, &attn_.block_tables, &attn_.slot_mapping});
+  give({&ids_from_slots_.from, &ids_from_slots_.to, &draws_to_slots_.from, &draws_to_slots_.to});
+  for (SampleChunk& c : samples_) {
+    give({&c.rows});
+    for (Tensor* t : tensors_of(c.batch)) give({t});
+  }
+  for (TargetChunk& c : target_chunks_) give({&c.rows, &c.targets});
 }
 
 }  // namespace sluice

@@ -18,6 +18,8 @@ struct StepLimits {
   int block_size = 0;
   int vocab_size = 0;
   int max_logit_rows = 0;  // rows of logits computed together
+  // Steps follow each other before their tokens are known to the host: those stay on the device.
+  bool overlapped = false;
 };
 
 // Rows of logits that are computed together, and what is drawn from them.
@@ -41,19 +43,30 @@ struct RowOutputs {
   int prompt_logprobs = 0;
 };
 
+// Tokens moved on the device: element from[i] of one array to element to[i] of another.
+struct TokenMoves {
+  Tensor from, to;  // i32 [n]
+};
+
 // From the scheduler's words (sequences and counts) to the kernels' (arrays). The only place that
 // knows both. Owned by a runner; engine thread only. Everything it hands out lives until the next
-// build(), and needs the plan's sequences no more.
+// build(), needs the plan's sequences no more, and is for the device to read, but for what is said
+// to be the host's.
 class StepInputs {
  public:
   StepInputs(Device&, const StepLimits&, std::vector<TokenId> eos_ids);
 
-  // No allocation within the limits.
+  // Puts the upload of all arrays on the compute stream. No allocation within the limits.
   void build(const StepPlan& plan);
 
   Tensor ids() const { return ids_; }              // i32 [num_tokens]
   Tensor positions() const { return positions_; }  // i32 [num_tokens]
   const AttnBatch& attn() const { return attn_; }
+  const AttnBatch& host_attn() const { return host_attn_; }
+  // From the sequences' slots to the ids of tokens that only the device knows, and from the draws
+  // to the slots. None unless steps overlap.
+  const TokenMoves& ids_from_slots() const { return ids_from_slots_; }
+  const TokenMoves& draws_to_slots() const { return draws_to_slots_; }
   std::span<const RowOutputs> rows() const { return rows_; }
 
   int num_draws() const { return int(draws_.size()); }
@@ -62,7 +75,7 @@ class StepInputs {
 
   int num_targets() const { return int(target_rows_.shape[0]); }
   int prompt_logprobs() const { return prompt_logprobs_; }  // most that any target wants
-  Tensor targets() const { return targets_; }               // i32 [num_targets]
+  Tensor host_targets() const { return targets_; }          // i32 [num_targets]
   std::span<const TargetChunk> target_chunks() const { return target_chunks_; }
 
   size_t capacity_bytes() const { return buffer_.capacity(); }
@@ -72,11 +85,14 @@ class StepInputs {
  private:
   struct Need {
     int64_t tokens = 0, rows = 0, blocks = 0, sample_rows = 0, targets = 0;
+    int64_t unknown = 0, kept = 0;  // tokens from slots, and to them
     size_t bytes() const;
   };
   Need survey(const StepPlan& plan);
   void write_row(const StepRow& row, int index, int first_token, int first_target);
+  void write_moves(const StepPlan& plan);
   void cut_chunks(const Need& need);
+  void upload();
 
   const StepLimits limits_;
   Sampler sampler_;
@@ -85,7 +101,8 @@ class StepInputs {
   std::vector<int32_t> sample_tokens_;  // per logits row to sample from: its token in the step
 
   Tensor ids_, positions_;
-  AttnBatch attn_;
+  AttnBatch attn_, host_attn_;
+  TokenMoves ids_from_slots_, draws_to_slots_;
   SampleBatch batch_;   // over all draws
   Tensor sample_rows_;  // i32 [logits rows to sample from]
   Tensor target_rows_;  // i32 [num_targets]

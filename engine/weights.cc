@@ -189,6 +189,9 @@ absl::StatusOr<std::optional<DType>> parse_weight_dtype(std::string_view name) {
 absl::StatusOr<WeightPlan> plan_weights(const WeightList& list, const Safetensors& stored,
                                         const Ops& ops, std::optional<DType> dtype) {
   WeightPlan plan;
+  if (dtype && ops.weight_dtype(*dtype) != *dtype)
+    return invalid_argument("model.dtype: this device keeps weights as {}, not as {}",
+                            name_of(ops.weight_dtype(*dtype)), name_of(*dtype));
   for (const LinearSpec& linear : list.linears) {
     int64_t rows = 0;
     bool has_bias = false;
@@ -205,7 +208,7 @@ absl::StatusOr<WeightPlan> plan_weights(const WeightList& list, const Safetensor
       }
       rows += part.rows;
     }
-    plan.dtypes.push_back(dtype.value_or(*as_stored));
+    plan.dtypes.push_back(ops.weight_dtype(dtype.value_or(*as_stored)));
     plan.bytes += rounded(ops.weight_bytes(plan.dtypes.back(), rows, linear.in_features));
     if (has_bias) plan.bytes += rounded(rows * sizeof(float));
     if (plan.dtype == DType::f32) plan.dtype = plan.dtypes.back();

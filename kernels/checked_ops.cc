@@ -186,6 +186,14 @@ void CheckedOps::gather_rows(Tensor out, Tensor x, Tensor rows) {
   ops_.gather_rows(out, x, rows);
 }
 
+void CheckedOps::move_tokens(Tensor dst, Tensor to, Tensor src, Tensor from) {
+  check(dst, DType::i32, {-1});
+  check(src, DType::i32, {-1});
+  check_indices(to, from.shape[0], 0, dst.shape[0]);
+  check_indices(from, to.shape[0], 0, src.shape[0]);
+  ops_.move_tokens(dst, to, src, from);
+}
+
 void CheckedOps::sample(const SampleOut& out, Tensor logits, const SampleBatch& b) {
   const int64_t n = b.num_draws;
   check(logits, DType::f32, {-1, -1});

@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 
+#include "base/types.h"
 #include "kernels/tensor.h"
 
 namespace sluice {
@@ -57,6 +58,8 @@ class Device {
   virtual Event record(Stream) = 0;
   virtual void wait(Stream, Event) = 0;  // device-side ordering
   virtual void sync(Event) = 0;          // host-side wait
+  // From one event to a later one of the same stream, both passed. 0 on a synchronous device.
+  virtual Nanos between(Event, Event) = 0;
 
   // Runs `body` once while recording it; nullptr if the device cannot capture.
   virtual std::unique_ptr<Graph> capture(Stream, const std::function<void()>& body) = 0;

@@ -149,6 +149,8 @@ class Ops {
                          const AttnParams&) = 0;
   // out [m, d] = rows (i32 [m]) of x [n, d].
   virtual void gather_rows(Tensor out, Tensor x, Tensor rows) = 0;
+  // Tokens that the host does not know yet: dst[to[i]] = src[from[i]], all i32; to, from [n].
+  virtual void move_tokens(Tensor dst, Tensor to, Tensor src, Tensor from) = 0;
   // logits f32 [num_rows, vocab]; not changed.
   virtual void sample(const SampleOut&, Tensor logits, const SampleBatch&) = 0;
   // Log-probabilities of given tokens: out.logprob [n] of targets (i32 [n]), row i of logits for

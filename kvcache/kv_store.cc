@@ -41,7 +41,7 @@ KvStore::KvStore(Device& device, const KvShape& shape, int num_blocks, const KvH
       block_bytes_(bytes_per_block(shape)),
       copier_(device, block_bytes_, host.before_copy) {
   CHECK(num_blocks > 0 && host.num_blocks >= 0 && shape.block_size > 0 && !shape.layers.empty());
-  CHECK(shape.dtype == DType::bf16 || shape.dtype == DType::f32);
+  CHECK(bits_of(shape.dtype) >= 16);
   memory_ = device.allocate(block_bytes_ * size_t(num_blocks), Memory::device);
   if (host.num_blocks > 0)
     host_memory_ = device.allocate(block_bytes_ * size_t(host.num_blocks), Memory::pinned_host);

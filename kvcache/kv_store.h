@@ -19,7 +19,7 @@ struct LayerKv {
 struct KvShape {
   std::vector<LayerKv> layers;
   int block_size = 16;
-  DType dtype = DType::bf16;  // bf16 or f32
+  DType dtype = DType::bf16;  // what Ops::keeps_kv_as
 };
 
 // The second tier: as many blocks again in host memory.

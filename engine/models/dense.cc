@@ -31,6 +31,9 @@ class DenseModel final : public Model {
   const ModelConfig& config() const override { return config_; }
   int max_len() const override { return max_len_; }
   KvShape kv_shape() const override;
+  AttentionHeads heads() const override {
+    return {config_.num_heads, config_.num_kv_heads, config_.head_dim};
+  }
   DType weight_dtype() const override { return weight_dtype_; }
   size_t weight_bytes() const override { return weight_bytes_; }
   size_t scratch_bytes(int64_t max_tokens, int64_t max_logit_rows) const override;

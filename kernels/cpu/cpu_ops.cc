@@ -260,6 +260,11 @@ void CpuOps::gather_rows(Tensor out, Tensor x, Tensor rows) {
   });
 }
 
+void CpuOps::move_tokens(Tensor dst, Tensor to, Tensor src, Tensor from) {
+  for (int64_t i = 0; i < to.shape[0]; ++i)
+    dst.as<int32_t>()[to.as<int32_t>()[i]] = src.as<int32_t>()[from.as<int32_t>()[i]];
+}
+
 // --- attention ---
 
 // Cuts the batch into tasks of one KV head and as many query tokens as fit a register-blocked

@@ -126,6 +126,7 @@ class CpuDevice final : public Device {
   Event record(Stream) override { return {}; }
   void wait(Stream, Event) override {}
   void sync(Event) override {}
+  Nanos between(Event, Event) override { return {}; }
   std::unique_ptr<Graph> capture(Stream, const std::function<void()>&) override { return nullptr; }
 
  private:

@@ -14,7 +14,8 @@ void add_decode(int sequence, int seq_len, const AttentionShape& shape, int64_t 
                 AttentionWork& work, int64_t& partials) {
   const int visible = shape.window > 0 ? std::max(seq_len - shape.window, 0) : 0;
   const int first = visible / kDecodeChunk, end = int(ceil_div(seq_len, kDecodeChunk));
-  const int64_t mine = end - first > 1 ? int64_t{end - first} * shape.num_kv_heads * shape.group : 0;
+  const int64_t mine =
+      end - first > 1 ? int64_t{end - first} * shape.num_kv_heads * shape.group : 0;
   CHECK(mine <= max_partials);
   if (partials + mine > max_partials) {  // a new round
     work.round_ends.push_back(int32_t(work.decode.size()));
@@ -46,7 +47,8 @@ void plan_attention(std::span<const int32_t> cu_q, std::span<const int32_t> seq_
       continue;
     }
     for (int row = 0; row < num_queries * shape.group; row += kPrefillRows) {
-      for (int head = 0; head < shape.num_kv_heads; ++head) work.prefill.push_back({s, head, row, 0});
+      for (int head = 0; head < shape.num_kv_heads; ++head)
+        work.prefill.push_back({s, head, row, 0});
     }
   }
   if (!work.decode.empty()) work.round_ends.push_back(int32_t(work.decode.size()));

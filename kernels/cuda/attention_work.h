@@ -30,8 +30,8 @@ struct AttentionWork {
 
 // cu_q [sequences + 1] and seq_lens [sequences] as AttnBatch has them; a sequence without new
 // tokens gets no work. Rounds share the memory for partial results: none has more than
-// `max_partials` of them, which suffices for every sequence alone. Allocates only where `work` never
-// was so large.
+// `max_partials` of them, which suffices for every sequence alone. Allocates only where `work`
+// never was so large.
 void plan_attention(std::span<const int32_t> cu_q, std::span<const int32_t> seq_lens,
                     const AttentionShape&, int64_t max_partials, AttentionWork& work);
 

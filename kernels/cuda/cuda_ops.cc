@@ -71,8 +71,7 @@ std::string CudaOps::lacks(const AttentionHeads& h, int block_size) const {
 CudaOps::Partials::Partials(const OpsLimits& l) {
   constexpr int64_t kChunksPerSequence = 4;
   const AttentionShape shape = shape_of(l.heads, 0);
-  rows = num_partials(shape, l.max_context) +
-         kChunksPerSequence * l.max_seqs * l.heads.num_heads;
+  rows = num_partials(shape, l.max_context) + kChunksPerSequence * l.max_seqs * l.heads.num_heads;
   out = rows * l.heads.head_dim;
   stats = rows * 2;
   tickets = int64_t{l.max_seqs} * l.heads.num_kv_heads;
@@ -80,8 +79,7 @@ CudaOps::Partials::Partials(const OpsLimits& l) {
 
 size_t CudaOps::workspace_bytes(const OpsLimits& l) const {
   const Partials p(l);
-  return size_t(p.out + p.stats + p.tickets) * 4 +
-         AttentionLists::bytes(shape_of(l.heads, 0), l);
+  return size_t(p.out + p.stats + p.tickets) * 4 + AttentionLists::bytes(shape_of(l.heads, 0), l);
 }
 
 void CudaOps::reserve(const OpsLimits& limits) {
@@ -193,6 +191,11 @@ void CudaOps::attention(Tensor out, Tensor q, KvView cache, const AttnBatch& bat
 
 void CudaOps::gather_rows(Tensor out, Tensor x, Tensor rows) {
   copy_rows(stream_, out, x, rows, {}, out.shape[0]);
+}
+
+void CudaOps::move_tokens(Tensor dst, Tensor to, Tensor src, Tensor from) {
+  const auto rows = [](Tensor t) { return Tensor::of(t.data, t.dtype, {t.shape[0], 1}); };
+  copy_rows(stream_, rows(dst), rows(src), from, to, to.shape[0]);
 }
 
 void CudaOps::sample(const SampleOut&, Tensor, const SampleBatch&) { CHECK(!"todo"); }

@@ -39,6 +39,7 @@ class CudaOps final : public Ops {
   void write_kv(KvView cache, Tensor k, Tensor v, Tensor slot_mapping) override;
   void attention(Tensor out, Tensor q, KvView cache, const AttnBatch&, const AttnParams&) override;
   void gather_rows(Tensor out, Tensor x, Tensor rows) override;
+  void move_tokens(Tensor dst, Tensor to, Tensor src, Tensor from) override;
   void sample(const SampleOut&, Tensor logits, const SampleBatch&) override;
   void token_logprobs(const SampleOut& out, Tensor logits, Tensor targets, int top) override;
 

@@ -43,6 +43,7 @@ class CudaDevice final : public Device {
   }
   void wait(Stream stream, Event event) override { runtime_->wait(stream, event); }
   void sync(Event event) override { runtime_->sync(event); }
+  Nanos between(Event begin, Event end) override { return runtime_->between(begin, end); }
   std::unique_ptr<Graph> capture(Stream stream, const std::function<void()>& body) override {
     return runtime_->capture(stream, body);
   }

@@ -23,8 +23,8 @@ void write_kv(Stream, KvView cache, Tensor k, Tensor v, Tensor slots);
 void qkv_rope_write(Stream, Tensor qkv, const QkvParams&, Tensor positions, KvView cache,
                     Tensor slots);
 
-// Heads of 32, 64, 96, 128 and 256. `blocks`: of threads, which share the items of the list; groups of
-// at most 16 query heads.
+// Heads of 32, 64, 96, 128 and 256. `blocks`: of threads, which share the items of the list; groups
+// of at most 16 query heads.
 template <class T>
 void attention_decode(Stream, const DecodeParams<T>&, int head_dim, int blocks);
 template <class T>

@@ -19,7 +19,7 @@ void copy_rows(Stream stream, Tensor dst, Tensor src, Tensor from, Tensor to, in
   p.num_rows = int32_t(count);
   p.parts = int32_t(std::clamp<int64_t>(p.row_bytes / kPartBytes, 1, 64));
   const bool by_16 = wide(src.shape[1], {&dst, &src});
-  CHECK(by_16 || element == 2);
+  CHECK(by_16 || element % 2 == 0);
   simt::launch<CopyRowsParams>(by_16 ? copy_rows_kernel<16> : copy_rows_kernel<2>,
                                {int(count) * p.parts, kCopyThreads, 0}, stream, p);
 }

@@ -39,6 +39,7 @@ class Runtime {
   virtual void record(Event, Stream) = 0;  // forgets what it stood for before
   virtual void wait(Stream, Event) = 0;
   virtual void sync(Event) = 0;
+  virtual Nanos between(Event, Event) = 0;  // as Device
   virtual std::unique_ptr<Graph> capture(Stream, const std::function<void()>& body) = 0;
 
   // out [n, m] = x [n, k] * w [m, k]^T, summed up in f32. x, w: the same of bf16 and f16; out: that

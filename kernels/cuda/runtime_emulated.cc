@@ -1,5 +1,6 @@
 #include "kernels/cuda/runtime_emulated.h"
 
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <deque>
@@ -19,6 +20,7 @@ using simt::EmulatedStream;
 struct EmulatedEvent {
   EmulatedStream* stream = nullptr;  // null: nothing was recorded
   size_t mark = 0;
+  std::chrono::steady_clock::time_point reached;
 };
 
 EmulatedStream& of(Stream s) { return *static_cast<EmulatedStream*>(s.handle); }
@@ -80,7 +82,9 @@ class EmulatedRuntime final : public Runtime {
   }
   void upload(void* dst, const void* src, size_t bytes) override { std::memcpy(dst, src, bytes); }
   void record(Event event, Stream stream) override {
-    of(event) = {&of(stream), of(stream).mark()};
+    EmulatedEvent& e = of(event);
+    of(stream).put([&e] { e.reached = std::chrono::steady_clock::now(); });
+    e.stream = &of(stream), e.mark = of(stream).mark();
   }
   void wait(Stream stream, Event event) override {
     const EmulatedEvent e = of(event);
@@ -90,6 +94,7 @@ class EmulatedRuntime final : public Runtime {
     const EmulatedEvent e = of(event);
     if (e.stream != nullptr) e.stream->run_until(e.mark);
   }
+  Nanos between(Event begin, Event end) override { return of(end).reached - of(begin).reached; }
   std::unique_ptr<Graph> capture(Stream stream, const std::function<void()>& body) override {
     of(stream).begin_capture();
     body();

@@ -1,5 +1,5 @@
-// How host code starts a kernel: on a stream of the GPU, or on the emulator, where a launch without a
-// stream returns when all of it has run.
+// How host code starts a kernel: on a stream of the GPU, or on the emulator, where a launch without
+// a stream returns when all of it has run.
 #pragma once
 
 #include "kernels/device.h"

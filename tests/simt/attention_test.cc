@@ -40,8 +40,8 @@ class Step {
 
   void run(int blocks = 3, int64_t max_partials = 1 << 20) {
     AttentionWork work;
-    plan_attention(cu_q_, seq_lens_, {shape_.num_kv_heads, shape_.group, shape_.window}, max_partials,
-                   work);
+    plan_attention(cu_q_, seq_lens_, {shape_.num_kv_heads, shape_.group, shape_.window},
+                   max_partials, work);
     const auto scores =
         AttentionScores::of(1 / std::sqrt(float(shape_.head_dim)), shape_.window, shape_.softcap);
     const PagedKv<T> kv{cache_->data(), cache_->data() + size_t(shape_.num_kv_heads) * head_size(),

@@ -289,6 +289,9 @@ class LateNormOps final : public Ops {
     ops_.attention(o, q, c, b, p);
   }
   void gather_rows(Tensor o, Tensor x, Tensor r) override { ops_.gather_rows(o, x, r); }
+  void move_tokens(Tensor d, Tensor to, Tensor s, Tensor f) override {
+    ops_.move_tokens(d, to, s, f);
+  }
   void sample(const SampleOut& o, Tensor l, const SampleBatch& b) override { ops_.sample(o, l, b); }
   void token_logprobs(const SampleOut& o, Tensor l, Tensor t, int n) override {
     ops_.token_logprobs(o, l, t, n);

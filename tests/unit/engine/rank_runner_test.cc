@@ -117,7 +117,7 @@ TEST(RankRunnerTest, AStepAllocatesNothingAfterWarmUp) {
 TEST(RankRunnerTest, ScratchIsWhatWasPlanned) {
   Rank rank = load(llama(true), "auto", 1);
   const RunnerOptions options = hand_options(*rank.model);
-  const size_t planned = RankRunner::scratch_bytes(*rank.model, options);
+  const size_t planned = RankRunner::scratch_bytes(*rank.device, *rank.model, options);
   RankRunner runner(*rank.device, *rank.model, options);
   EXPECT_EQ(runner.scratch_bytes(), planned);
   runner.warm_up();
@@ -235,7 +235,7 @@ TEST(RankRunnerTest, MeasuresWhatStepsAndCopiesTake) {
       EXPECT_GE(x, 0);
       EXPECT_LT(x, 1e3);
     }
-    EXPECT_EQ(runner.scratch_bytes(), RankRunner::scratch_bytes(*rank.model, o));
+    EXPECT_EQ(runner.scratch_bytes(), RankRunner::scratch_bytes(*rank.device, *rank.model, o));
     EXPECT_EQ(runner.copies().done, 0u);
   }
 }

@@ -156,7 +156,7 @@ TEST(StepInputsTest, PromptTargetsAreThePromptTokensThatFollow) {
   in.build(w.plan);
   EXPECT_EQ(in.num_targets(), 4);
   EXPECT_EQ(in.prompt_logprobs(), 5);
-  EXPECT_THAT(list(in.targets()), ElementsAre(41, 42, 43, 44));
+  EXPECT_THAT(list(in.host_targets()), ElementsAre(41, 42, 43, 44));
   ASSERT_EQ(in.target_chunks().size(), 2u);
   EXPECT_THAT(list(in.target_chunks()[0].rows), ElementsAre(0, 1, 2));
   EXPECT_THAT(list(in.target_chunks()[1].rows), ElementsAre(5));
