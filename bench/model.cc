@@ -258,9 +258,10 @@ int bench_model(const BenchModelOptions& o) {
     return fail("prompts, batches, contexts and max_step_tokens must be positive");
   Config config;
   config.model.path = o.model_dir;
+  config.device.kind = "cpu";
   config.device.threads = o.threads;
   config.device.isa = o.isa;
-  auto device = make_device(config.device);
+  auto device = make_device(config);
   if (!device.ok()) return fail(message_of(device.status()));
   const int packers = o.threads > 0 ? o.threads : int(std::thread::hardware_concurrency());
   auto model = load_model(config.model, **device, std::max(1, packers));

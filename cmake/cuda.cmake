@@ -5,7 +5,7 @@ if(SLUICE_CUDA AND NOT SLUICE_SANITIZE)
   include(CheckLanguage)
   check_language(CUDA)
   if(CMAKE_CUDA_COMPILER)
-    set(CMAKE_CUDA_ARCHITECTURES "80-real;90a-real" CACHE STRING "Chips to compile for")
+    set(CMAKE_CUDA_ARCHITECTURES "80;90a-real" CACHE STRING "Chips to compile for; the code for the first runs on later ones, too")
     enable_language(CUDA)
     # CMake 3.25 does not know that nvcc has C++20.
     if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)

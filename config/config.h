@@ -17,16 +17,19 @@ struct Config {
     int max_model_len = 0;       // 0: the model's own limit
   } model;
   struct Device {
-    std::string kind = "auto";  // auto, cpu
+    std::string kind = "auto";  // auto, cpu, cuda
+    int index = 0;              // of the GPU
+    std::string plugin;         // file of the CUDA engine; empty: the usual places
+    std::string libraries;      // folder to look into first for NVIDIA's libraries
     int threads = 0;            // 0: the cgroup's quota
     std::string isa = "auto";   // auto, avx512bf16, avx512, avx2, portable: at most this
   } device;
   struct Cache {
-    int block_size = 16;           // tokens
-    int64_t bytes = 0;             // 0: memory_fraction of what is left
-    double memory_fraction = 0.5;  // of the cgroup's limit, less the weights
+    int block_size = 16;         // tokens
+    int64_t bytes = 0;           // 0: memory_fraction of what is left
+    double memory_fraction = 0;  // of what the weights leave; 0: by the device
     bool prefix_caching = true;
-    std::string dtype = "auto";  // auto (bf16, or f32 with f32 weights), f32, bf16
+    std::string dtype = "auto";  // auto, f32, f16, bf16
     int64_t host_bytes = 0;      // second tier in host memory: swaps and evicted prefixes; 0: none
   } cache;
   struct Scheduler {

@@ -17,13 +17,13 @@ namespace {
 
 absl::StatusOr<DType> kv_dtype(const std::string& name, DType weights, const Ops& ops) {
   if (name == "auto") return ops.kv_dtype(weights);
-  for (const DType t : {DType::f32, DType::bf16}) {
+  for (const DType t : {DType::f32, DType::f16, DType::bf16}) {
     if (name != name_of(t)) continue;
     if (ops.keeps_kv_as(t)) return t;
     return invalid_argument("cache.dtype: this device keeps keys and values as {}, not as {}",
                             name_of(ops.kv_dtype(weights)), name);
   }
-  return invalid_argument("cache.dtype: '{}' is not one of auto, f32, bf16", name);
+  return invalid_argument("cache.dtype: '{}' is not one of auto, f32, f16, bf16", name);
 }
 
 absl::StatusOr<MemoryPlan> plan_for(const Config& config, Device& device, const Model& model,
@@ -38,7 +38,11 @@ absl::StatusOr<MemoryPlan> plan_for(const Config& config, Device& device, const 
   needs.block_size = options.block_size;
   needs.max_seqs = options.max_seqs;
   needs.max_model_len = options.max_model_len;
-  return plan_memory(config.cache, needs, read_memory_limit());
+  Config::Cache cache = config.cache;
+  if (cache.memory_fraction == 0) cache.memory_fraction = device.is_host() ? 0.5 : 0.92;
+  if (device.is_host()) return plan_memory(cache, needs, read_memory_limit());
+  const MemoryLimit own{int64_t(device.free_bytes()), "free memory of " + device.name()};
+  return plan_memory(cache, needs, own, read_memory_limit());
 }
 
 // The plan, made before a tensor is read: a model that does not fit is refused at once.
@@ -92,7 +96,7 @@ absl::StatusOr<RunnerOptions> runner_options(const Config& config, const Model& 
 absl::StatusOr<MemoryPlan> plan_memory(const Config& wanted) {
   Config config = wanted;
   if (auto status = apply_preset(config.scheduler); !status.ok()) return status;
-  auto device = make_device(config.device);
+  auto device = make_device(config);
   if (!device.ok()) return device.status();
   RunnerOptions options;
   MemoryPlan plan;
@@ -109,7 +113,7 @@ absl::StatusOr<std::unique_ptr<ServedModel>> ServedModel::load(const Config& wan
   served->policy_ = *policy;
   served->options_ = config;
   served->name_ = served_name(config.model);
-  auto device = make_device(config.device);
+  auto device = make_device(config);
   if (!device.ok()) return device.status();
   served->device_ = *std::move(device);
   RunnerOptions options;

@@ -8,4 +8,4 @@ sluice_library(runner SRCS rank_runner.cc warm_up.cc sampler.cc step_inputs.cc
                DEPS base kernels kv_store scheduler)
 # From a Config to an Engine.
 sluice_library(engine SRCS build.cc make_device.cc
-               DEPS base config budget block_pool engine_loop runner models cpu_device)
+               DEPS base config budget block_pool engine_loop runner models cpu_device ${CMAKE_DL_LIBS})

@@ -74,8 +74,12 @@ absl::Status add_host_tier(int64_t host_bytes, MemoryPlan& plan) {
     return invalid_argument("cache.host_bytes = {} ({}) is less than a block of {} tokens, {}",
                             host_bytes, bytes_text(host_bytes), needs.block_size,
                             bytes_text(needs.block_bytes));
+  if (plan.host && host_bytes > plan.host->bytes)
+    return resource_exhausted("cache.host_bytes = {} ({}) does not fit: the {} of the host is {}",
+                              host_bytes, bytes_text(host_bytes), plan.host->source,
+                              bytes_text(plan.host->bytes));
   const int64_t left = plan.limit.bytes - plan.total_bytes();
-  if (host_bytes > left)
+  if (!plan.host && host_bytes > left)
     return resource_exhausted(
         "cache.host_bytes = {} ({}) does not fit: the {} is {}, weights and scratch take {} and "
         "the KV cache {}, which leaves {}",
@@ -98,7 +102,8 @@ MemoryLimit read_memory_limit(const fs::path& root) {
 }
 
 absl::StatusOr<MemoryPlan> plan_memory(const Config::Cache& cache, const MemoryNeeds& needs,
-                                       const MemoryLimit& limit) {
+                                       const MemoryLimit& limit,
+                                       const std::optional<MemoryLimit>& host) {
   CHECK(needs.block_bytes > 0 && needs.block_size > 0);
   CHECK(needs.max_seqs > 0 && needs.max_model_len > 0);
   const int64_t fixed = needs.weight_bytes + needs.scratch_bytes;
@@ -135,7 +140,7 @@ absl::StatusOr<MemoryPlan> plan_memory(const Config::Cache& cache, const MemoryN
         bytes_text(one_sequence * needs.block_bytes),
         tokens > 0 ? fmt::format("Lower --model.max_model_len to {} or less, or r", tokens) : "R");
   }
-  MemoryPlan plan{limit, needs, int(num_blocks)};
+  MemoryPlan plan{limit, host, needs, int(num_blocks)};
   if (auto status = add_host_tier(cache.host_bytes, plan); !status.ok()) return status;
   return plan;
 }

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 
 #include "base/status.h"
@@ -31,6 +32,7 @@ struct MemoryNeeds {
 // Who gets how much: what `sluice plan` prints and a start-up logs.
 struct MemoryPlan {
   MemoryLimit limit;
+  std::optional<MemoryLimit> host;  // of the second tier, where the device has memory of its own
   MemoryNeeds needs;
   int num_blocks = 0;
   int num_host_blocks = 0;  // the second tier; 0: none
@@ -38,8 +40,8 @@ struct MemoryPlan {
   int64_t kv_bytes() const { return num_blocks * needs.block_bytes; }
   int64_t host_bytes() const { return num_host_blocks * needs.block_bytes; }
   int64_t num_tokens() const { return int64_t(num_blocks) * needs.block_size; }
-  int64_t total_bytes() const {
-    return needs.weight_bytes + needs.scratch_bytes + kv_bytes() + host_bytes();
+  int64_t total_bytes() const {  // under `limit`
+    return needs.weight_bytes + needs.scratch_bytes + kv_bytes() + (host ? 0 : host_bytes());
   }
   std::string to_text() const;  // a table for people
   std::string to_line() const;  // the same in a line, for the log
@@ -47,12 +49,12 @@ struct MemoryPlan {
 
 // Sizes the cache: `cache.bytes`, or `cache.memory_fraction` of what the weights and the scratch
 // leave of the limit, but then no more than max_seqs sequences of full length could ever use. The
-// host tier comes on top, from what then is left: the device's memory is the host's. Refused, with
-// the numbers and the knobs that help: what does not fit into the limit, and a cache that could not
-// hold even one sequence of max_model_len tokens, for such a request would be accepted and could
-// never end.
-absl::StatusOr<MemoryPlan> plan_memory(const Config::Cache&, const MemoryNeeds&,
-                                       const MemoryLimit&);
+// host tier comes on top: from what then is left where the device's memory is the host's, else from
+// `host`. Refused, with the numbers and the knobs that help: what does not fit into the limit, and
+// a cache that could not hold even one sequence of max_model_len tokens, for such a request would
+// be accepted and could never end.
+absl::StatusOr<MemoryPlan> plan_memory(const Config::Cache&, const MemoryNeeds&, const MemoryLimit&,
+                                       const std::optional<MemoryLimit>& host = {});
 
 // "1.25 GiB", "640 KiB"
 std::string bytes_text(int64_t bytes);

@@ -4,6 +4,7 @@
 #include <memory>
 #include <string>
 
+#include "base/status.h"
 #include "kernels/device.h"
 
 namespace sluice::cuda {
@@ -14,8 +15,8 @@ struct DeviceInfo {
 };
 
 // What the device and its ops ask of CUDA beside the kernels: memory, order, capture, and the
-// library's matrix product. Two implementations: the GPU's, and the emulator's
-// (runtime_emulated.h). A call that fails ends the process with one line that names it: behind an
+// library's matrix product. Two implementations: the GPU's (runtime_cuda.cc), and the emulator's
+// (runtime_emulated.cc). A call that fails ends the process with one line that names it: behind an
 // error of CUDA nothing on the device can be trusted.
 //
 // Any thread.
@@ -42,10 +43,15 @@ class Runtime {
   virtual Nanos between(Event, Event) = 0;  // as Device
   virtual std::unique_ptr<Graph> capture(Stream, const std::function<void()>& body) = 0;
 
-  // out [n, m] = x [n, k] * w [m, k]^T, summed up in f32. x, w: the same of bf16 and f16; out: that
-  // or f32. Rows of x and out may be apart.
+  // By one thread: out [n, m] = x [n, k] * w [m, k]^T, summed up in f32. x, w: the same of bf16 and
+  // f16; out: that or f32. Rows of x and out may be apart.
   virtual void matmul(Stream, Tensor out, Tensor x, Tensor w) = 0;
 };
+
+// The runtime that this was linked with: of one GPU, by its index among those that are visible, or
+// the emulator's. `libraries`: where to look for NVIDIA's libraries first; may be empty. Fails with
+// one line that names what is missing.
+absl::StatusOr<std::unique_ptr<Runtime>> open_runtime(int index, const std::string& libraries);
 
 // Memory that goes back by itself. Fatal when there is no more: the plan was checked before.
 Device::Buffer allocate(Runtime&, size_t bytes, Memory);

@@ -1,5 +1,3 @@
-#include "kernels/cuda/runtime_emulated.h"
-
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
@@ -10,6 +8,7 @@
 
 #include "base/check.h"
 #include "kernels/cuda/dispatch.h"
+#include "kernels/cuda/runtime.h"
 #include "kernels/simt/stream.h"
 
 namespace sluice::cuda {
@@ -58,6 +57,8 @@ void multiply(const Tensor& out, const Tensor& x, const Tensor& w) {
   }
 }
 
+// A GPU without a GPU, for tests: the host's memory, streams that run at the last moment
+// (kernels/simt/stream.h), launches on the emulator, and a plain matrix product.
 class EmulatedRuntime final : public Runtime {
  public:
   const DeviceInfo& info() const override { return info_; }
@@ -119,6 +120,9 @@ class EmulatedRuntime final : public Runtime {
 
 }  // namespace
 
-std::unique_ptr<Runtime> make_emulated_runtime() { return std::make_unique<EmulatedRuntime>(); }
+absl::StatusOr<std::unique_ptr<Runtime>> open_runtime(int index, const std::string&) {
+  if (index != 0) return invalid_argument("device.index = {}: there is one emulated GPU", index);
+  return std::make_unique<EmulatedRuntime>();
+}
 
 }  // namespace sluice::cuda

@@ -39,10 +39,11 @@ inline Rank load(const TinyModel& tiny, const std::string& isa, int threads) {
   tiny.write(dir);
   Config config;
   config.model.path = dir.string();
+  config.device.kind = "cpu";
   config.device.isa = isa;
   config.device.threads = threads;
   Rank rank;
-  auto device = make_device(config.device);
+  auto device = make_device(config);
   if (!device.ok()) return rank;  // this chip lacks it
   rank.device = *std::move(device);
   auto model = load_model(config.model, *rank.device, 1);

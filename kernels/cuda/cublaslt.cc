@@ -1,0 +1,166 @@
+#include "kernels/cuda/cublaslt.h"
+
+#include <dlfcn.h>
+#include <glob.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <vector>
+
+namespace sluice::cuda {
+namespace {
+
+#define SLUICE_STRING_OF(x) #x
+#define SLUICE_STRING(x) SLUICE_STRING_OF(x)
+constexpr const char* kName = "libcublasLt.so." SLUICE_STRING(CUBLAS_VER_MAJOR);
+
+// In this order; a * stands for any version.
+constexpr const char* kFolders[] = {
+    "/usr/local/cuda/lib64",
+    "/usr/local/cuda-*/lib64",
+    "/usr/local/cuda-*/targets/*/lib",
+    "/usr/local/lib/python3*/*-packages/nvidia/*/lib",
+    "/usr/lib/python3*/*-packages/nvidia/*/lib",
+    "/opt/*/lib/python3*/site-packages/nvidia/*/lib",
+};
+
+std::vector<std::string> candidates(const std::string& folder) {
+  std::vector<std::string> files;
+  if (!folder.empty()) files.push_back(folder + "/" + kName);
+  files.push_back(kName);
+  for (const char* pattern : kFolders) {
+    glob_t found{};
+    if (glob(fmt::format("{}/{}", pattern, kName).c_str(), 0, nullptr, &found) == 0)
+      for (size_t i = 0; i < found.gl_pathc; ++i) files.push_back(found.gl_pathv[i]);
+    globfree(&found);
+  }
+  return files;
+}
+
+cudaDataType_t type_of(DType t) {
+  return t == DType::bf16 ? CUDA_R_16BF : t == DType::f16 ? CUDA_R_16F : CUDA_R_32F;
+}
+
+}  // namespace
+
+struct CublasLt::Library {
+  void* handle = nullptr;
+  decltype(&cublasLtCreate) create = nullptr;
+  decltype(&cublasLtDestroy) destroy = nullptr;
+  decltype(&cublasLtMatmulDescCreate) desc_create = nullptr;
+  decltype(&cublasLtMatmulDescDestroy) desc_destroy = nullptr;
+  decltype(&cublasLtMatmulDescSetAttribute) desc_set = nullptr;
+  decltype(&cublasLtMatrixLayoutCreate) layout_create = nullptr;
+  decltype(&cublasLtMatrixLayoutDestroy) layout_destroy = nullptr;
+  decltype(&cublasLtMatmulPreferenceCreate) preference_create = nullptr;
+  decltype(&cublasLtMatmulPreferenceDestroy) preference_destroy = nullptr;
+  decltype(&cublasLtMatmulPreferenceSetAttribute) preference_set = nullptr;
+  decltype(&cublasLtMatmulAlgoGetHeuristic) heuristic = nullptr;
+  decltype(&cublasLtMatmul) matmul = nullptr;
+
+  // False: a function is missing.
+  bool load() {
+    const auto get = [this](auto& to, const char* name) {
+      to = reinterpret_cast<std::remove_reference_t<decltype(to)>>(dlsym(handle, name));
+      return to != nullptr;
+    };
+    return get(create, "cublasLtCreate") && get(destroy, "cublasLtDestroy") &&
+           get(desc_create, "cublasLtMatmulDescCreate") &&
+           get(desc_destroy, "cublasLtMatmulDescDestroy") &&
+           get(desc_set, "cublasLtMatmulDescSetAttribute") &&
+           get(layout_create, "cublasLtMatrixLayoutCreate") &&
+           get(layout_destroy, "cublasLtMatrixLayoutDestroy") &&
+           get(preference_create, "cublasLtMatmulPreferenceCreate") &&
+           get(preference_destroy, "cublasLtMatmulPreferenceDestroy") &&
+           get(preference_set, "cublasLtMatmulPreferenceSetAttribute") &&
+           get(heuristic, "cublasLtMatmulAlgoGetHeuristic") && get(matmul, "cublasLtMatmul");
+  }
+  void check(cublasStatus_t status, const char* call) const {
+    if (status == CUBLAS_STATUS_SUCCESS) return;
+    std::fprintf(stderr, "cuBLASLt: %s failed with status %d\n", call, int(status));
+    std::_Exit(1);
+  }
+};
+
+struct CublasLt::Plan {
+  const Library& library;
+  cublasLtMatmulDesc_t desc = nullptr;
+  cublasLtMatrixLayout_t w = nullptr, x = nullptr, out = nullptr;
+  cublasLtMatmulAlgo_t algo{};
+
+  explicit Plan(const Library& l) : library(l) {}
+  ~Plan() {
+    for (const cublasLtMatrixLayout_t layout : {w, x, out}) library.layout_destroy(layout);
+    library.desc_destroy(desc);
+  }
+};
+
+absl::StatusOr<std::unique_ptr<CublasLt>> CublasLt::open(const std::string& folder) {
+  auto library = std::make_unique<Library>();
+  for (const std::string& file : candidates(folder)) {
+    library->handle = dlopen(file.c_str(), RTLD_NOW | RTLD_LOCAL);
+    if (library->handle != nullptr) break;
+  }
+  if (library->handle == nullptr)
+    return not_found("{} was not found (device.libraries names the folder to look into)", kName);
+  if (!library->load()) return unimplemented("{} is not the library of that name", kName);
+  std::unique_ptr<CublasLt> lt(new CublasLt);
+  const cublasStatus_t status = library->create(&lt->handle_);
+  if (status != CUBLAS_STATUS_SUCCESS)
+    return unavailable("{} does not start: status {}", kName, int(status));
+  lt->library_ = std::move(library);
+  return lt;
+}
+
+CublasLt::~CublasLt() {
+  plans_.clear();
+  if (handle_ != nullptr) library_->destroy(handle_);
+}
+
+// In the library's words, which count columns first: out^T [m, n] = w [k, m]^T * x^T [k, n].
+std::unique_ptr<CublasLt::Plan> CublasLt::make_plan(const Tensor& out, const Tensor& x,
+                                                    const Tensor& w) const {
+  const Library& l = *library_;
+  auto plan = std::make_unique<Plan>(l);
+  const cublasOperation_t transposed = CUBLAS_OP_T;
+  l.check(l.desc_create(&plan->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F), "MatmulDescCreate");
+  l.check(l.desc_set(plan->desc, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed),
+          "MatmulDescSetAttribute");
+  const auto layout = [&](cublasLtMatrixLayout_t* to, const Tensor& t) {
+    l.check(l.layout_create(to, type_of(t.dtype), uint64_t(t.shape[1]), uint64_t(t.shape[0]),
+                            t.stride[0]),
+            "MatrixLayoutCreate");
+  };
+  layout(&plan->w, w), layout(&plan->x, x), layout(&plan->out, out);
+  cublasLtMatmulPreference_t preference = nullptr;
+  l.check(l.preference_create(&preference), "MatmulPreferenceCreate");
+  const size_t workspace = kWorkspaceBytes;
+  l.check(l.preference_set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace,
+                           sizeof workspace),
+          "MatmulPreferenceSetAttribute");
+  cublasLtMatmulHeuristicResult_t best{};
+  int found = 0;
+  l.check(l.heuristic(handle_, plan->desc, plan->w, plan->x, plan->out, plan->out, preference, 1,
+                      &best, &found),
+          "MatmulAlgoGetHeuristic");
+  l.check(found > 0 ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED,
+          "MatmulAlgoGetHeuristic");
+  l.preference_destroy(preference);
+  plan->algo = best.algo;
+  return plan;
+}
+
+void CublasLt::matmul(cudaStream_t stream, void* workspace, const Tensor& out, const Tensor& x,
+                      const Tensor& w) {
+  const Key key{x.shape[0],    w.shape[0],       w.shape[1],        x.stride[0],
+                out.stride[0], int64_t(x.dtype), int64_t(out.dtype)};
+  std::unique_ptr<Plan>& plan = plans_[key];
+  if (plan == nullptr) plan = make_plan(out, x, w);
+  const float one = 1, zero = 0;
+  library_->check(library_->matmul(handle_, plan->desc, &one, w.data, plan->w, x.data, plan->x,
+                                   &zero, out.data, plan->out, out.data, plan->out, &plan->algo,
+                                   workspace, kWorkspaceBytes, stream),
+                  "Matmul");
+}
+
+}  // namespace sluice::cuda

@@ -1,0 +1,21 @@
+#include "kernels/cuda/plugin.h"
+
+#include <cstdio>
+#include <string_view>
+
+#include "base/version.h"
+#include "kernels/cuda/device.h"
+
+extern "C" __attribute__((visibility("default"))) sluice::Device* sluice_open_cuda(
+    const sluice::cuda::PluginOptions* options, char* error, size_t error_size) {
+  using namespace sluice;
+  const auto refuse = [&](const std::string& why) {
+    std::snprintf(error, error_size, "%s", why.c_str());
+    return nullptr;
+  };
+  if (std::string_view(options->version) != kVersion)
+    return refuse(fmt::format("it is of version {}, this is {}", kVersion, options->version));
+  auto runtime = cuda::open_runtime(options->device_index, options->libraries);
+  if (!runtime.ok()) return refuse(std::string(message_of(runtime.status())));
+  return cuda::make_device(*std::move(runtime), options->f16 ? DType::f16 : DType::bf16).release();
+}
