@@ -54,6 +54,7 @@ class PackedBuffer {
     return (size_t(elements) * bits_of(dtype) / 8 + 63) & ~size_t{63};
   }
 
+  const void* base() const { return host_.get(); }
   size_t used() const { return used_; }
   size_t capacity() const { return capacity_; }
 

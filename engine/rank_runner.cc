@@ -18,6 +18,7 @@ int depth_on(const Device& device) { return device.is_host() ? 1 : 2; }
 StepLimits limits_of(const Device& device, const Model& model, const RunnerOptions& o) {
   StepLimits l;
   l.overlapped = depth_on(device) > 1;
+  if (!device.is_host()) l.pad_slot = o.num_blocks * o.block_size;
   l.max_seqs = o.max_seqs;
   l.max_step_tokens = o.max_step_tokens;
   l.max_model_len = o.max_model_len;
@@ -73,6 +74,7 @@ void append_top(std::vector<TokenLogprob>& to, const SampleOut& out, int64_t row
 
 void clear(StepResult& r) {
   r.device_time = {};
+  r.eager = false;
   r.first.assign(1, 0);
   r.tokens.clear();
   r.logprobs.clear();
@@ -82,8 +84,10 @@ void clear(StepResult& r) {
 
 }  // namespace
 
-RankRunner::Flight::Flight(Device& device, const StepLimits& l, const Model& model)
+RankRunner::Flight::Flight(Device& device, const StepLimits& l, const Model& model, Arena& scratch)
     : inputs(device, l, model.config().eos_ids),
+      inputs_base(inputs.base()),
+      captures(device, scratch),
       outputs(device,
               output_bytes(l.max_seqs, kUsualTop) + output_bytes(l.max_step_tokens, kUsualTop)) {
   result.first.reserve(size_t(l.max_seqs) + 1);
@@ -101,7 +105,7 @@ RankRunner::RankRunner(Device& device, Model& model, const RunnerOptions& option
                                            logit_rows(options, model.config().vocab_size))) {
   const StepLimits limits = limits_of(device, model, options);
   for (int i = 0; i < depth_on(device); ++i)
-    flights_.push_back(std::make_unique<Flight>(device, limits, model));
+    flights_.push_back(std::make_unique<Flight>(device, limits, model, scratch_));
   spares_.reserve(flights_.size());
   if (limits.overlapped)
     slots_ = device.allocate(size_t(options.max_seqs) * sizeof(TokenId), Memory::device);
@@ -120,6 +124,19 @@ size_t RankRunner::scratch_bytes(Device& device, const Model& model, const Runne
                         output_bytes(o.max_step_tokens, kUsualTop);
   return model.scratch_bytes(o.max_step_tokens, l.max_logit_rows) +
          device.ops().workspace_bytes(ops_limits(model, o)) + size_t(depth_on(device)) * flight;
+}
+
+Tensor RankRunner::hidden(const ForwardContext& context, Flight& f) {
+  const auto forward = [&] { return model_.hidden(context, f.inputs.ids(), f.inputs.positions()); };
+  const bool as_captured = context.ops.begin_step(f.inputs.host_attn());
+  const int width = f.inputs.width();
+  if (width == 0) return forward();
+  if (f.inputs.base() != f.inputs_base) {  // a step beyond what was foreseen made the buffer grow
+    f.captures.forget();
+    f.inputs_base = f.inputs.base();
+  }
+  f.result.eager = !as_captured || !f.captures.has(width);
+  return as_captured ? f.captures.run(width, forward) : forward();
 }
 
 void RankRunner::sample(const ForwardContext& context, Flight& f, Tensor hidden) {
@@ -153,9 +170,10 @@ void RankRunner::compute(Flight& f) {
   const Tensor slots = Tensor::of(slots_.get(), DType::i32, {options_.max_seqs});
   if (const TokenMoves& m = f.inputs.ids_from_slots(); m.to)
     ops.move_tokens(f.inputs.ids(), m.to, slots, m.from);
-  ops.begin_step(f.inputs.host_attn());
+  if (const TokenMoves& m = f.inputs.unseen_from_slots(); m.to)
+    ops.move_tokens(f.inputs.unseen(), m.to, slots, m.from);
   const ForwardContext context{ops, comm_, kv_, scratch_, f.inputs.attn()};
-  const Tensor hidden = model_.hidden(context, f.inputs.ids(), f.inputs.positions());
+  const Tensor hidden = this->hidden(context, f);
   sample(context, f, hidden);
   score_prompts(context, f, hidden);
   if (const TokenMoves& m = f.inputs.draws_to_slots(); m.to)

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "engine/arena.h"
+#include "engine/decode_captures.h"
 #include "engine/model.h"
 #include "engine/model_runner.h"
 #include "engine/step_inputs.h"
@@ -67,8 +68,10 @@ class RankRunner final : public ModelRunner {
   // A step between launch() and collect(). Everything the device may still read or write is its
   // own.
   struct Flight {
-    Flight(Device&, const StepLimits&, const Model&);
+    Flight(Device&, const StepLimits&, const Model&, Arena& scratch);
     StepInputs inputs;
+    const void* inputs_base;  // when `captures` began
+    DecodeCaptures captures;
     PackedBuffer outputs;
     SampleOut drawn;   // [draws of the step]
     SampleOut scored;  // [prompt targets of the step]; no tokens
@@ -77,6 +80,7 @@ class RankRunner final : public ModelRunner {
     Event begin, end;
   };
   void compute(Flight&);
+  Tensor hidden(const ForwardContext&, Flight&);
   void sample(const ForwardContext&, Flight&, Tensor hidden);
   void score_prompts(const ForwardContext&, Flight&, Tensor hidden);
   static void fill_result(Flight&);

@@ -4,7 +4,7 @@ sluice_library(recording SRCS recording.cc read_recording.cc DEPS base block_poo
 sluice_library(engine_loop SRCS engine.cc engine_metrics.cc
                DEPS base metrics recording scheduler absl::flat_hash_map)
 # Steps of a model, on arrays: no model files.
-sluice_library(runner SRCS rank_runner.cc warm_up.cc sampler.cc step_inputs.cc
+sluice_library(runner SRCS decode_captures.cc rank_runner.cc warm_up.cc sampler.cc step_inputs.cc
                DEPS base kernels kv_store scheduler)
 # From a Config to an Engine.
 sluice_library(engine SRCS build.cc make_device.cc

@@ -14,10 +14,6 @@ constexpr float kBan = -std::numeric_limits<float>::infinity();
 
 const SamplingParams& params_of(const Draw& d) { return d.seq->request->sampling; }
 
-bool has_penalties(const SamplingParams& p) {
-  return p.presence_penalty != 0 || p.frequency_penalty != 0 || p.repetition_penalty != 1;
-}
-
 bool below_min_tokens(const Draw& d) {
   return d.context_len - d.seq->num_prompt < params_of(d).min_tokens;
 }
@@ -39,6 +35,10 @@ size_t list_bytes(int64_t entries) {  // ids and values (or counts) of a CSR
 
 }  // namespace
 
+bool has_penalties(const SamplingParams& p) {
+  return p.presence_penalty != 0 || p.frequency_penalty != 0 || p.repetition_penalty != 1;
+}
+
 Sampler::Sampler(int vocab_size, std::vector<TokenId> eos_ids)
     : vocab_size_(vocab_size),
       mask_words_((vocab_size + 31) / 32),
@@ -55,8 +55,9 @@ int Sampler::num_biases(const Draw& d) const {
 
 size_t Sampler::bytes(std::span<const Draw> draws) const {
   const auto n = int64_t(draws.size());
-  // Nine dense arrays, one of them of 64 bits, and two rows of offsets.
-  size_t total = 8 * PackedBuffer::bytes_of(DType::i32, n) + PackedBuffer::bytes_of(DType::u64, n) +
+  // Eleven dense arrays, one of them of 64 bits, and two rows of offsets.
+  size_t total = 10 * PackedBuffer::bytes_of(DType::i32, n) +
+                 PackedBuffer::bytes_of(DType::u64, n) +
                  2 * PackedBuffer::bytes_of(DType::i32, n + 1);
   int64_t history = 0, biases = 0;
   for (const Draw& d : draws) {
@@ -73,7 +74,7 @@ size_t Sampler::reserve_bytes(int max_draws, int max_model_len, int vocab_size) 
   constexpr int64_t kBiases = 320;       // entries a draw: the protocol's 300, and bans
   const int64_t n = max_draws;
   const int64_t contexts = n * std::min(vocab_size, max_model_len);
-  return 8 * PackedBuffer::bytes_of(DType::i32, n) + PackedBuffer::bytes_of(DType::u64, n) +
+  return 10 * PackedBuffer::bytes_of(DType::i32, n) + PackedBuffer::bytes_of(DType::u64, n) +
          2 * PackedBuffer::bytes_of(DType::i32, n + 1) + list_bytes(std::min(kHistory, contexts)) +
          list_bytes(n * kBiases) + PackedBuffer::bytes_of(DType::u32, n * ((vocab_size + 31) / 32));
 }
@@ -102,13 +103,15 @@ void Sampler::write_parameters(std::span<const Draw> draws, SampleBatch& b,
   }
 }
 
-// Distinct tokens of each penalised context, each with how often it was generated.
+// Distinct tokens of each penalised context, each with how often it was generated; but for one that
+// the host does not know yet.
 void Sampler::write_history(std::span<const Draw> draws, SampleBatch& b, PackedBuffer& out) {
   const auto n = int64_t(draws.size());
   b.presence = out.take(DType::f32, {n});
   b.frequency = out.take(DType::f32, {n});
   b.repetition = out.take(DType::f32, {n});
   b.history_offsets = out.take(DType::i32, {n + 1});
+  b.unseen = out.take(DType::i32, {n});
   int64_t room = 0;
   for (const Draw& d : draws)
     if (has_penalties(params_of(d))) room += std::min(d.context_len, vocab_size_);
@@ -124,14 +127,16 @@ void Sampler::write_history(std::span<const Draw> draws, SampleBatch& b, PackedB
     b.presence.as<float>()[i] = p.presence_penalty;
     b.frequency.as<float>()[i] = p.frequency_penalty;
     b.repetition.as<float>()[i] = p.repetition_penalty;
+    b.unseen.as<int32_t>()[i] = -1;
     offsets[i] = size;
     if (!has_penalties(p)) continue;
     if (++epoch_ == 0) {  // wrapped: every old stamp would look fresh
       std::fill(stamp_.begin(), stamp_.end(), 0);
       epoch_ = 1;
     }
-    for (int t = 0; t < d.context_len; ++t) {
-      const TokenId id = d.seq->tokens[t];
+    const int known = std::min(d.context_len, d.seq->num_tokens());
+    for (int t = 0; t < known; ++t) {
+      const TokenId id = d.seq->tokens[size_t(t)];
       if (stamp_[id] != epoch_) {
         stamp_[id] = epoch_;
         place_[id] = size;
@@ -192,19 +197,19 @@ SampleBatch Sampler::write(std::span<const Draw> draws, PackedBuffer& out) {
   return b;
 }
 
-std::array<Tensor*, 17> tensors_of(SampleBatch& b) {
-  return {&b.row,          &b.temperature,     &b.top_p,       &b.min_p,          &b.top_k,
-          &b.seed,         &b.position,        &b.presence,    &b.frequency,      &b.repetition,
-          &b.allowed_mask, &b.history_offsets, &b.history_ids, &b.history_counts, &b.bias_offsets,
-          &b.bias_ids,     &b.bias_values};
+std::array<Tensor*, 18> tensors_of(SampleBatch& b) {
+  return {&b.row,          &b.temperature,  &b.top_p,           &b.min_p,       &b.top_k,
+          &b.seed,         &b.position,     &b.presence,        &b.frequency,   &b.repetition,
+          &b.unseen,       &b.allowed_mask, &b.history_offsets, &b.history_ids, &b.history_counts,
+          &b.bias_offsets, &b.bias_ids,     &b.bias_values};
 }
 
 SampleBatch slice(const SampleBatch& b, int begin, int count) {
   SampleBatch part = b;
   part.num_draws = count;
-  for (Tensor* t :
-       {&part.row, &part.temperature, &part.top_p, &part.min_p, &part.top_k, &part.seed,
-        &part.position, &part.presence, &part.frequency, &part.repetition, &part.allowed_mask})
+  for (Tensor* t : {&part.row, &part.temperature, &part.top_p, &part.min_p, &part.top_k, &part.seed,
+                    &part.position, &part.presence, &part.frequency, &part.repetition, &part.unseen,
+                    &part.allowed_mask})
     if (*t) *t = t->rows(begin, count);
   // Offsets stay absolute: the lists behind them are shared.
   for (Tensor* t : {&part.history_offsets, &part.bias_offsets})

@@ -19,6 +19,8 @@ struct Draw {
   int row = 0;          // of the logits it is drawn from, as the kernel sees them
 };
 
+bool has_penalties(const SamplingParams&);
+
 // Turns requests' sampling parameters into the arrays of a SampleBatch. What few requests use
 // (penalties, biases, masks) costs nothing in a step where none does; a draw with penalties costs
 // one pass over its context. Owned by StepInputs; engine thread only.
@@ -53,7 +55,7 @@ class Sampler {
 };
 
 // All arrays of a batch; absent ones, too.
-std::array<Tensor*, 17> tensors_of(SampleBatch& b);
+std::array<Tensor*, 18> tensors_of(SampleBatch& b);
 // Part of a batch: draws [begin, begin + count).
 SampleBatch slice(const SampleBatch& b, int begin, int count);
 

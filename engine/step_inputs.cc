@@ -4,6 +4,8 @@
 #include <cstring>
 #include <utility>
 
+#include "engine/decode_captures.h"
+
 namespace sluice {
 namespace {
 
@@ -25,7 +27,7 @@ int blocks_for(int tokens, int block_size) { return (tokens + block_size - 1) / 
 size_t StepInputs::Need::bytes() const {
   const auto i32 = [](int64_t n) { return PackedBuffer::bytes_of(DType::i32, n); };
   return 3 * i32(tokens) + i32(rows + 1) + i32(rows) + i32(rows * blocks) + i32(sample_rows) +
-         2 * i32(targets) + 2 * i32(unknown) + 2 * i32(kept);
+         2 * i32(targets) + 2 * i32(unknown) + 2 * i32(unseen) + 2 * i32(kept);
 }
 
 StepInputs::StepInputs(Device& device, const StepLimits& limits, std::vector<TokenId> eos_ids)
@@ -72,6 +74,7 @@ StepInputs::Need StepInputs::survey(const StepPlan& plan) {
     CHECK(blocks <= int(seq.blocks.size()));
     need.tokens += row.count;
     need.unknown += unknown;
+    need.unseen += unknown && row.num_samples == 1 && has_penalties(sampling);
     need.kept += limits_.overlapped && row.num_samples == 1;
     need.blocks = std::max(need.blocks, int64_t(blocks));
     const int targets = targets_of(row).count;
@@ -121,19 +124,23 @@ void StepInputs::write_row(const StepRow& row, int index, int first_token, int f
   }
 }
 
-// Rows and draws in the order of survey().
+// In the order of survey(), which counted them.
 void StepInputs::write_moves(const StepPlan& plan) {
-  int32_t token = 0, draw = 0, unknown = 0, kept = 0;
+  int32_t token = 0, draw = 0, unknown = 0, unseen = 0, kept = 0;
+  const auto put = [](TokenMoves& moves, int32_t& at, int32_t from, int32_t to) {
+    moves.from.as<int32_t>()[at] = from;
+    moves.to.as<int32_t>()[at++] = to;
+  };
   for (const StepRow& row : plan.rows) {
-    if (ids_from_slots_.to && row.begin == row.seq->num_tokens()) {
-      ids_from_slots_.from.as<int32_t>()[unknown] = row.seq->seq_slot;
-      ids_from_slots_.to.as<int32_t>()[unknown++] = token;
-    }
+    const int32_t slot = row.seq->seq_slot;
     // Samples that fork go on from tokens that the scheduler knows.
-    if (draws_to_slots_.to && row.num_samples == 1) {
-      draws_to_slots_.from.as<int32_t>()[kept] = draw;
-      draws_to_slots_.to.as<int32_t>()[kept++] = row.seq->seq_slot;
+    const bool one = row.num_samples == 1;
+    if (row.begin == row.seq->num_tokens()) {
+      put(ids_from_slots_, unknown, slot, token);
+      if (one && has_penalties(row.seq->request->sampling))
+        put(unseen_from_slots_, unseen, slot, draw);
     }
+    if (limits_.overlapped && one) put(draws_to_slots_, kept, draw, slot);
     token += row.count;
     draw += row.num_samples;
   }
@@ -161,16 +168,17 @@ void StepInputs::cut_chunks(const Need& need) {
   }
 }
 
-void StepInputs::build(const StepPlan& plan) {
-  const Need need = survey(plan);
-  buffer_.reset(need.bytes() + sampler_.bytes(draws_));
-  ids_ = buffer_.take(DType::i32, {need.tokens});
-  positions_ = buffer_.take(DType::i32, {need.tokens});
+// What a captured step reads comes first: where it lies depends on the width alone.
+void StepInputs::take_arrays(const Need& need) {
+  const int64_t tokens = std::max(need.tokens, int64_t(width_));
+  const int64_t rows = std::max(need.rows, int64_t(width_));
+  ids_ = buffer_.take(DType::i32, {tokens});
+  positions_ = buffer_.take(DType::i32, {tokens});
   attn_ = {};
   attn_.num_seqs = int(need.rows);
-  attn_.slot_mapping = buffer_.take(DType::i32, {need.tokens});
-  attn_.cu_q = buffer_.take(DType::i32, {need.rows + 1});
-  attn_.seq_lens = buffer_.take(DType::i32, {need.rows});
+  attn_.slot_mapping = buffer_.take(DType::i32, {tokens});
+  attn_.cu_q = buffer_.take(DType::i32, {rows + 1});
+  attn_.seq_lens = buffer_.take(DType::i32, {rows});
   attn_.block_tables = buffer_.take(DType::i32, {need.rows, need.blocks});
   sample_rows_ = buffer_.take(DType::i32, {need.sample_rows});
   target_rows_ = buffer_.take(DType::i32, {need.targets});
@@ -180,7 +188,34 @@ void StepInputs::build(const StepPlan& plan) {
     return {buffer_.take(DType::i32, {n}), buffer_.take(DType::i32, {n})};
   };
   ids_from_slots_ = take_moves(need.unknown);
+  unseen_from_slots_ = take_moves(need.unseen);
   draws_to_slots_ = take_moves(need.kept);
+}
+
+void StepInputs::fill_up(int num_rows) {
+  for (int i = num_rows; i < width_; ++i) {
+    ids_.as<int32_t>()[i] = positions_.as<int32_t>()[i] = 0;
+    attn_.slot_mapping.as<int32_t>()[i] = limits_.pad_slot;
+    attn_.cu_q.as<int32_t>()[i + 1] = num_rows;  // no tokens
+    attn_.seq_lens.as<int32_t>()[i] = 0;
+  }
+}
+
+void StepInputs::build(const StepPlan& plan) {
+  const Need need = survey(plan);
+  const int num_rows = int(need.rows);
+  const int num_decodes = int(std::find_if_not(plan.rows.begin(), plan.rows.end(),
+                                               [](const StepRow& r) { return r.is_decode(); }) -
+                              plan.rows.begin());
+  const bool fixed = limits_.pad_slot >= 0 && num_decodes == num_rows && need.targets == 0;
+  const int most = std::min(limits_.max_seqs, limits_.max_step_tokens);
+  width_ = fixed ? DecodeCaptures::width_of(num_rows, most) : 0;
+  Need room = need;
+  room.tokens = std::max(need.tokens, int64_t(width_));
+  room.rows = std::max(need.rows, int64_t(width_));
+  buffer_.reset(room.bytes() + sampler_.bytes(draws_));
+  take_arrays(need);
+  attn_.num_decodes = num_decodes;
 
   attn_.cu_q.as<int32_t>()[0] = 0;
   int first_token = 0, first_target = 0;
@@ -189,6 +224,7 @@ void StepInputs::build(const StepPlan& plan) {
     first_token += plan.rows[i].count;
     first_target += rows_[i].num_targets;
   }
+  fill_up(num_rows);
   std::copy(sample_tokens_.begin(), sample_tokens_.end(), sample_rows_.as<int32_t>());
   write_moves(plan);
   batch_ = sampler_.write(draws_, buffer_);
@@ -204,7 +240,9 @@ void StepInputs::upload() {
   };
   give(
       {&ids_, &positions_, &attn_.cu_q, &attn_.seq_lens, &attn_.block_tables, &attn_.slot_mapping});
-  give({&ids_from_slots_.from, &ids_from_slots_.to, &draws_to_slots_.from, &draws_to_slots_.to});
+  for (TokenMoves* m : {&ids_from_slots_, &unseen_from_slots_, &draws_to_slots_})
+    give({&m->from, &m->to});
+  give({&batch_.unseen});
   for (SampleChunk& c : samples_) {
     give({&c.rows});
     for (Tensor* t : tensors_of(c.batch)) give({t});

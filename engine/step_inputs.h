@@ -20,6 +20,9 @@ struct StepLimits {
   int max_logit_rows = 0;  // rows of logits computed together
   // Steps follow each other before their tokens are known to the host: those stay on the device.
   bool overlapped = false;
+  // Steps of decodes alone are filled up to the widths of DecodeCaptures by rows that write their
+  // keys and values here. Negative: they are not.
+  int pad_slot = -1;
 };
 
 // Rows of logits that are computed together, and what is drawn from them.
@@ -63,10 +66,16 @@ class StepInputs {
   Tensor positions() const { return positions_; }  // i32 [num_tokens]
   const AttnBatch& attn() const { return attn_; }
   const AttnBatch& host_attn() const { return host_attn_; }
-  // From the sequences' slots to the ids of tokens that only the device knows, and from the draws
-  // to the slots. None unless steps overlap.
+  // Rows with those that fill it up, where it is a step of decodes alone; else 0. Its arrays are
+  // where those of every step of this width are, while base() stays the same.
+  int width() const { return width_; }
+  const void* base() const { return buffer_.base(); }
+  // Tokens that only the device knows: from the sequences' slots to the step's ids and to the
+  // draws' `unseen`, and from the draws to the slots. None unless steps overlap.
   const TokenMoves& ids_from_slots() const { return ids_from_slots_; }
+  const TokenMoves& unseen_from_slots() const { return unseen_from_slots_; }
   const TokenMoves& draws_to_slots() const { return draws_to_slots_; }
+  Tensor unseen() const { return batch_.unseen; }  // i32 [num_draws]
   std::span<const RowOutputs> rows() const { return rows_; }
 
   int num_draws() const { return int(draws_.size()); }
@@ -85,10 +94,12 @@ class StepInputs {
  private:
   struct Need {
     int64_t tokens = 0, rows = 0, blocks = 0, sample_rows = 0, targets = 0;
-    int64_t unknown = 0, kept = 0;  // tokens from slots, and to them
+    int64_t unknown = 0, unseen = 0, kept = 0;  // tokens from slots, and to them
     size_t bytes() const;
   };
   Need survey(const StepPlan& plan);
+  void take_arrays(const Need& need);
+  void fill_up(int num_rows);
   void write_row(const StepRow& row, int index, int first_token, int first_target);
   void write_moves(const StepPlan& plan);
   void cut_chunks(const Need& need);
@@ -100,9 +111,10 @@ class StepInputs {
   std::vector<Draw> draws_;
   std::vector<int32_t> sample_tokens_;  // per logits row to sample from: its token in the step
 
+  int width_ = 0;
   Tensor ids_, positions_;
   AttnBatch attn_, host_attn_;
-  TokenMoves ids_from_slots_, draws_to_slots_;
+  TokenMoves ids_from_slots_, unseen_from_slots_, draws_to_slots_;
   SampleBatch batch_;   // over all draws
   Tensor sample_rows_;  // i32 [logits rows to sample from]
   Tensor target_rows_;  // i32 [num_targets]

@@ -25,6 +25,7 @@ struct AttnBatch {
   Tensor block_tables;  // i32 [num_seqs, max_blocks]
   Tensor slot_mapping;  // i32 [num_tokens]    where each new token's K/V goes
   int max_q = 0, max_seq_len = 0, num_seqs = 0;
+  int num_decodes = 0;  // the first sequences, which go on from a token that was drawn
 };
 struct AttnParams {
   float scale = 1;
@@ -52,6 +53,9 @@ struct SampleBatch {
   // CSR of each draw's distinct context tokens, with how often each was *generated* (0: it occurs
   // in the prompt only). Absent together with the penalties; rows without penalties are empty.
   Tensor history_offsets, history_ids, history_counts;  // i32 [num_draws + 1], [nnz], [nnz]
+  // i32 [num_draws]: a token generated last, whose count the history lacks, or -1: where the device
+  // knows it before the host does. May be absent.
+  Tensor unseen;
   Tensor bias_offsets, bias_ids,
       bias_values;       // i32 [num_draws + 1], i32 [nnz], f32 [nnz] (-inf bans)
   Tensor allowed_mask;   // u32 [num_draws, ceil(vocab / 32)]; absent when nothing is constrained
@@ -115,8 +119,8 @@ class Ops {
   virtual size_t workspace_bytes(const OpsLimits&) const { return 0; }
   virtual void reserve(const OpsLimits&) {}
   // Once before the ops of a step: its batch, with arrays that the host can read while they are
-  // called.
-  virtual void begin_step(const AttnBatch& /*host*/) {}
+  // called. False: a capture of a step of decodes alone cannot be replayed for this one.
+  virtual bool begin_step(const AttnBatch& /*host*/) { return true; }
 
   // --- weights, at load ---
   // Bytes that a linear layer of this shape takes in this device's layout (64-byte multiple).

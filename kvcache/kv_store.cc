@@ -42,7 +42,9 @@ KvStore::KvStore(Device& device, const KvShape& shape, int num_blocks, const KvH
       copier_(device, block_bytes_, host.before_copy) {
   CHECK(num_blocks > 0 && host.num_blocks >= 0 && shape.block_size > 0 && !shape.layers.empty());
   CHECK(bits_of(shape.dtype) >= 16);
-  memory_ = device.allocate(block_bytes_ * size_t(num_blocks), Memory::device);
+  // On a device of its own one block more, for rows that only fill a step up.
+  const int num_pads = device.is_host() ? 0 : 1;
+  memory_ = device.allocate(block_bytes_ * size_t(num_blocks + num_pads), Memory::device);
   if (host.num_blocks > 0)
     host_memory_ = device.allocate(block_bytes_ * size_t(host.num_blocks), Memory::pinned_host);
   const int64_t block_elements = int64_t(block_bytes_ / (bits_of(shape.dtype) / 8));

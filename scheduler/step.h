@@ -45,6 +45,7 @@ struct CopyProgress {
 struct StepResult {
   uint64_t id = 0;
   Nanos device_time{};  // of this step alone, overlapped or not
+  bool eager = false;   // launched kernel by kernel, on a device that can replay a step
   std::vector<int> first;
   std::vector<TokenId> tokens;
   std::vector<float> logprobs;

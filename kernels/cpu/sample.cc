@@ -75,7 +75,8 @@ bool Sampler::adjust(const float* row, int64_t vocab, const SampleBatch& b, int6
   const float presence = at(b.presence, i, 0.0f), frequency = at(b.frequency, i, 0.0f);
   const float repetition = at(b.repetition, i, 1.0f);
   int32_t history_begin = 0, history_end = 0, bias_begin = 0, bias_end = 0;
-  if (b.history_offsets && (presence != 0 || frequency != 0 || repetition != 1)) {
+  const bool penalised = presence != 0 || frequency != 0 || repetition != 1;
+  if (b.history_offsets && penalised) {
     history_begin = b.history_offsets.as<int32_t>()[i];
     history_end = b.history_offsets.as<int32_t>()[i + 1];
   }
@@ -83,14 +84,21 @@ bool Sampler::adjust(const float* row, int64_t vocab, const SampleBatch& b, int6
     bias_begin = b.bias_offsets.as<int32_t>()[i];
     bias_end = b.bias_offsets.as<int32_t>()[i + 1];
   }
-  if (history_begin == history_end && bias_begin == bias_end && !b.allowed_mask) return false;
+  int32_t unseen = penalised ? at<int32_t>(b.unseen, i, -1) : -1;
+  if (history_begin == history_end && unseen < 0 && bias_begin == bias_end && !b.allowed_mask)
+    return false;
   std::copy(row, row + vocab, adjusted_.begin());
-  for (int32_t h = history_begin; h < history_end; ++h) {
-    float& x = adjusted_[b.history_ids.as<int32_t>()[h]];
-    const int32_t count = b.history_counts.as<int32_t>()[h];
+  const auto penalise = [&](int32_t id, int32_t count) {
+    float& x = adjusted_[id];
     x = x > 0 ? x / repetition : x * repetition;
     if (count > 0) x -= presence + frequency * float(count);
+  };
+  for (int32_t h = history_begin; h < history_end; ++h) {
+    const int32_t id = b.history_ids.as<int32_t>()[h];
+    penalise(id, b.history_counts.as<int32_t>()[h] + (id == unseen));
+    if (id == unseen) unseen = -1;
   }
+  if (unseen >= 0) penalise(unseen, 1);
   for (int32_t e = bias_begin; e < bias_end; ++e) {
     adjusted_[b.bias_ids.as<int32_t>()[e]] += b.bias_values.as<float>()[e];
   }

@@ -18,6 +18,7 @@ void put(char* to, const std::vector<T>& from) {
 
 AttentionLists::Layout::Layout(int64_t seqs, int64_t decode_items, int64_t prefill_items) {
   const size_t row = rounded(size_t(seqs) * sizeof(int32_t));
+  counts = table_stride + rounded(sizeof(int32_t));
   partial_of = counts + row;
   token_of = partial_of + row;
   decode = token_of + row;
@@ -52,13 +53,15 @@ void AttentionLists::plan(const AttnBatch& host, Stream stream) {
   const auto seqs = size_t(host.num_seqs);
   CHECK(int64_t(seqs) <= max_seqs_);
   plan_attention({host.cu_q.as<const int32_t>(), seqs + 1},
-                 {host.seq_lens.as<const int32_t>(), seqs}, shape_, max_partials_, work_);
+                 {host.seq_lens.as<const int32_t>(), seqs}, host.num_decodes, shape_, max_partials_,
+                 work_);
   at_ = Layout(max_seqs_, int64_t(work_.decode.size()), int64_t(work_.prefill.size()));
   CHECK(at_.end <= capacity_);
   Staging& staging = staging_[next_];
   next_ = 1 - next_;
   runtime_.sync(staging.uploaded);
   auto* memory = static_cast<char*>(staging.memory.get());
+  *reinterpret_cast<int32_t*>(memory + at_.table_stride) = int32_t(host.block_tables.stride[0]);
   auto* counts = reinterpret_cast<int32_t*>(memory + at_.counts);
   for (int round = 0, begin = 0; round < num_rounds(); begin = work_.round_ends[size_t(round++)])
     counts[round] = work_.round_ends[size_t(round)] - begin;

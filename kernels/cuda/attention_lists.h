@@ -30,13 +30,15 @@ class AttentionLists {
   }
   const PrefillItem* prefill_items() const { return device<PrefillItem>(at_.prefill); }
   const int32_t* partial_of() const { return device<int32_t>(at_.partial_of); }
+  const int32_t* table_stride() const { return device<int32_t>(at_.table_stride); }
   const int32_t* token_of() const { return device<int32_t>(at_.token_of); }
 
  private:
   // Bytes from the begin to each list. Those of prefill, which no captured step has, come behind
   // the decode items that there are: what is uploaded is one piece.
   struct Layout {
-    size_t counts = 0, partial_of = 0, token_of = 0, decode = 0, prefill = 0, end = 0;
+    size_t table_stride = 0, counts = 0, partial_of = 0, token_of = 0, decode = 0, prefill = 0;
+    size_t end = 0;
     Layout(int64_t seqs, int64_t decode_items, int64_t prefill_items);
   };
   template <class T>

@@ -55,6 +55,7 @@ struct PrefillRows {
   int32_t seq_len, num_queries;  // tokens
   int32_t first_token;           // row of q and out of the sequence's first query
   int32_t begin, end;            // of the context
+  const int32_t* blocks;         // of the sequence
 };
 
 template <class T>
@@ -62,6 +63,7 @@ SIMT_DEVICE PrefillRows prefill_rows(const PrefillParams<T>& p, const PrefillIte
   PrefillRows r;
   r.sequence = item.sequence, r.kv_head = item.kv_head, r.first_row = item.first_row;
   r.first_token = p.cu_q[item.sequence];
+  r.blocks = p.block_tables + int64_t{item.sequence} * *p.table_stride;
   r.num_queries = p.cu_q[item.sequence + 1] - r.first_token;
   r.seq_len = p.seq_lens[item.sequence];
   const int left = r.num_queries * p.group - r.first_row;
@@ -82,8 +84,7 @@ SIMT_DEVICE void prefill_fetch(const PrefillParams<T>& p, const PrefillRows& row
   const int token = first + part * 16;
   int64_t at = int64_t{rows.kv_head} * p.kv.head_stride;
   if (token < rows.end && token + 16 > rows.begin) {
-    const int block =
-        p.block_tables[int64_t{rows.sequence} * p.table_stride + (token >> p.kv.block_shift)];
+    const int block = rows.blocks[token >> p.kv.block_shift];
     at += int64_t{block} * p.kv.block_stride + int64_t{token & ((1 << p.kv.block_shift) - 1)} * D;
   }
   auto& k = reinterpret_cast<Tile<T, 16, D>&>(stage.k.at[part * 16]);

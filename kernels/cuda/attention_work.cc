@@ -33,7 +33,7 @@ void add_decode(int sequence, int seq_len, const AttentionShape& shape, int64_t 
 }  // namespace
 
 void plan_attention(std::span<const int32_t> cu_q, std::span<const int32_t> seq_lens,
-                    const AttentionShape& shape, int64_t max_partials, AttentionWork& work) {
+                    int num_decodes, const AttentionShape& shape, int64_t max_partials, AttentionWork& work) {
   work.decode.clear(), work.round_ends.clear(), work.prefill.clear();
   work.partial_of.clear(), work.token_of.clear();
   work.num_partials = 0;
@@ -42,7 +42,8 @@ void plan_attention(std::span<const int32_t> cu_q, std::span<const int32_t> seq_
     const int num_queries = cu_q[size_t(s) + 1] - cu_q[size_t(s)];
     work.partial_of.push_back(0);
     work.token_of.push_back(cu_q[size_t(s)]);
-    if (num_queries == 1) {
+    if (s < num_decodes) {
+      CHECK(num_queries == 1);
       add_decode(s, seq_lens[size_t(s)], shape, max_partials, work, partials);
       continue;
     }

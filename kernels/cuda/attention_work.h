@@ -17,8 +17,9 @@ struct AttentionShape {
   bool operator==(const AttentionShape&) const = default;
 };
 
-// Who computes what in one step's attention, of all layers of one shape: sequences with one new
-// token go to the decode kernel, the others to the prefill kernel. Made on the host, once a step.
+// Who computes what in one step's attention, of all layers of one shape: the first sequences, which
+// decode, go to the decode kernel, and chunks of prompts to the prefill kernel, also those of one
+// token: so a prompt gives the same bits however it is cut. Made on the host, once a step.
 struct AttentionWork {
   std::vector<DecodeItem> decode;
   std::vector<int32_t> round_ends;   // decode items run in rounds; where each ends in `decode`
@@ -28,12 +29,12 @@ struct AttentionWork {
   int64_t num_partials = 0;          // rows of head_dim that a round leaves between its chunks
 };
 
-// cu_q [sequences + 1] and seq_lens [sequences] as AttnBatch has them; a sequence without new
-// tokens gets no work. Rounds share the memory for partial results: none has more than
+// cu_q [sequences + 1], seq_lens [sequences] and num_decodes as AttnBatch has them; a sequence
+// without new tokens gets no work. Rounds share the memory for partial results: none has more than
 // `max_partials` of them, which suffices for every sequence alone. Allocates only where `work`
 // never was so large.
 void plan_attention(std::span<const int32_t> cu_q, std::span<const int32_t> seq_lens,
-                    const AttentionShape&, int64_t max_partials, AttentionWork& work);
+                    int num_decodes, const AttentionShape&, int64_t max_partials, AttentionWork& work);
 
 // Of one sequence of `tokens`.
 int64_t num_partials(const AttentionShape&, int64_t tokens);

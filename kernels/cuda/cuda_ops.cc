@@ -98,10 +98,16 @@ AttentionLists& CudaOps::lists(const AttentionShape& shape) {
   return *lists_.back();
 }
 
-void CudaOps::begin_step(const AttnBatch& host) {
+// A captured step has the launches of one round of decodes.
+bool CudaOps::begin_step(const AttnBatch& host) {
   CHECK(partials_ != nullptr);
   host_ = host;
-  for (const auto& l : lists_) l->plan(host, stream_);
+  bool as_captured = true;
+  for (const auto& l : lists_) {
+    l->plan(host, stream_);
+    as_captured &= l->num_rounds() == 1 && l->num_prefill_items() == 0;
+  }
+  return as_captured;
 }
 
 size_t CudaOps::weight_bytes(DType, int64_t out_features, int64_t in_features) const {
@@ -164,7 +170,7 @@ void CudaOps::attention(Tensor out, Tensor q, KvView cache, const AttnBatch& bat
                                  out.stride[0],
                                  kv,
                                  batch.block_tables.as<int32_t>(),
-                                 int32_t(batch.block_tables.stride[0]),
+                                 work.table_stride(),
                                  batch.seq_lens.as<int32_t>(),
                                  kv_heads,
                                  int32_t(q.shape[1]) / kv_heads,

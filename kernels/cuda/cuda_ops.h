@@ -24,7 +24,7 @@ class CudaOps final : public Ops {
 
   size_t workspace_bytes(const OpsLimits&) const override;
   void reserve(const OpsLimits&) override;
-  void begin_step(const AttnBatch& host) override;
+  bool begin_step(const AttnBatch& host) override;
 
   size_t weight_bytes(DType, int64_t out_features, int64_t in_features) const override;
   Weight make_weight(void* memory, DType, int64_t out_features, int64_t in_features) override;

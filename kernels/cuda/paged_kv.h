@@ -43,8 +43,8 @@ struct PagedAttention {
   T* out;
   int64_t q_stride, out_stride;  // elements from token to token; heads are D apart
   PagedKv<T> kv;
-  const int32_t* block_tables;  // [sequences, table_stride]
-  int32_t table_stride;
+  const int32_t* block_tables;  // [sequences, *table_stride]
+  const int32_t* table_stride;  // read on the device: contexts grow under a captured launch
   const int32_t* seq_lens;  // [sequences], the new tokens included
   int32_t num_kv_heads;
   int32_t group;  // query heads to a kv head

@@ -38,10 +38,16 @@ class Step {
     fill_content();
   }
 
+  // From now on sequences of one query are chunks of prompts, too; the last query is `whole`'s.
+  void continue_prompt(const Step& whole) {
+    prompts_only_ = true;
+    const size_t row = size_t(heads() * shape_.head_dim);
+    std::copy_n(whole.q_.data() + whole.q_.size() - row, row, q_.data() + q_.size() - row);
+  }
   void run(int blocks = 3, int64_t max_partials = 1 << 20) {
     AttentionWork work;
-    plan_attention(cu_q_, seq_lens_, {shape_.num_kv_heads, shape_.group, shape_.window},
-                   max_partials, work);
+    plan_attention(cu_q_, seq_lens_, num_decodes(),
+                   {shape_.num_kv_heads, shape_.group, shape_.window}, max_partials, work);
     const auto scores =
         AttentionScores::of(1 / std::sqrt(float(shape_.head_dim)), shape_.window, shape_.softcap);
     const PagedKv<T> kv{cache_->data(), cache_->data() + size_t(shape_.num_kv_heads) * head_size(),
@@ -52,7 +58,7 @@ class Step {
     std::vector<uint32_t> tickets(sequences_.size() * size_t(shape_.num_kv_heads));
     DecodeParams<T> d{};
     d.q = q_.data(), d.out = out_.data(), d.q_stride = d.out_stride = stride, d.kv = kv;
-    d.block_tables = tables_.data(), d.table_stride = table_stride_;
+    d.block_tables = tables_.data(), d.table_stride = &table_stride_;
     d.seq_lens = seq_lens_.data(), d.token_of = work.token_of.data();
     d.num_items = &num_items_;
     d.partial_of = work.partial_of.data(), d.partial_out = partial_out.data();
@@ -69,7 +75,7 @@ class Step {
 
     PrefillParams<T> p{};
     p.q = q_.data(), p.out = out_.data(), p.q_stride = p.out_stride = stride, p.kv = kv;
-    p.block_tables = tables_.data(), p.table_stride = table_stride_;
+    p.block_tables = tables_.data(), p.table_stride = &table_stride_;
     p.seq_lens = seq_lens_.data(), p.cu_q = cu_q_.data(), p.items = work.prefill.data();
     p.lse = lse_.data();
     p.num_kv_heads = shape_.num_kv_heads, p.group = shape_.group, p.scores = scores;
@@ -86,6 +92,12 @@ class Step {
     return error.relative();
   }
 
+  // Of the last query of sequence s.
+  std::vector<uint32_t> last_bits(size_t s) const {
+    const std::vector<uint32_t> all = bits(s);
+    const size_t tail = size_t(heads() * shape_.head_dim) + size_t(heads());
+    return {all.end() - std::ptrdiff_t(tail), all.end()};
+  }
   // Of sequence s: its results, and the f32 sums behind them, which rounding does not hide.
   std::vector<uint32_t> bits(size_t s) const {
     std::vector<uint32_t> bits;
@@ -94,7 +106,7 @@ class Step {
       bits.push_back(out_[i].bits);
     for (size_t h = 0; h < size_t(heads()); ++h) {
       const size_t last = size_t(cu_q_[s + 1] - 1) * size_t(heads()) + h;
-      const bool decode = sequences_[s].num_queries == 1;
+      const bool decode = int(s) < num_decodes();
       bits.push_back(
           std::bit_cast<uint32_t>(decode ? sequence_lse_[s * size_t(heads()) + h] : lse_[last]));
     }
@@ -103,6 +115,13 @@ class Step {
 
  private:
   int heads() const { return shape_.num_kv_heads * shape_.group; }
+  // Those that come first: a prompt's last token alone is a decode to no test but one.
+  int num_decodes() const {
+    int n = 0;
+    while (!prompts_only_ && n < int(sequences_.size()) && sequences_[size_t(n)].num_queries == 1)
+      ++n;
+    return n;
+  }
   int64_t head_size() const { return int64_t{shape_.block_size} * shape_.head_dim; }
   int64_t block_size() const { return 2 * shape_.num_kv_heads * head_size(); }
   size_t count_tokens() {
@@ -201,6 +220,7 @@ class Step {
   const Shape shape_;
   const std::vector<Sequence> sequences_;
   std::vector<int32_t> cu_q_, seq_lens_, tables_;
+  bool prompts_only_ = false;
   int32_t table_stride_ = 0, num_items_ = 0;
   Array<T> q_, out_;
   Array<float> lse_, sequence_lse_;
@@ -268,7 +288,7 @@ TEST(PrefillAttention, BlocksWindowsAndSoftCaps) {
 
 TEST(Attention, EveryFiberOrderGivesTheSameBits) {
   const Shape shape{.head_dim = 128, .num_kv_heads = 1};
-  const std::vector<Sequence> sequences = {{1, 600, 1}, {40, 150, 2}, {1, 3, 3}};
+  const std::vector<Sequence> sequences = {{1, 600, 1}, {1, 3, 3}, {40, 150, 2}};
   Step<Bf16> first(shape, sequences);
   first.run();
   simt::in_all_orders([&] {
@@ -284,7 +304,7 @@ TEST(Attention, EveryFiberOrderGivesTheSameBits) {
 TEST(Attention, ResultsDoNotDependOnTheBatch) {
   const Shape shape{.num_kv_heads = 2, .group = 2};
   const std::vector<Sequence> mine = {{1, 1100, 7}, {30, 200, 8}};
-  const std::vector<Sequence> batch = {{1, 20, 1}, mine[0], {9, 9, 2}, {1, 513, 3}, mine[1]};
+  const std::vector<Sequence> batch = {{1, 20, 1}, mine[0], {1, 513, 3}, {9, 9, 2}, mine[1]};
   Step<Bf16> together(shape, batch, 5);
   together.run(4);
   for (size_t i = 0; i < 2; ++i) {
@@ -307,17 +327,27 @@ TEST(DecodeAttention, RoundsShareTheMemoryOfPartialResults) {
 TEST(AttentionWork, RoundsEndWhereTheNextSequenceDoesNotFit) {
   AttentionWork work;
   const std::vector<int32_t> cu_q = {0, 1, 2, 3, 4, 5}, lens = {1100, 20, 600, 513, 1500};
-  plan_attention(cu_q, lens, {1, 4, 0}, 3 * 4, work);  // chunks: 3, 1, 2, 2, 3
+  plan_attention(cu_q, lens, 5, {1, 4, 0}, 3 * 4, work);  // chunks: 3, 1, 2, 2, 3
   EXPECT_EQ(work.round_ends, (std::vector<int32_t>{4, 6, 8, 11}));
   EXPECT_EQ(work.partial_of, (std::vector<int32_t>{0, 12, 0, 0, 0}));
   EXPECT_EQ(work.num_partials, 12);
-  plan_attention(cu_q, lens, {1, 4, 0}, 4 * 4 + 1, work);
+  plan_attention(cu_q, lens, 5, {1, 4, 0}, 4 * 4 + 1, work);
   EXPECT_EQ(work.round_ends, (std::vector<int32_t>{4, 8, 11}));
   EXPECT_EQ(work.partial_of, (std::vector<int32_t>{0, 12, 0, 8, 0}));
-  plan_attention(cu_q, lens, {1, 4, 0}, 1000, work);
+  plan_attention(cu_q, lens, 5, {1, 4, 0}, 1000, work);
   EXPECT_EQ(work.round_ends, (std::vector<int32_t>{11}));
-  plan_attention(std::vector<int32_t>{0, 5}, std::vector<int32_t>{9}, {1, 4, 0}, 1000, work);
+  plan_attention(std::vector<int32_t>{0, 5}, std::vector<int32_t>{9}, 0, {1, 4, 0}, 1000, work);
   EXPECT_TRUE(work.round_ends.empty());
+}
+
+TEST(PrefillAttention, ALastTokenAloneGivesTheBitsOfItsWholePrompt) {
+  for (const int len : {2, 17, 70, 300}) {
+    Step<Bf16> whole({}, {{len, len, 5}}), alone({}, {{1, len, 5}});
+    alone.continue_prompt(whole);
+    whole.run();
+    alone.run();
+    EXPECT_EQ(alone.bits(0), whole.last_bits(0)) << len;
+  }
 }
 
 TEST(Attention, NoBankConflicts) {
@@ -330,13 +360,13 @@ TEST(Attention, NoBankConflicts) {
 TEST(AttentionWork, WindowsLeaveChunksOutAndLongItemsComeFirst) {
   AttentionWork work;
   const std::vector<int32_t> cu_q = {0, 1, 2, 202, 202}, lens = {2000, 10, 300, 50};
-  plan_attention(cu_q, lens, {2, 4, 0}, 1000, work);
+  plan_attention(cu_q, lens, 2, {2, 4, 0}, 1000, work);
   EXPECT_EQ(work.decode.size(), 2u * (4 + 1));
   EXPECT_EQ(work.num_partials, 4 * 8);  // the second has one chunk
   EXPECT_EQ(work.prefill.size(), 2u * 7);
   EXPECT_EQ(work.prefill[0].first_row, 6 * kPrefillRows);
   EXPECT_EQ(work.prefill.back().first_row, 0);
-  plan_attention(cu_q, lens, {2, 4, 100}, 1000, work);
+  plan_attention(cu_q, lens, 2, {2, 4, 100}, 1000, work);
   EXPECT_EQ(work.decode.size(), 2u * (1 + 1));
   EXPECT_EQ(work.decode[0].chunk, 3);
   EXPECT_EQ(work.decode[0].first_chunk, 3);

@@ -43,6 +43,7 @@ class Array {
   const T& operator[](size_t i) const { return data_[i]; }
   size_t size() const { return data_.size(); }
   T* data() { return data_.data(); }
+  const T* data() const { return data_.data(); }
   Tensor tensor(DType dtype, std::initializer_list<int64_t> dims) {
     return Tensor::of(data_.data(), dtype, dims);
   }
