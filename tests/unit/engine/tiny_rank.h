@@ -32,25 +32,29 @@ struct Rank {
   std::unique_ptr<Device> device;
   std::unique_ptr<Model> model;
 };
-inline Rank load(const TinyModel& tiny, const std::string& isa, int threads) {
+inline Rank load_onto(std::unique_ptr<Device> device, const TinyModel& tiny) {
   const std::filesystem::path dir =
       std::filesystem::path(testing::TempDir()) /
       fmt::format("tiny-{}-{}-{}", tiny.architecture, tiny.bf16, getpid());
   tiny.write(dir);
-  Config config;
-  config.model.path = dir.string();
-  config.device.kind = "cpu";
-  config.device.isa = isa;
-  config.device.threads = threads;
+  Config::Model config;
+  config.path = dir.string();
   Rank rank;
-  auto device = make_device(config);
-  if (!device.ok()) return rank;  // this chip lacks it
-  rank.device = *std::move(device);
-  auto model = load_model(config.model, *rank.device, 1);
+  rank.device = std::move(device);
+  auto model = load_model(config, *rank.device, 1);
   EXPECT_TRUE(model.ok()) << message_of(model.status());
   rank.model = *std::move(model);
   std::filesystem::remove_all(dir);
   return rank;
+}
+inline Rank load(const TinyModel& tiny, const std::string& isa, int threads) {
+  Config config;
+  config.device.kind = "cpu";
+  config.device.isa = isa;
+  config.device.threads = threads;
+  auto device = make_device(config);
+  if (!device.ok()) return {};  // this chip lacks it
+  return load_onto(*std::move(device), tiny);
 }
 
 }  // namespace sluice
