@@ -268,11 +268,15 @@ void check_aligned_16(const void* p) {
   if (reinterpret_cast<uintptr_t>(p) % 16 != 0) die("address not 16-byte aligned");
 }
 
-void check_shared_16(const void* p) {
+void check_shared(const void* p, size_t bytes) {
   const Machine& m = running();
   const auto* c = static_cast<const unsigned char*>(p);
-  if (c < m.block->shared || c + 16 > m.block->shared + m.config.shared_bytes)
+  if (c < m.block->shared || c + bytes > m.block->shared + m.config.shared_bytes)
     die("address outside the block's shared memory");
+}
+
+void check_shared_16(const void* p) {
+  check_shared(p, 16);
   check_aligned_16(p);
 }
 
@@ -342,6 +346,13 @@ void sync_warp() {
 uint32_t atomic_add_acq_rel(uint32_t* p, uint32_t v) {
   const uint32_t old = __atomic_fetch_add(p, v, __ATOMIC_ACQ_REL);
   emulator::let_others_run();  // another block may come between
+  return old;
+}
+
+uint32_t atomic_add_shared(uint32_t* p, uint32_t v) {
+  emulator::check_shared(p, sizeof(*p));
+  const uint32_t old = __atomic_fetch_add(p, v, __ATOMIC_RELAXED);
+  emulator::let_others_run();  // in whatever order
   return old;
 }
 

@@ -64,6 +64,7 @@ using WarpOp = void (*)(void* const* lanes);
 void collective(const char* call, void* args, WarpOp op);
 void let_others_run();
 
+void check_shared(const void* p, size_t bytes);
 void check_shared_16(const void* p);
 void check_aligned_16(const void* p);
 template <bool kTransposed>
@@ -119,6 +120,10 @@ uint32_t ballot(bool v);  // bit l: lane l's
 // The only way two blocks talk. Acquire-release at device scope: one thread calls it between two
 // sync_block(), and the block's earlier writes are published, and what others published is seen.
 uint32_t atomic_add_acq_rel(uint32_t* p, uint32_t v);
+// Within a block, on its shared memory; returns what was there. Relaxed: who adds learns nothing
+// about other memory, and plain reads of the sum need a barrier as they do after plain writes.
+// There is none of 64 bits: the chip has no adder for them in shared memory and would spin.
+uint32_t atomic_add_shared(uint32_t* p, uint32_t v);
 
 // ---- asynchronous copies ----
 // 16 bytes from global to shared memory. Not valid: writes zeros, and does not touch `src`.
@@ -155,6 +160,10 @@ inline float reciprocal(float x) { return 1 / x; }
 inline float rsqrt(float x) { return 1.0f / std::sqrt(x); }
 inline float max(float a, float b) { return std::fmax(a, b); }  // of a NaN and a number: the number
 inline float neg_infinity() { return -HUGE_VALF; }
+// The upper 64 of the product's 128 bits.
+inline uint64_t mul_high(uint64_t a, uint64_t b) {
+  return uint64_t(static_cast<unsigned __int128>(a) * b >> 64);
+}
 
 // ---- 16-bit floats ----
 inline float to_float(Bf16 v) { return std::bit_cast<float>(uint32_t(v.bits) << 16); }

@@ -52,17 +52,23 @@ struct F16 {
 
 namespace sluice::simt {
 
-SIMT_DEVICE Float4 load_float4(const void* p) { return __builtin_bit_cast(Float4, load_16(p)); }
-SIMT_DEVICE void store_float4(void* p, const Float4& f) {
-  store_16(p, __builtin_bit_cast(Vec4, f));
+template <class To, class From>
+SIMT_DEVICE To bit_cast(const From& v) {
+  return __builtin_bit_cast(To, v);
 }
 
-// exp(x), and tanh(x) = 1 - 2 / (1 + exp(2 x)), which is right to f32's rounding of 1 for every x.
+SIMT_DEVICE Float4 load_float4(const void* p) { return bit_cast<Float4>(load_16(p)); }
+SIMT_DEVICE void store_float4(void* p, const Float4& f) { store_16(p, bit_cast<Vec4>(f)); }
+
+// exp(x), log(x), and tanh(x) = 1 - 2 / (1 + exp(2 x)), which is right to f32's rounding of 1 for
+// every x.
 SIMT_DEVICE float exp(float x) { return exp2_approx(x * 1.4426950408889634f); }
+SIMT_DEVICE float log(float x) { return log2_approx(x) * 0.6931471805599453f; }
 SIMT_DEVICE float tanh(float x) { return 1 - 2 * reciprocal(1 + exp(2 * x)); }
 
 // Over the lanes of a warp, in one fixed order; every lane gets the result.
-SIMT_DEVICE float warp_sum(float v) {
+template <class T>
+SIMT_DEVICE T warp_sum(T v) {
   SIMT_UNROLL
   for (int mask = 16; mask > 0; mask /= 2) v += shuffle_xor(v, mask);
   return v;

@@ -53,6 +53,9 @@ SIMT_DEVICE uint32_t atomic_add_acq_rel(uint32_t* p, uint32_t v) {
   return old;
 }
 
+// An intrinsic, unlike the one above: the compiler may move other accesses across it.
+SIMT_DEVICE uint32_t atomic_add_shared(uint32_t* p, uint32_t v) { return atomicAdd(p, v); }
+
 // ---- asynchronous copies ----
 SIMT_DEVICE void cp_async_16(void* dst, const void* src, bool valid) {
   asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(
@@ -119,6 +122,7 @@ SIMT_DEVICE float reciprocal(float x) {
 SIMT_DEVICE float rsqrt(float x) { return rsqrtf(x); }
 SIMT_DEVICE float max(float a, float b) { return fmaxf(a, b); }
 SIMT_DEVICE float neg_infinity() { return __int_as_float(0xff800000); }
+SIMT_DEVICE uint64_t mul_high(uint64_t a, uint64_t b) { return __umul64hi(a, b); }
 
 // ---- 16-bit floats ----
 SIMT_DEVICE float to_float(Bf16 v) { return __uint_as_float(uint32_t(v.bits) << 16); }

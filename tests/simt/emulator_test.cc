@@ -191,6 +191,50 @@ TEST(Emulator, BlocksTalkByTickets) {
   });
 }
 
+TEST(Emulator, AtomicsOnSharedMemoryLoseNothing) {
+  in_all_orders([] {
+    run(2, 96, 2 * sizeof(uint32_t), [] {
+      auto& x = shared<uint32_t[2]>();
+      if (thread_id() == 0) x[0] = ~0u, x[1] = 0;
+      sync_block();
+      const uint32_t before = atomic_add_shared(&x[1], 3);
+      EXPECT_TRUE(before % 3 == 0 && before < 96 * 3);
+      if (thread_id() % 2 == 0) atomic_add_shared(&x[0], 1);  // wraps
+      sync_block();
+      EXPECT_EQ(x[0], 47u);
+      EXPECT_EQ(x[1], 96u * 3);
+    });
+  });
+}
+
+// Others add between two additions of a thread: no order of them may be relied on.
+TEST(Emulator, AtomicsOnSharedMemoryAreInAnyOrder) {
+  std::vector<int> between(64);
+  in_all_orders([&] {
+    run(1, 64, sizeof(uint32_t), [&] {
+      auto& x = shared<uint32_t>();
+      if (thread_id() == 0) x = 0;
+      sync_block();
+      const uint32_t before = atomic_add_shared(&x, 1);
+      between[size_t(thread_id())] += atomic_add_shared(&x, 1) != before + 1;
+    });
+  });
+  EXPECT_NE(between, std::vector<int>(64));
+}
+
+TEST(Emulator, ProductsAndLogarithms) {
+  run(1, 32, 0, [] {
+    EXPECT_EQ(mul_high(~0ull, ~0ull), ~0ull - 1);
+    EXPECT_EQ(mul_high(1ull << 63, 6), 3u);
+    EXPECT_EQ(mul_high(~0ull, 1), 0u);
+    EXPECT_EQ(mul_high(0x123456789abcdef0ull, 1ull << 40), 0x123456789abcdef0ull >> 24);
+    EXPECT_EQ(warp_sum(uint64_t{1} << 40), uint64_t{1} << 45);
+    EXPECT_EQ(bit_cast<uint32_t>(-2.0f), 0xc0000000u);
+    EXPECT_NEAR(log(10.0f), std::log(10.0), 1e-6);
+    EXPECT_EQ(log(0.0f), neg_infinity());
+  });
+}
+
 TEST(Emulator, SixteenBitFloatsRoundToNearestEven) {
   for (uint32_t bits = 0; bits < 0x10000; ++bits) {
     const F16 h{uint16_t(bits)};
@@ -271,6 +315,18 @@ TEST(EmulatorDeath, AddressesOfSixteenBytes) {
       },
       "outside the block's shared memory");
 }
+TEST(EmulatorDeath, AtomicsOfSharedMemoryElsewhere) {
+  expect_stop(
+      32, 64,
+      [] {
+        uint32_t own = 0;
+        atomic_add_shared(&own, 1);
+      },
+      "outside the block's shared memory");
+  expect_stop(
+      32, 64, [] { atomic_add_shared(&shared<uint32_t[16]>()[0] + 16, 1); },
+      "outside the block's shared memory");
+}
 TEST(EmulatorDeath, TooLittleSharedMemory) {
   expect_stop(
       32, 64, [] { shared<char[65]>()[0] = 0; }, "too little shared memory");
@@ -302,6 +358,34 @@ TEST(EmulatorDeath, RacesAreSeenWhateverTheOrder) {
   };
   racy(true);
   EXPECT_DEATH((racy(false), std::exit(0)), "data race");
+}
+// Nor do atomics on shared memory: neither what was written before one, nor their own sum.
+TEST(EmulatorDeath, SharedAtomicsOrderNothing) {
+  const auto flag = [](bool barrier) {
+    run(1, 64, 2 * sizeof(uint32_t), [=] {
+      auto& x = shared<uint32_t[2]>();
+      if (thread_id() == 0) x[0] = 0;
+      sync_block();
+      if (thread_id() == 0) x[1] = 5, atomic_add_shared(&x[0], 1);
+      if (barrier) sync_block();
+      if (thread_id() != 63 || atomic_add_shared(&x[0], 0) != 1) return;
+      EXPECT_EQ(x[1], 5u);
+    });
+  };
+  flag(true);
+  EXPECT_DEATH((flag(false), std::exit(0)), "data race");
+  const auto sum = [](bool barrier) {
+    run(1, 64, sizeof(uint32_t), [=] {
+      auto& x = shared<uint32_t>();
+      if (thread_id() == 0) x = 0;
+      sync_block();
+      atomic_add_shared(&x, 1);
+      if (barrier) sync_block();
+      EXPECT_LE(x, 64u);
+    });
+  };
+  sum(true);
+  EXPECT_DEATH((sum(false), std::exit(0)), "data race");
 }
 #endif
 
