@@ -28,7 +28,7 @@ endfunction()
 # What tests/run.sh builds with sanitizers: files and text that strangers wrote (address), threads
 # (thread), and CUDA kernels on the emulator (both: bounds, and races between a block's threads).
 # tests/sanitize.sh builds and runs everything.
-set(SLUICE_SIMT_TESTS simt_emulator_test simt_rows_test simt_attention_test)
+set(SLUICE_SIMT_TESTS simt_emulator_test simt_rows_test simt_attention_test simt_sample_test)
 set(SLUICE_SANITIZED_address parse_test stream_test model_files_test text_test jinja_bounds_test
                              scheduler_sim_test scheduler_preset_test scheduler_rules_test
                              ${SLUICE_SIMT_TESTS})

@@ -23,6 +23,11 @@ void write_kv(Stream, KvView cache, Tensor k, Tensor v, Tensor slots);
 void qkv_rope_write(Stream, Tensor qkv, const QkvParams&, Tensor positions, KvView cache,
                     Tensor slots);
 
+// `blocks` of threads share the draws. `scratch`: sample_scratch_bytes(), 16-byte aligned.
+size_t sample_scratch_bytes(int64_t vocab, int blocks);
+void sample(Stream, const SampleOut&, Tensor logits, const SampleBatch&, void* scratch, int blocks);
+void token_logprobs(Stream, const SampleOut&, Tensor logits, Tensor targets, int top);
+
 // Heads of 32, 64, 96, 128 and 256. `blocks`: of threads, which share the items of the list; groups
 // of at most 16 query heads.
 template <class T>
