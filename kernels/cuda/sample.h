@@ -231,11 +231,11 @@ SIMT_DEVICE void add_to_bin(SampleShared& shared, uint32_t bin, uint64_t v) {
   if (high != 0) simt::atomic_add_shared(&shared.bins.high[bin], high);
 }
 
-// The fewest first of what `cut` keeps whose measure(value) comes to `goal`, which is above 0 and
-// at most the whole.
+// The fewest first of the order whose measure(value) comes to `goal`, which is above 0 and at most
+// the whole. Where an earlier cut keeps as much as that, what it dropped is never come to.
 template <int kVector, class Measure>
-SIMT_DEVICE Cut select(const Row<kVector>& row, const Cut& cut, uint64_t goal,
-                       const Measure& measure, SampleShared& shared) {
+SIMT_DEVICE Cut select(const Row<kVector>& row, uint64_t goal, const Measure& measure,
+                       SampleShared& shared) {
   uint32_t key = 0, known = 0;  // of the last to stay: its upper digits, and which bits they are
   uint64_t equals = 0;          // what is at the key
   for (int digit = 2; digit >= 0; --digit) {
@@ -243,9 +243,9 @@ SIMT_DEVICE Cut select(const Row<kVector>& row, const Cut& cut, uint64_t goal,
     for (int b = simt::thread_id(); b < kSampleBins; b += simt::num_threads())
       shared.bins.low[b] = shared.bins.high[b] = 0;
     simt::sync_block();
-    row.for_each([&](float x, int32_t id) {
+    row.for_each([&](float x, int32_t) {
       const uint32_t k = key_of(x);
-      if (((k ^ key) & known) != 0 || !cut.keeps(k, id)) return;
+      if (((k ^ key) & known) != 0) return;
       // The greatest first. Bins of what is nothing would be the fullest of all, and the slowest.
       const uint64_t m = measure(x);
       if (m != 0) add_to_bin(shared, ~k >> shift & (kSampleBins - 1), m);
@@ -261,11 +261,8 @@ SIMT_DEVICE Cut select(const Row<kVector>& row, const Cut& cut, uint64_t goal,
     known = ~0u << shift;
   }
   const uint64_t one = measure(value_of(key));
-  if (goal > equals - one) return {key, key == cut.key ? cut.end : row.size};  // all of them stay
-  const auto is_equal = [&](int32_t id) -> uint64_t {
-    const uint32_t k = key_of(row.values[id]);
-    return k == key && cut.keeps(k, id) ? one : 0;
-  };
+  if (goal > equals - one) return {key, row.size};  // all of them stay
+  const auto is_equal = [&](int32_t id) { return key_of(row.values[id]) == key ? one : 0; };
   return {key, find(row.size, goal, is_equal, shared).at + 1};
 }
 
@@ -279,7 +276,7 @@ SIMT_DEVICE void write_best(const LogprobParams& p, int32_t index, const Row<kVe
   Cut cut;
   if (held < row.size)
     cut = select(
-        row, cut, uint64_t(held), [](float) { return uint64_t{1}; }, shared);
+        row, uint64_t(held), [](float) { return uint64_t{1}; }, shared);
   if (simt::thread_id() == 0) shared.count = 0;
   simt::sync_block();
   row.for_each([&](float x, int32_t id) {
@@ -363,7 +360,7 @@ SIMT_DEVICE int32_t choose(const SampleParams& p, int32_t draw, const Row<kVecto
   Cut cut;
   const int32_t top_k = at(p.top_k, draw, 0);
   if (top_k > 0 && uint64_t(top_k) < total(weights, cut, one, shared))
-    cut = select(weights, cut, uint64_t(top_k), one, shared);
+    cut = select(weights, uint64_t(top_k), one, shared);
   const float min_p = at(p.min_p, draw, 0.0f);
   if (min_p > 0) {
     const uint32_t key = key_of(min_p < 1 ? min_p : 1.0f);
@@ -373,7 +370,7 @@ SIMT_DEVICE int32_t choose(const SampleParams& p, int32_t draw, const Row<kVecto
   if (top_p < 1) {
     const uint64_t left = total(weights, cut, mass, shared);
     const uint64_t goal = simt::mul_high(uint64_t(simt::max(top_p, 0.0f) * 0x1p64f), left);
-    cut = select(weights, cut, goal > 0 ? goal : 1, mass, shared);
+    cut = select(weights, goal > 0 ? goal : 1, mass, shared);
   }
   const uint64_t left = total(weights, cut, mass, shared);
   const auto position = uint32_t(at(p.position, draw, 0));
