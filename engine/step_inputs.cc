@@ -133,6 +133,7 @@ void StepInputs::write_moves(const StepPlan& plan) {
   };
   for (const StepRow& row : plan.rows) {
     const int32_t slot = row.seq->seq_slot;
+    CHECK(!limits_.overlapped || (slot >= 0 && slot < limits_.max_seqs));
     // Samples that fork go on from tokens that the scheduler knows.
     const bool one = row.num_samples == 1;
     if (row.begin == row.seq->num_tokens()) {

@@ -20,6 +20,7 @@ struct FakeWork {
   void add(int tokens, int count, BlockId first_block, int block_size, int vocab_size) {
     Sequence& s = sequences.emplace_back();
     s.request = &request;
+    s.seq_slot = int(sequences.size()) - 1;
     s.num_prompt = std::max(1, tokens - (count == 1));
     for (int i = 0; i < tokens; ++i) s.tokens.push_back(i % vocab_size);
     for (int i = 0; i * block_size < tokens; ++i) s.blocks.push_back(first_block + i);

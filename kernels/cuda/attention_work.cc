@@ -33,7 +33,8 @@ void add_decode(int sequence, int seq_len, const AttentionShape& shape, int64_t 
 }  // namespace
 
 void plan_attention(std::span<const int32_t> cu_q, std::span<const int32_t> seq_lens,
-                    int num_decodes, const AttentionShape& shape, int64_t max_partials, AttentionWork& work) {
+                    int num_decodes, const AttentionShape& shape, int64_t max_partials,
+                    AttentionWork& work) {
   work.decode.clear(), work.round_ends.clear(), work.prefill.clear();
   work.partial_of.clear(), work.token_of.clear();
   work.num_partials = 0;

@@ -34,7 +34,8 @@ struct AttentionWork {
 // `max_partials` of them, which suffices for every sequence alone. Allocates only where `work`
 // never was so large.
 void plan_attention(std::span<const int32_t> cu_q, std::span<const int32_t> seq_lens,
-                    int num_decodes, const AttentionShape&, int64_t max_partials, AttentionWork& work);
+                    int num_decodes, const AttentionShape&, int64_t max_partials,
+                    AttentionWork& work);
 
 // Of one sequence of `tokens`.
 int64_t num_partials(const AttentionShape&, int64_t tokens);

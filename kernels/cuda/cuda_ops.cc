@@ -15,7 +15,7 @@ namespace {
 
 constexpr int kHeadDims[] = {32, 64, 96, 128, 256};
 constexpr int kMostGroup = 16;
-constexpr int kBlocksPerMultiprocessor = 2;  // that decode attention has registers for
+constexpr int kBlocksPerMultiprocessor = 2;  // of the kernels that stay for several items
 
 size_t rounded(size_t bytes) { return (bytes + 255) & ~size_t{255}; }
 
@@ -77,15 +77,24 @@ CudaOps::Partials::Partials(const OpsLimits& l) {
   tickets = int64_t{l.max_seqs} * l.heads.num_kv_heads;
 }
 
+// Draws wait for each other where there are more of them than blocks at a time.
+int CudaOps::sample_blocks(const OpsLimits& l) const {
+  return std::min(l.max_seqs, kBlocksPerMultiprocessor * runtime_.info().num_multiprocessors);
+}
+
 size_t CudaOps::workspace_bytes(const OpsLimits& l) const {
   const Partials p(l);
-  return size_t(p.out + p.stats + p.tickets) * 4 + AttentionLists::bytes(shape_of(l.heads, 0), l);
+  return size_t(p.out + p.stats + p.tickets) * 4 +
+         sample_scratch_bytes(l.vocab_size, sample_blocks(l)) +
+         AttentionLists::bytes(shape_of(l.heads, 0), l);
 }
 
 void CudaOps::reserve(const OpsLimits& limits) {
   limits_ = limits;
   const Partials p(limits);
   partials_ = allocate(runtime_, size_t(p.out + p.stats + p.tickets) * 4, Memory::device);
+  sample_scratch_ = allocate(
+      runtime_, sample_scratch_bytes(limits.vocab_size, sample_blocks(limits)), Memory::device);
   lists_.clear();
 }
 
@@ -204,9 +213,13 @@ void CudaOps::move_tokens(Tensor dst, Tensor to, Tensor src, Tensor from) {
   copy_rows(stream_, rows(dst), rows(src), from, to, to.shape[0]);
 }
 
-void CudaOps::sample(const SampleOut&, Tensor, const SampleBatch&) { CHECK(!"todo"); }
+void CudaOps::sample(const SampleOut& out, Tensor logits, const SampleBatch& batch) {
+  cuda::sample(stream_, out, logits, batch, sample_scratch_.get(), sample_blocks(limits_));
+}
 
-void CudaOps::token_logprobs(const SampleOut&, Tensor, Tensor, int) { CHECK(!"todo"); }
+void CudaOps::token_logprobs(const SampleOut& out, Tensor logits, Tensor targets, int top) {
+  cuda::token_logprobs(stream_, out, logits, targets, top);
+}
 
 // --- fusions ---
 

@@ -53,6 +53,7 @@ class CudaOps final : public Ops {
     int64_t rows, out, stats, tickets;
     Partials(const OpsLimits&);
   };
+  int sample_blocks(const OpsLimits&) const;
   AttentionLists& lists(const AttentionShape&);
 
   Runtime& runtime_;

@@ -45,7 +45,7 @@ struct PagedAttention {
   PagedKv<T> kv;
   const int32_t* block_tables;  // [sequences, *table_stride]
   const int32_t* table_stride;  // read on the device: contexts grow under a captured launch
-  const int32_t* seq_lens;  // [sequences], the new tokens included
+  const int32_t* seq_lens;      // [sequences], the new tokens included
   int32_t num_kv_heads;
   int32_t group;  // query heads to a kv head
   AttentionScores scores;

@@ -55,6 +55,7 @@ void sample(Stream stream, const SampleOut& out, Tensor logits, const SampleBatc
   p.repetition = values_of<float>(b.repetition);
   p.history = {values_of<int32_t>(b.history_offsets), values_of<int32_t>(b.history_ids)};
   p.history_counts = values_of<int32_t>(b.history_counts);
+  p.unseen = values_of<int32_t>(b.unseen);
   p.biases = {values_of<int32_t>(b.bias_offsets), values_of<int32_t>(b.bias_ids)};
   p.bias_values = values_of<float>(b.bias_values);
   p.allowed_mask = b.allowed_mask.as<uint32_t>(), p.mask_stride = b.allowed_mask.stride[0];

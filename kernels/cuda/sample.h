@@ -53,7 +53,8 @@ struct SampleParams {
   const float *presence, *frequency, *repetition;
   SparseList history;  // distinct ids
   const int32_t* history_counts;
-  SparseList biases;  // an id may be there twice
+  const int32_t* unseen;  // a token more of the history, generated once more; -1: none
+  SparseList biases;      // an id may be there twice
   const float* bias_values;
   const uint32_t* allowed_mask;  // [num_draws, mask_stride]
   int64_t mask_stride;
@@ -319,12 +320,16 @@ SIMT_DEVICE T at(const T* values, int32_t draw, T otherwise) {
 
 // `to` = the row after penalties, biases and mask; false, and nothing written, where none applies.
 template <int kVector>
-SIMT_DEVICE bool adjust(const SampleParams& p, int32_t draw, const Row<kVector>& row, float* to) {
+SIMT_DEVICE bool adjust(const SampleParams& p, int32_t draw, const Row<kVector>& row, float* to,
+                        SampleShared& shared) {
   const float presence = at(p.presence, draw, 0.0f), frequency = at(p.frequency, draw, 0.0f);
   const float repetition = at(p.repetition, draw, 1.0f);
   Span history, biases = span_of(p.biases, draw);
-  if (presence != 0 || frequency != 0 || repetition != 1) history = span_of(p.history, draw);
-  if (history.begin == history.end && biases.begin == biases.end && p.allowed_mask == nullptr)
+  int32_t unseen = -1;
+  if (presence != 0 || frequency != 0 || repetition != 1)
+    history = span_of(p.history, draw), unseen = at(p.unseen, draw, -1);
+  if (history.begin == history.end && unseen < 0 && biases.begin == biases.end &&
+      p.allowed_mask == nullptr)
     return false;
   // Masked first or last is the same: neither penalties nor biases bring -inf (NaN) back.
   const uint32_t* mask =
@@ -332,14 +337,21 @@ SIMT_DEVICE bool adjust(const SampleParams& p, int32_t draw, const Row<kVector>&
   row.write(to, [&](float x, int32_t id) {
     return mask == nullptr || (mask[id / 32] >> id % 32 & 1) != 0 ? x : simt::neg_infinity();
   });
+  if (simt::thread_id() == 0) shared.count = 0;
   simt::sync_block();
-  for (int32_t h = history.begin + simt::thread_id(); h < history.end; h += simt::num_threads()) {
-    float x = to[p.history.ids[h]];
-    const int32_t count = p.history_counts[h];
+  const auto penalise = [&](int32_t id, int32_t count) {
+    float x = to[id];
     x = x > 0 ? x / repetition : x * repetition;
     if (count > 0) x -= presence + frequency * float(count);
-    to[p.history.ids[h]] = x;
+    to[id] = x;
+  };
+  for (int32_t h = history.begin + simt::thread_id(); h < history.end; h += simt::num_threads()) {
+    const int32_t id = p.history.ids[h];
+    penalise(id, p.history_counts[h] + (id == unseen ? 1 : 0));
+    if (id == unseen) shared.count = 1;  // one thread at most: ids are distinct
   }
+  simt::sync_block();
+  if (simt::thread_id() == 0 && unseen >= 0 && shared.count == 0) penalise(unseen, 1);
   simt::sync_block();
   // Every thread reads the whole list, and adds what is for its own tokens: in the list's order.
   for (int32_t b = biases.begin; b < biases.end; ++b) {
@@ -394,7 +406,7 @@ sample_kernel(SampleParams p) {
     const float log_sum = log_sum_exp(row, value_of(best), shared);
     if (p.raw.top > 0) write_best(p.raw, draw, row, log_sum, shared);
     const float temperature = at(p.temperature, draw, 0.0f);
-    bool greedy = !(temperature > 0), adjusted = adjust(p, draw, row, scratch);
+    bool greedy = !(temperature > 0), adjusted = adjust(p, draw, row, scratch, shared);
     if (adjusted) {
       const uint64_t left = best_of(own, shared);
       if (value_of(left) > simt::neg_infinity()) {

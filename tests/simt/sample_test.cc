@@ -16,6 +16,7 @@ std::vector<Draw> cases(int64_t vocab) {
   c[5].top_k = int(vocab) + 5, c[5].top_p = 0, c[5].temperature = 3;
   c[6].temperature = 1e-40f;  // its inverse is infinite
   c[7].history = {{int(vocab) - 1, 2}, {int(vocab) / 2, 0}, {0, 1}};
+  c[7].unseen = int(vocab) / 2;
   if (vocab < 3) c[7].history = {{0, 1}};
   c[7].presence = 0.5f, c[7].frequency = 0.25f, c[7].repetition = 1.3f, c[7].top_p = 0.95f;
   for (int i = 0; i < vocab; i += 3) c[8].biases.push_back({i, i % 2 ? -kInf : 1.5f});
@@ -149,11 +150,11 @@ TEST(Sample, PenaltiesAndBiasesInTheirOrder) {
   std::vector<int> tokens;
   const auto add = [&](int token, int row, float repetition, float presence, float frequency,
                        std::vector<std::pair<int, int>> history,
-                       std::vector<std::pair<int, float>> biases = {}) {
+                       std::vector<std::pair<int, float>> biases = {}, int unseen = -1) {
     Draw d;
     d.row = row, d.temperature = 0, d.repetition = repetition;
     d.presence = presence, d.frequency = frequency;
-    d.history = std::move(history), d.biases = std::move(biases);
+    d.history = std::move(history), d.biases = std::move(biases), d.unseen = unseen;
     draws.push_back(d), tokens.push_back(token);
   };
   add(5, 0, 1.5f, 0, 0, {{4, 0}});
@@ -167,6 +168,13 @@ TEST(Sample, PenaltiesAndBiasesInTheirOrder) {
   add(4, 2, 1.25f, 0.35f, 0, {{4, 9}});  // 3 / 1.25 - 0.35 is above 2, (3 - 0.35) / 1.25 is too
   add(5, 2, 1.25f, 0.45f, 0, {{4, 9}});  // but here the latter is
   add(4, 2, 1, 0, 0, {{4, 9}});          // no penalty, whatever the history
+  // A token that the history lacks: the third of its kind, the first, and one that was in the
+  // prompt, which repetition must meet but once.
+  add(5, 2, 1, 0, 0.4f, {{9, 1}, {4, 2}}, {}, 4);
+  add(5, 2, 1, 1.1f, 0, {{9, 1}}, {}, 4);
+  add(5, 2, 1, 1.1f, 0, {}, {}, 4);
+  add(4, 1, 1.2f, 0, 0, {{4, 0}}, {}, 4);
+  add(4, 2, 1, 0, 0, {}, {}, 4);
   // (1 - 3) is what a bias leaves, and repetition came before it: 1 / 0.5 - 3, not (1 - 3) * 0.5.
   add(4, 1, 0.5f, 0, 0, {{4, 0}}, {{4, -1.15f}});
   // Of one id, in the order of the list: 1 + 2^25 - 2^25 + 0.5 is 0.5 in f32.

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <map>
 #include <numeric>
 
 #include "base/hash.h"
@@ -21,6 +22,7 @@ struct Draw {
   int position = 0;
   float presence = 0, frequency = 0, repetition = 1;
   std::vector<std::pair<int, int>> history;  // id, generated
+  int unseen = -1;
   std::vector<std::pair<int, float>> biases;
   std::vector<int> banned;  // by the mask
 };
@@ -109,6 +111,7 @@ class Batch {
       batch.history_offsets = keep(history, DType::i32);
       batch.history_ids = keep(ids, DType::i32);
       batch.history_counts = keep(counts, DType::i32);
+      batch.unseen = each(draws, &Draw::unseen, DType::i32);
     }
     if (!bias_ids.empty()) {
       batch.bias_offsets = keep(biases, DType::i32);
@@ -158,7 +161,9 @@ inline std::vector<float> adjusted(const float* row, int64_t vocab, const Draw& 
   std::vector<float> raw(row, row + vocab);
   for (float& x : raw) x = std::isnan(x) ? -kInf : x;
   std::vector<float> x = raw;
-  for (const auto& [id, count] : d.history) {
+  std::map<int, int> history(d.history.begin(), d.history.end());
+  if (d.unseen >= 0) ++history[d.unseen];
+  for (const auto& [id, count] : history) {
     float& v = x[size_t(id)];
     v = v > 0 ? v / d.repetition : v * d.repetition;
     if (count > 0) v -= d.presence + d.frequency * float(count);
