@@ -92,6 +92,9 @@ Metrics::Metrics(const std::string& model_name)
       demotions(counter("sluice_level_demotions_total", "Requests moved down by a level")),
       promotions(counter("sluice_level_promotions_total", "Starving requests moved to the top")),
       livelocks(counter("sluice_livelocks_total", "Rounds without progress that were noticed")),
+      eager_steps(
+          counter("sluice_eager_steps_total",
+                  "Decode steps that a GPU was given kernel by kernel and not as a replay")),
       request_preemptions(
           histogram("sluice_request_preemptions", "Preemptions of an ended request", kCounts)),
       request_swapped_seconds(

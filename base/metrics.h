@@ -51,7 +51,8 @@ class Metrics {
   prometheus::Gauge& waiting_tokens;  // prompt tokens not yet computed of waiting requests
   prometheus::Counter& demotions;
   prometheus::Counter& promotions;
-  prometheus::Counter& livelocks;  // rounds without progress
+  prometheus::Counter& livelocks;    // rounds without progress
+  prometheus::Counter& eager_steps;  // of decodes alone, on a device that could have replayed them
   prometheus::Histogram& request_preemptions;
   prometheus::Histogram& request_swapped_seconds;  // of those that were swapped
   // The host's pool of blocks, and copies between it and the device's.

@@ -114,6 +114,7 @@ void EngineMetrics::launched(const StepPlan& plan) {
 void EngineMetrics::committed(const StepResult& result) {
   prometheus::Histogram* seconds = in_flight_[result.id % kMaxInFlight];
   if (seconds != nullptr) seconds->Observe(to_seconds(result.device_time));
+  if (result.eager) metrics_.eager_steps.Increment();
 }
 
 void EngineMetrics::publish_levels(const Stats& s) {

@@ -1,0 +1,88 @@
+"""The CUDA engine behind the daemon: on the emulator, and what is said where there is no GPU."""
+
+import concurrent.futures
+import pathlib
+
+import pytest
+
+from conftest import BINARY, DEMO, Daemon, run_cli
+
+EMULATED = BINARY.parent / "libsluice_cuda_emulated.so"
+HAS_GPU = pathlib.Path("/dev/nvidiactl").exists()
+SMALL = ["--model.max_model_len=512", "--scheduler.max_seqs=8", "--scheduler.max_step_tokens=64",
+         "--cache.bytes=2MiB"]
+
+
+@pytest.fixture(scope="module")
+def daemon():
+    d = Daemon(DEMO, "--device=cuda", f"--device.plugin={EMULATED}", "--cache.host_bytes=8MiB", *SMALL)
+    yield d
+    assert d.stop() == 0, d.log()
+
+
+def completion(daemon, **fields):
+    answer = daemon.post("/v1/completions", {"prompt": "Once upon a time", "max_tokens": 12, **fields})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def test_serves(daemon):
+    assert "demo-model on cuda (emulated, bf16)" in daemon.log()
+    greedy = completion(daemon, temperature=0)
+    text = greedy["choices"][0]["text"]
+    assert greedy["usage"]["completion_tokens"] == 12 and text.strip()
+    streamed = daemon.chunks("/v1/completions",
+                             {"prompt": "Once upon a time", "max_tokens": 12, "temperature": 0})
+    assert "".join(c["choices"][0]["text"] for c in streamed if c["choices"]) == text
+
+
+def test_one_request_gets_the_same_alone_and_in_company(daemon):
+    """More at once than run together, with penalties, several samples and biases among them."""
+    kinds = [{"temperature": 0}, {"seed": 1, "temperature": 0.9, "top_p": 0.9},
+             {"seed": 2, "n": 2, "temperature": 1.2}, {"seed": 3, "frequency_penalty": 1.0},
+             {"seed": 4, "repetition_penalty": 1.3, "top_k": 20}, {"seed": 5, "logit_bias": {"40": 3}}]
+    alone = [completion(daemon, **kind)["choices"] for kind in kinds]
+    with concurrent.futures.ThreadPoolExecutor(18) as pool:
+        together = list(pool.map(lambda i: completion(daemon, **kinds[i % 6])["choices"], range(18)))
+    for i, choices in enumerate(together):
+        assert [c["text"] for c in choices] == [c["text"] for c in alone[i % 6]], kinds[i % 6]
+
+
+def test_decode_steps_are_replayed(daemon):
+    before = daemon.metric("sluice_eager_steps_total"), daemon.metric("sluice_generation_tokens_total")
+    for _ in range(3):
+        completion(daemon, temperature=0, max_tokens=40)
+    eager = daemon.metric("sluice_eager_steps_total") - before[0]
+    tokens = daemon.metric("sluice_generation_tokens_total") - before[1]
+    # Before the first replay a width is launched twice, once by each of the flights.
+    assert tokens == 120 and eager <= 4
+
+
+def test_refuses_what_the_device_cannot(daemon):
+    for flags, message in [
+        (["--cache.block_size=8"], "cache.block_size = 8 (a power of two, at least 16)"),
+        (["--cache.dtype=f32"], "cache.dtype: this device keeps keys and values as bf16, not as f32"),
+        (["--dtype=f32"], "model.dtype: this device keeps weights as bf16, not as f32"),
+        (["--device.index=1"], "device.index = 1: there is one emulated GPU"),
+    ]:
+        r = run_cli("plan", DEMO, "--device=cuda", f"--device.plugin={EMULATED}", *flags)
+        assert r.returncode == 1 and message in r.stderr and r.stderr.count("\n") == 1, r.stderr
+
+
+def test_a_plugin_that_is_none(tmp_path):
+    (tmp_path / "text.so").write_text("no library")
+    for plugin, message in [(tmp_path / "absent.so", "is not a file"),
+                            (tmp_path / "text.so", "file too short"),
+                            (pathlib.Path("/proc/self/exe").resolve(), "device.kind = cuda: ")]:
+        r = run_cli("plan", DEMO, "--device=cuda", f"--device.plugin={plugin}")
+        assert r.returncode == 1 and message in r.stderr and r.stderr.count("\n") == 1, r.stderr
+
+
+@pytest.mark.skipif(HAS_GPU, reason="this machine has a GPU")
+def test_without_a_gpu_auto_says_why_and_cuda_refuses():
+    auto = run_cli("plan", DEMO)
+    assert auto.returncode == 0 and "no GPU is used: " in auto.stderr
+    cuda = run_cli("plan", DEMO, "--device=cuda")
+    assert cuda.returncode == 1 and cuda.stderr.count("\n") == 1
+    assert cuda.stderr.startswith("sluice: device.kind = cuda: ")
+    assert "no GPU is used" not in run_cli("plan", DEMO, "--device=cpu").stderr
