@@ -19,7 +19,7 @@ import mutation  # noqa: E402
 
 CUDA = "kernels/cuda/"
 SOURCES = ["base/check.cc", "kernels/simt/emulator.cc", "kernels/simt/emulator_ops.cc",
-           "kernels/simt/fiber.cc", CUDA + "attention_work.cc"] + [
+           "kernels/simt/fiber.cc", "kernels/simt/stream.cc", CUDA + "attention_work.cc"] + [
     CUDA + name + ".cu" for name in ["attention_decode", "attention_prefill", "elementwise", "norm",
                                      "rope", "rows", "sample"]]
 USERS = {  # what has a header's kernels in it
@@ -114,12 +114,16 @@ MUTANTS = [
     ("prefill's tiles begin anywhere", PREFILL, "const int first = rows.begin / kTokens * kTokens;",
      "const int first = rows.begin;"),
     # --- lists of work ---
-    ("short items come first", WORK, "end_of(a) > end_of(b)", "end_of(a) < end_of(b)"),
+    ("short items come first", WORK, "left != right ? left > right", "left != right ? left < right"),
     ("chunks before the window are computed", WORK, "const int first = visible / kDecodeChunk",
      "const int first = 0"),
     ("partial results of two sequences meet", WORK,
-     "if (end - first > 1) work.num_partials += int64_t{end - first} * num_kv_heads * group;",
-     "work.num_partials = int64_t{end - first} * num_kv_heads * group;"),
+     "  partials += mine;\n", "  partials = mine;\n"),
+    ("a round leaves more than there is room for", WORK, "if (partials + mine > max_partials)",
+     "if (partials > max_partials)"),
+    ("a round begins behind the last one's partial results", WORK, "    partials = 0;\n", ""),
+    ("a prompt's last token alone is a decode", WORK, "if (s < num_decodes) {",
+     "if (num_queries == 1) {"),
     # --- rows ---
     ("a row's sum is read before it is there", NORM, "  simt::sync_block();\n  float sum = 0;",
      "  float sum = 0;"),
@@ -183,8 +187,15 @@ MUTANTS = [
     ("repetition makes unlikely tokens likelier", SAMPLE,
      "x > 0 ? x / repetition : x * repetition", "x / repetition"),
     ("biases are added before penalties are there", SAMPLE,
-     "    to[p.history.ids[h]] = x;\n  }\n  simt::sync_block();\n",
-     "    to[p.history.ids[h]] = x;\n  }\n"),
+     "  simt::sync_block();\n  if (simt::thread_id() == 0 && unseen >= 0 && shared.count == 0) "
+     "penalise(unseen, 1);\n  simt::sync_block();\n",
+     "  if (simt::thread_id() == 0 && unseen >= 0 && shared.count == 0) penalise(unseen, 1);\n"),
+    ("a token that the history lacks is not counted where it occurs", SAMPLE,
+     "p.history_counts[h] + (id == unseen ? 1 : 0)", "p.history_counts[h]"),
+    ("a token that the history lacks is penalised twice", SAMPLE,
+     "unseen >= 0 && shared.count == 0) penalise", "unseen >= 0) penalise"),
+    ("a token that the history lacks is forgotten", SAMPLE,
+     "simt::thread_id() == 0 && unseen >= 0 &&", "false &&"),
     ("biases of one token race", SAMPLE, "if (id % simt::num_threads() ==",
      "if (b % simt::num_threads() =="),
     ("all tokens have the first words of the mask", SAMPLE, "mask[id / 32]", "mask[id / 32 % 2]"),
@@ -192,7 +203,8 @@ MUTANTS = [
      "greedy = true;  // everything is banned: the raw argmax", ""),
     ("the best are listed last first", SAMPLE, "shared.best[j] > rank", "shared.best[j] < rank"),
     ("the list of the best begins anywhere", SAMPLE,
-     "shared.count = 0;\n  simt::sync_block();\n", "shared.count = 0;\n"),
+     "shared.count = 0;\n  simt::sync_block();\n  row.for_each",
+     "shared.count = 0;\n  row.for_each"),
     ("past the vocabulary there is token 0", SAMPLE, "place = i, token = -1;", "place = i, token = 0;"),
     ("blocks share their scratch", SAMPLE, "int64_t{simt::block_id()} * p.raw.vocab", "0"),
 ]
