@@ -7,8 +7,7 @@ Works in a scratch folder; the tree is not touched. Needs pkg-config, fmt and Go
 behind a mutant says which test was first to fail: `rows`, `attention` or `sample`, plain, or under
 ThreadSanitizer (`-race`) where only that notices.
 
-Last result: killed 54 of 54 when there was no sampler, then 30 of the sampler's 30 (55 to 84); all by the
-plain tests.
+Last result: killed 90 of 90, all by the plain tests; in three runs, as kernels came.
 """
 
 import pathlib
