@@ -31,7 +31,7 @@ endfunction()
 set(SLUICE_SIMT_TESTS simt_emulator_test simt_rows_test simt_attention_test simt_sample_test)
 set(SLUICE_SANITIZED_address parse_test stream_test model_files_test text_test jinja_bounds_test
                              scheduler_sim_test scheduler_preset_test scheduler_rules_test
-                             ${SLUICE_SIMT_TESTS})
+                             simt_engine_test ${SLUICE_SIMT_TESTS})
 set(SLUICE_SANITIZED_thread base_test block_copier_test engine_test http_server_test
                             ${SLUICE_SIMT_TESTS})
 

@@ -1,8 +1,10 @@
+#include <array>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <mutex>
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -105,6 +107,10 @@ class EmulatedRuntime final : public Runtime {
   void matmul(Stream stream, Tensor out, Tensor x, Tensor w) override {
     CHECK(x.dtype == w.dtype && x.shape[1] == w.shape[1] && out.shape[0] == x.shape[0]);
     CHECK(out.shape[1] == w.shape[0] && (out.dtype == x.dtype || out.dtype == DType::f32));
+    // The library chooses an algorithm when a shape comes for the first time, and cannot under
+    // capture.
+    const bool known = !shapes_.insert({x.shape[0], w.shape[0], w.shape[1]}).second;
+    CHECK(known || !of(stream).capturing());
     dispatch(x.dtype, [&]<class T>(T) {
       const bool wide_out = out.dtype == DType::f32;
       of(stream).put([=] { wide_out ? multiply<float, T>(out, x, w) : multiply<T, T>(out, x, w); });
@@ -113,7 +119,8 @@ class EmulatedRuntime final : public Runtime {
 
  private:
   const DeviceInfo info_{"emulated", 2};
-  std::mutex mutex_;  // guards the lists; what is in them stays where it is
+  std::set<std::array<int64_t, 3>> shapes_;  // of matrix products
+  std::mutex mutex_;                         // guards the lists; what is in them stays where it is
   std::deque<EmulatedStream> streams_;
   std::deque<EmulatedEvent> events_;
 };

@@ -40,6 +40,11 @@ void EmulatedStream::begin_capture() {
   capturing_ = true;
 }
 
+bool EmulatedStream::capturing() const {
+  std::lock_guard lock(mutex());
+  return capturing_;
+}
+
 std::vector<EmulatedStream::Work> EmulatedStream::end_capture() {
   std::lock_guard lock(mutex());
   CHECK(capturing_);

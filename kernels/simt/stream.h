@@ -23,6 +23,7 @@ class EmulatedStream {
 
   // Work put in until end_capture() is not for running: it is handed over there.
   void begin_capture();
+  bool capturing() const;
   std::vector<Work> end_capture();
 
  private:

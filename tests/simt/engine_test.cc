@@ -61,7 +61,7 @@ TEST(EmulatedCuda, WhateverHappensAround) {
   Traces expected;
   for (const auto& one : requests) expected.merge(Trial(rank, alone, {one}).go().traces);
   int64_t swaps = 0, cached = 0, replayed = 0, held = 0;
-  for (uint64_t seed = 1; seed <= 6; ++seed) {
+  for (uint64_t seed = 1; seed <= 4; ++seed) {
     Scenario s = roomy();
     s.seed = seed;
     s.policy.max_step_tokens = seed % 2 == 0 ? 17 : 48;
