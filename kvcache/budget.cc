@@ -167,16 +167,20 @@ std::string MemoryPlan::to_text() const {
 }
 
 std::string MemoryPlan::to_line() const {
-  std::string host;
+  std::string tier, apart;
   if (num_host_blocks > 0)
-    host = fmt::format(", host tier {} ({} blocks)", bytes_text(host_bytes()),
+    tier = fmt::format("host tier {} ({} blocks)", bytes_text(host_bytes()),
                        count_text(num_host_blocks));
+  if (!tier.empty() && host)
+    apart = fmt::format("; {} of {} {}", tier, bytes_text(host->bytes), host->source);
+  else if (!tier.empty())
+    tier = ", " + tier;
   return fmt::format(
       "memory: weights {}, scratch {}, KV cache {} ({} blocks of {} tokens, {} concurrent "
-      "tokens){} of {} {}",
+      "tokens){} of {} {}{}",
       bytes_text(needs.weight_bytes), bytes_text(needs.scratch_bytes), bytes_text(kv_bytes()),
-      count_text(num_blocks), needs.block_size, count_text(num_tokens()), host,
-      bytes_text(limit.bytes), limit.source);
+      count_text(num_blocks), needs.block_size, count_text(num_tokens()), host ? "" : tier,
+      bytes_text(limit.bytes), limit.source, apart);
 }
 
 std::string bytes_text(int64_t bytes) {

@@ -389,5 +389,46 @@ TEST(EmulatorDeath, SharedAtomicsOrderNothing) {
 }
 #endif
 
+TEST(EmulatedStream, RunsWhatSomebodyWaitsForAndNoMore) {
+  EmulatedStream stream;
+  std::string ran;
+  stream.put([&] { ran += 'a'; });
+  const size_t first = stream.mark();
+  stream.put([&] { ran += 'b'; });
+  EXPECT_EQ(ran, "");
+  stream.run_until(first);
+  EXPECT_EQ(ran, "a");
+  stream.run_until(first);
+  stream.run_until(stream.mark());
+  EXPECT_EQ(ran, "ab");
+}
+
+TEST(EmulatedStream, WaitsForOthersInTheMiddle) {
+  EmulatedStream one, two;
+  std::string ran;
+  two.put([&] { ran += 'x'; });
+  const size_t x = two.mark();
+  two.put([&] { ran += 'y'; });
+  one.put([&] { ran += 'a'; });
+  one.put([&] { two.run_until(x); });
+  one.put([&] { ran += 'b'; });
+  one.run_until(one.mark());
+  EXPECT_EQ(ran, "axb");
+}
+
+TEST(EmulatedStream, CapturesInsteadOfRunning) {
+  EmulatedStream stream;
+  int runs = 0;
+  stream.begin_capture();
+  stream.put([&] { ++runs; });
+  const std::vector<EmulatedStream::Work> graph = stream.end_capture();
+  stream.run_until(stream.mark());
+  EXPECT_EQ(runs, 0);
+  ASSERT_EQ(graph.size(), 1u);
+  for (int i = 0; i < 2; ++i) stream.put(graph[0]);
+  stream.run_until(stream.mark());
+  EXPECT_EQ(runs, 2);
+}
+
 }  // namespace
 }  // namespace sluice::simt

@@ -173,6 +173,21 @@ TEST(PlanTest, TheHostTierMustFit) {
   EXPECT_THAT(more, testing::Not(HasSubstr("\n")));
 }
 
+// Of a device with memory of its own.
+TEST(PlanTest, TheHostTierHasALimitOfItsOwnWhereTheDeviceDoes) {
+  const MemoryLimit device{5 * kGiB, "free memory of a GPU"}, host{2 * kGiB, "available memory"};
+  const auto plan = plan_memory(with_host(2 * kGiB), needs(), device, host);
+  ASSERT_TRUE(plan.ok());
+  EXPECT_EQ(plan->num_host_blocks, 2048);
+  EXPECT_EQ(plan->total_bytes(), 4 * kGiB);  // on the device
+  EXPECT_THAT(plan->to_line(),
+              HasSubstr("of 5.00 GiB free memory of a GPU; host tier 2.00 GiB (2,048 blocks) of "
+                        "2.00 GiB available memory"));
+  EXPECT_EQ(error_of(plan_memory(with_host(2 * kGiB + 1), needs(), device, host)),
+            "cache.host_bytes = 2147483649 (2.00 GiB) does not fit: the available memory of the "
+            "host is 2.00 GiB");
+}
+
 TEST(PlanTest, TheHostTierHoldsABlockAtLeast) {
   const std::string small = error_of(plan_memory(with_host((1 << 20) - 1), needs(), gib(5)));
   EXPECT_THAT(small, HasSubstr("cache.host_bytes = 1048575"));

@@ -246,6 +246,50 @@ TEST(StepInputsTest, BansLastUntilMinTokensAndBiasesStay) {
   EXPECT_THAT(biases(b, 4), IsEmpty());
 }
 
+// Rows that go on from tokens still on the device, in a step that is filled up to a width.
+TEST(StepInputsTest, TokensThatOnlyTheDeviceKnows) {
+  World w;
+  GenerateRequest penalised = prompt({10, 11});
+  penalised.sampling.presence_penalty = 1;
+  Sequence& known = w.sequence(prompt({7, 8}), {9}, {0});
+  Sequence& unknown = w.sequence(prompt({5}), {6}, {1});
+  Sequence& unseen = w.sequence(penalised, {12}, {2});
+  known.seq_slot = 4, unknown.seq_slot = 0, unseen.seq_slot = 9;
+  w.row(known, 2, 1, 1, 1);
+  w.row(unknown, 2, 1, 1, 1);
+  w.row(unseen, 3, 1, 1, 1);
+  HostDevice device;
+  StepLimits l = limits();
+  l.overlapped = true;
+  l.pad_slot = 77;
+  StepInputs in(device, l, {});
+  in.build(w.plan);
+  EXPECT_EQ(in.width(), 4);
+  EXPECT_THAT(list(in.ids()), ElementsAre(9, 0, 0, 0));
+  EXPECT_THAT(list(in.positions()), ElementsAre(2, 2, 3, 0));
+  EXPECT_THAT(list(in.attn().slot_mapping), ElementsAre(2, 6, 11, 77));
+  EXPECT_THAT(list(in.attn().cu_q), ElementsAre(0, 1, 2, 3, 3));
+  EXPECT_EQ(in.attn().num_seqs, 3);
+  EXPECT_EQ(in.attn().num_decodes, 3);
+  EXPECT_THAT(list(in.ids_from_slots().from), ElementsAre(0, 9));
+  EXPECT_THAT(list(in.ids_from_slots().to), ElementsAre(1, 2));
+  EXPECT_THAT(list(in.unseen_from_slots().from), ElementsAre(9));
+  EXPECT_THAT(list(in.unseen_from_slots().to), ElementsAre(2));
+  EXPECT_THAT(list(in.unseen()), ElementsAre(-1, -1, -1));
+  EXPECT_THAT(list(in.draws_to_slots().from), ElementsAre(0, 1, 2));
+  EXPECT_THAT(list(in.draws_to_slots().to), ElementsAre(4, 0, 9));
+  const SampleBatch& b = in.samples()[0].batch;
+  EXPECT_THAT(list(b.history_ids), UnorderedElementsAre(10, 11, 12));
+  EXPECT_THAT(list(b.position), ElementsAre(3, 3, 4));
+  // A chunk of a prompt keeps the step from being one of decodes alone.
+  Sequence& inside = w.sequence(prompt({1, 2, 3}), {}, {3});
+  inside.seq_slot = 1;
+  w.row(inside, 0, 2, 0, 0);
+  in.build(w.plan);
+  EXPECT_EQ(in.width(), 0);
+  EXPECT_EQ(in.attn().num_decodes, 3);
+}
+
 TEST(StepInputsTest, MasksOfAllowedTokens) {
   World w;
   GenerateRequest r = prompt({10, 11});
