@@ -58,7 +58,8 @@ def test_plan_names_the_numbers():
     host = run_cli("plan", DEMO, "--cache.bytes=64MiB", "--cache.host_bytes=32MiB")
     assert host.returncode == 0 and "host tier" in host.stdout and "32.0 MiB" in host.stdout
     for wrong in ["1B", "1024TiB"]:
-        refused = run_cli("plan", DEMO, "--cache.bytes=64MiB", f"--cache.host_bytes={wrong}")
+        refused = run_cli("plan", DEMO, "--device=cpu", "--cache.bytes=64MiB",
+                          f"--cache.host_bytes={wrong}")
         assert refused.returncode == 1 and "cache.host_bytes" in refused.stderr, wrong
         assert len(refused.stderr.splitlines()) == 1
 
