@@ -92,9 +92,8 @@ class RankRunner final : public ModelRunner {
   const RunnerOptions options_;
   SingleRank comm_;
   KvStore kv_;
-  Arena scratch_;  // steps run one after the other
-  Device::Buffer
-      slots_;  // i32 [max_seqs]: the last token drawn in each; null if steps do not overlap
+  Arena scratch_;         // steps run one after the other
+  Device::Buffer slots_;  // i32 [max_seqs]: the token drawn last; null where steps do not overlap
   std::vector<std::unique_ptr<Flight>> flights_;  // [depth] ring
   uint64_t num_launched_ = 0, num_collected_ = 0;
   std::vector<StepResult> spares_;

@@ -1,5 +1,5 @@
-// How host code starts a kernel: on a stream of the GPU, or on the emulator, where a launch without
-// a stream returns when all of it has run.
+// How host code starts a kernel: on a stream of the GPU, or on the emulator. A launch without a
+// stream returns when all of it has run.
 #pragma once
 
 #include "kernels/device.h"
@@ -28,6 +28,7 @@ void launch(Kernel<Params> kernel, const LaunchConfig& config, Stream stream,
                          int(config.shared_bytes));
   kernel<<<unsigned(config.num_blocks), unsigned(config.num_threads), config.shared_bytes,
            static_cast<cudaStream_t>(stream.handle)>>>(params);
+  if (stream.handle == nullptr) cudaStreamSynchronize(nullptr);
 #else
   const auto run = [=] { emulate(config, [&] { kernel(params); }); };
   if (stream.handle == nullptr) return run();

@@ -58,15 +58,15 @@ class Step {
     std::vector<uint32_t> tickets(sequences_.size() * size_t(shape_.num_kv_heads));
     DecodeParams<T> d{};
     d.q = q_.data(), d.out = out_.data(), d.q_stride = d.out_stride = stride, d.kv = kv;
-    d.block_tables = tables_.data(), d.table_stride = &table_stride_;
+    d.block_tables = tables_.data(), d.table_stride = table_stride_.data();
     d.seq_lens = seq_lens_.data(), d.token_of = work.token_of.data();
-    d.num_items = &num_items_;
+    d.num_items = num_items_.data();
     d.partial_of = work.partial_of.data(), d.partial_out = partial_out.data();
     d.partial_stats = partial_stats.data(), d.tickets = tickets.data();
     d.lse = sequence_lse_.data();
     d.num_kv_heads = shape_.num_kv_heads, d.group = shape_.group, d.scores = scores;
     for (int begin = 0; const int32_t end : work.round_ends) {
-      num_items_ = end - begin;
+      num_items_[0] = end - begin;
       d.items = work.decode.data() + begin;
       attention_decode(Stream{}, d, shape_.head_dim, blocks);
       begin = end;
@@ -75,7 +75,7 @@ class Step {
 
     PrefillParams<T> p{};
     p.q = q_.data(), p.out = out_.data(), p.q_stride = p.out_stride = stride, p.kv = kv;
-    p.block_tables = tables_.data(), p.table_stride = &table_stride_;
+    p.block_tables = tables_.data(), p.table_stride = table_stride_.data();
     p.seq_lens = seq_lens_.data(), p.cu_q = cu_q_.data(), p.items = work.prefill.data();
     p.lse = lse_.data();
     p.num_kv_heads = shape_.num_kv_heads, p.group = shape_.group, p.scores = scores;
@@ -136,7 +136,7 @@ class Step {
       const int need = (s.seq_len + shape_.block_size - 1) / shape_.block_size;
       most = std::max(most, need), blocks += need;
     }
-    table_stride_ = most;
+    table_stride_[0] = most;
     std::vector<int32_t> order(size_t(blocks) + 2);  // two that nobody holds
     for (size_t i = 0; i < order.size(); ++i) order[i] = int32_t(i);
     std::shuffle(order.begin(), order.end(), std::mt19937(seed));
@@ -156,7 +156,7 @@ class Step {
   }
 
   T* slot(size_t s, int position, int kv_head, bool value) {
-    const int block = tables_[s * size_t(table_stride_) + size_t(position / shape_.block_size)];
+    const int block = tables_[s * size_t(table_stride_[0]) + size_t(position / shape_.block_size)];
     return cache_->data() + block * block_size() +
            (kv_head + (value ? shape_.num_kv_heads : 0)) * head_size() +
            position % shape_.block_size * shape_.head_dim;
@@ -221,7 +221,8 @@ class Step {
   const std::vector<Sequence> sequences_;
   std::vector<int32_t> cu_q_, seq_lens_, tables_;
   bool prompts_only_ = false;
-  int32_t table_stride_ = 0, num_items_ = 0;
+  // Where a GPU can read them.
+  std::vector<int32_t> table_stride_{0}, num_items_{0};
   Array<T> q_, out_;
   Array<float> lse_, sequence_lse_;
   std::optional<Array<T>> cache_;

@@ -6,9 +6,17 @@
 namespace sluice {
 namespace {
 
-Rank emulated(const TinyModel& tiny) {
-  return load_onto(cuda::make_device(*cuda::open_runtime(0, ""), DType::bf16), tiny);
-}
+// On the emulator; linked with the other runtime, on a GPU.
+class CudaEngine : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (auto runtime = cuda::open_runtime(0, ""); !runtime.ok())
+      GTEST_SKIP() << message_of(runtime.status());
+  }
+  static Rank load_cuda(const TinyModel& tiny) {
+    return load_onto(cuda::make_device(*cuda::open_runtime(0, ""), DType::bf16), tiny);
+  }
+};
 
 Scenario roomy() {
   Scenario s;
@@ -33,9 +41,9 @@ std::vector<float> prompt_logprobs(Rank& rank, int length) {
 }
 
 // Activations are bf16 here and f32 there.
-TEST(EmulatedCuda, LogprobsFollowTheCpus) {
+TEST_F(CudaEngine, LogprobsFollowTheCpus) {
   for (const TinyModel& tiny : {llama(true), qwen3()}) {
-    Rank cpu = load(tiny, "auto", 1), cuda = emulated(tiny);
+    Rank cpu = load(tiny, "auto", 1), cuda = load_cuda(tiny);
     const std::vector<float> want = prompt_logprobs(cpu, 150), got = prompt_logprobs(cuda, 150);
     ASSERT_EQ(want.size(), 149u);
     ASSERT_EQ(got.size(), want.size());
@@ -50,8 +58,8 @@ TEST(EmulatedCuda, LogprobsFollowTheCpus) {
 
 // As ExactnessTest, without recomputation: a token that was decoded is computed by another kernel
 // when it comes back as part of a prompt.
-TEST(EmulatedCuda, WhateverHappensAround) {
-  Rank rank = emulated(llama(true));
+TEST_F(CudaEngine, WhateverHappensAround) {
+  Rank rank = load_cuda(llama(true));
   const Requests requests = requests_of(rank);
   const Scenario alone = [] {
     Scenario s = roomy();
