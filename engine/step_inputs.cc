@@ -45,13 +45,15 @@ StepInputs::StepInputs(Device& device, const StepLimits& limits, std::vector<Tok
 }
 
 size_t StepInputs::reserve_bytes(const StepLimits& l) {
-  const Need need{l.max_step_tokens,
-                  l.max_seqs,
-                  blocks_for(l.max_model_len, l.block_size),
-                  l.max_seqs,
-                  l.max_step_tokens,
-                  l.overlapped ? l.max_seqs : 0,
-                  l.overlapped ? l.max_seqs : 0};
+  const int moved = l.overlapped ? l.max_seqs : 0;
+  const Need need{.tokens = l.max_step_tokens,
+                  .rows = l.max_seqs,
+                  .blocks = blocks_for(l.max_model_len, l.block_size),
+                  .sample_rows = l.max_seqs,
+                  .targets = l.max_step_tokens,
+                  .unknown = moved,
+                  .unseen = moved,
+                  .kept = moved};
   return need.bytes() + Sampler::reserve_bytes(l.max_seqs, l.max_model_len, l.vocab_size);
 }
 
