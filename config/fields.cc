@@ -131,9 +131,8 @@ std::vector<Field> engine_fields(Config& c) {
        {},
        true},
       {"cache.memory_fraction", &c.cache.memory_fraction,
-       "Share of the memory left beside the weights that the KV cache may take; 0: 0.5, or 0.92 of "
-       "a "
-       "GPU's",
+       "Share of the memory left beside the weights that the KV cache may take; "
+       "0: 0.5, or 0.92 of a GPU's",
        "", 0, 0.95},
       {"cache.prefix_caching", &c.cache.prefix_caching,
        "Keep finished prompts' KV blocks for requests with the same beginning"},

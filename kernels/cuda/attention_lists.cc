@@ -65,8 +65,6 @@ void AttentionLists::plan(const AttnBatch& host, Stream stream) {
   auto* counts = reinterpret_cast<int32_t*>(memory + at_.counts);
   for (int round = 0, begin = 0; round < num_rounds(); begin = work_.round_ends[size_t(round++)])
     counts[round] = work_.round_ends[size_t(round)] - begin;
-  // A captured step runs its one round also where nobody decodes.
-  if (num_rounds() == 0) counts[0] = 0;
   put(memory + at_.partial_of, work_.partial_of);
   put(memory + at_.token_of, work_.token_of);
   put(memory + at_.decode, work_.decode);
