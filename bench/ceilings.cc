@@ -1,5 +1,7 @@
 #include "bench/ceilings.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
@@ -10,9 +12,11 @@
 #include <immintrin.h>
 #endif
 
+#include "bench/on_device.h"
 #include "kernels/cpu/device.h"
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/parallel.h"
+#include "kernels/ops.h"
 
 namespace sluice {
 namespace {
@@ -24,6 +28,7 @@ constexpr int kRounds = 120;
 constexpr size_t kBytesPerThread = size_t{256} << 20;  // in all, so that rounds find cold memory
 constexpr size_t kBytesPerRound = size_t{16} << 20;    // a thread's share
 constexpr int64_t kPieces = 16;                        // per thread and round
+constexpr int kDeviceRounds = 5;
 
 template <class Body>
 double best_seconds(int rounds, Body body) {
@@ -146,9 +151,7 @@ double measure_reads(cpu::ThreadPool& pool) {
   return double(round) / seconds / 1e9;
 }
 
-}  // namespace
-
-Ceilings measure_ceilings(int threads) {
+Ceilings cpu_ceilings(int threads) {
   Ceilings c;
   c.threads = threads > 0 ? threads : cpu::available_cpus();
   cpu::ThreadPool pool(c.threads);
@@ -161,6 +164,56 @@ Ceilings measure_ceilings(int threads) {
   if (has("avx512bf16")) c.bf16_gflop_per_s = measure_peak(pool, peak_bf16_512);
 #endif
   c.f32_gflop_per_s = measure_peak(pool, f32);
+  return c;
+}
+
+// Doubles the size until a product takes long enough to hide what its launch costs.
+double measure_matmul(Device& device) {
+  constexpr int64_t kFirst = 256, kLargest = 8192;
+  constexpr double kEnough = 1e-3;
+  Ops& ops = device.ops();
+  for (int64_t n = kFirst;; n *= 2) {
+    const DType act = ops.act_dtype();
+    const DeviceTensor x = noise(device, act, {n, n}), out = zeros(device, act, {n, n});
+    const DeviceWeight w = noise_weight(device, ops.weight_dtype(act), n, n);
+    double best = 1e30;
+    for (int i = 0; i < kDeviceRounds; ++i)
+      best =
+          std::min(best, seconds_on(device, [&] { ops.matmul(out.tensor, x.tensor, w.weight); }));
+    if (best > kEnough || n == kLargest) return 2.0 * double(n * n * n) / best / 1e9;
+  }
+}
+
+double measure_copies(Device& device) {
+  const size_t bytes = std::min(size_t{1} << 30, device.free_bytes() / 8);
+  const Device::Buffer from = device.allocate(bytes, Memory::device),
+                       to = device.allocate(bytes, Memory::device);
+  double best = 1e30;
+  for (int i = 0; i < kDeviceRounds; ++i)
+    best = std::min(best, seconds_on(device, [&] {
+                      device.copy(to.get(), from.get(), bytes, device.compute_stream());
+                    }));
+  return 2.0 * double(bytes) / best / 1e9;
+}
+
+}  // namespace
+
+double Ceilings::floor_seconds(double bytes, double flops, bool bf16) const {
+  return std::max(bytes / (read_gb_per_s * 1e9), flops / (peak_gflop_per_s(bf16) * 1e9));
+}
+
+std::string Ceilings::text() const {
+  std::string text = fmt::format("memory {:.1f} GB/s", read_gb_per_s);
+  if (f32_gflop_per_s > 0) text += fmt::format(", f32 {:.0f} GFLOP/s", f32_gflop_per_s);
+  if (bf16_gflop_per_s > 0) text += fmt::format(", 16 bit {:.0f} GFLOP/s", bf16_gflop_per_s);
+  return text;
+}
+
+Ceilings measure_ceilings(Device& device, int threads) {
+  if (device.is_host()) return cpu_ceilings(threads);
+  Ceilings c;
+  c.read_gb_per_s = measure_copies(device);
+  c.bf16_gflop_per_s = measure_matmul(device);
   return c;
 }
 

@@ -1,17 +1,28 @@
 #pragma once
 
+#include <string>
+
+#include "kernels/device.h"
+
 namespace sluice {
 
-// What this machine can do at most, measured in this process: the yardsticks beside every speed
-// that is reported. Other load lowers them; each is the best of several short runs.
+// What a device can do at most, measured in this process: the yardsticks beside every speed that is
+// reported. Other load lowers them; each is the best of several short runs.
 struct Ceilings {
-  int threads = 0;
-  double read_gb_per_s = 0;     // memory, all threads reading
+  int threads = 0;              // of the processor; 0 on a device of its own
+  double read_gb_per_s = 0;     // memory; on a device of its own read and written, by a copy within
   double f32_gflop_per_s = 0;   // fused multiply-adds from registers, the chip's widest vectors
-  double bf16_gflop_per_s = 0;  // vdpbf16ps; 0 where the chip has none
+  double bf16_gflop_per_s = 0;  // vdpbf16ps; on a device of its own its matmul. 0: there is neither
+
+  double peak_gflop_per_s(bool bf16) const {
+    return bf16 && bf16_gflop_per_s > 0 ? bf16_gflop_per_s : f32_gflop_per_s;
+  }
+  // The least seconds that so much work takes: whichever of the two takes longer.
+  double floor_seconds(double bytes, double flops, bool bf16) const;
+  std::string text() const;  // "read 26.0 GB/s, f32 283 GFLOP/s"
 };
 
-// Takes about a second. threads 0: as many as the CPU device would use.
-Ceilings measure_ceilings(int threads);
+// Takes about a second. threads: of the CPU device; 0: as many as it would use.
+Ceilings measure_ceilings(Device&, int threads);
 
 }  // namespace sluice

@@ -24,7 +24,7 @@ namespace {
 
 constexpr int kBlockSize = 16;
 constexpr int kMinRuns = 3;
-constexpr double kGiga = 1e9;
+constexpr int kStepsInFlight = 16;  // decode steps after another where the host runs ahead
 
 // What one measurement asks of the machine at least.
 struct Work {
@@ -59,6 +59,8 @@ class Bench {
         kv_token_bytes_(double(bytes_per_block(model, runner)) / kBlockSize),
         weight_element_bytes_(bits_of(model.weight_dtype()) / 8.0),
         num_blocks_(runner.num_blocks),
+        max_step_tokens_(runner.max_step_tokens),
+        decode_steps_(device.is_host() ? 1 : kStepsInFlight),
         runner_(device, model, runner) {
     request_.sampling.temperature = 0;
   }
@@ -95,7 +97,8 @@ class Bench {
   const Ceilings& ceilings_;
   Model& model_;
   const double kv_token_bytes_, weight_element_bytes_;
-  const int num_blocks_;
+  const int num_blocks_, max_step_tokens_;
+  const int decode_steps_;  // of one measurement
   RankRunner runner_;
   GenerateRequest request_;
 };
@@ -107,6 +110,7 @@ std::vector<Sequence> Bench::sequences_of(int count, int tokens) const {
     Sequence& s = all[i];
     s.request = &request_;
     s.num_prompt = tokens;
+    s.seq_slot = i;
     for (int t = 0; t < tokens; ++t)
       s.tokens.push_back((i * 7919 + t * 104729) % model_.config().vocab_size);
     for (int64_t b = blocks_of(tokens); b > 0; --b) s.blocks.push_back(block++);
@@ -116,9 +120,13 @@ std::vector<Sequence> Bench::sequences_of(int count, int tokens) const {
 
 double Bench::run(const std::vector<StepPlan>& plans) {
   const auto begin = std::chrono::steady_clock::now();
-  for (const StepPlan& plan : plans) {
-    runner_.launch(plan);
-    runner_.reuse(runner_.collect());
+  size_t collected = 0;
+  for (size_t launched = 0; collected < plans.size();) {
+    if (launched < plans.size()) runner_.launch(plans[launched++]);
+    if (launched == plans.size() || launched - collected == size_t(runner_.depth())) {
+      runner_.reuse(runner_.collect());
+      ++collected;
+    }
   }
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
@@ -135,12 +143,9 @@ double Bench::median_seconds(F run) const {
 }
 
 Line Bench::finish(Line line, int tokens, const Work& work) const {
-  const bool bf16 = model_.weight_dtype() != DType::f32 && ceilings_.bf16_gflop_per_s > 0;
-  const double peak = bf16 ? ceilings_.bf16_gflop_per_s : ceilings_.f32_gflop_per_s;
-  const double read = work.bytes / (ceilings_.read_gb_per_s * kGiga);
-  const double compute = work.flops / (peak * kGiga);
-  line.floor_s = std::max(read, compute);
-  line.compute_bound = compute > read;
+  const bool bf16 = model_.weight_dtype() != DType::f32;
+  line.floor_s = ceilings_.floor_seconds(work.bytes, work.flops, bf16);
+  line.compute_bound = line.floor_s > ceilings_.floor_seconds(work.bytes, 0, bf16);
   line.tokens_per_s = tokens / line.seconds;
   return line;
 }
@@ -150,8 +155,8 @@ Line Bench::prefill(int tokens) {
   std::vector<StepPlan> plans;
   Work work;
   const ModelConfig& c = model_.config();
-  for (int begin = 0; begin < tokens; begin += options_.max_step_tokens) {
-    const int count = std::min(options_.max_step_tokens, tokens - begin);
+  for (int begin = 0; begin < tokens; begin += max_step_tokens_) {
+    const int count = std::min(max_step_tokens_, tokens - begin);
     const int last = begin + count == tokens;
     StepPlan& plan = plans.emplace_back();
     plan.rows.push_back({&sequence[0], begin, count, last, last});
@@ -176,20 +181,22 @@ Line Bench::decode(int sequences, int context) {
   Work work;
   work.bytes = params * weight_element_bytes_ + double(sequences) * context * kv_token_bytes_;
   work.flops = sequences * (2 * params + attention_flops(context, context));
-  const std::vector<StepPlan> plans = {plan};
+  const std::vector<StepPlan> plans(size_t(decode_steps_), plan);
   Line line{"decode", sequences, context};
-  line.seconds = median_seconds([&] { return run(plans); });
+  line.seconds = median_seconds([&] { return run(plans) / decode_steps_; });
   return finish(line, sequences, work);
 }
 
 // Room for the largest line, or for what half of the free memory holds.
-int blocks_wanted(const BenchModelOptions& o, const Model& model, const RunnerOptions& runner) {
+int blocks_wanted(const BenchModelOptions& o, const Device& device, const Model& model,
+                  const RunnerOptions& runner) {
   int64_t most = 1;
   for (const int t : o.prompts) most = std::max<int64_t>(most, std::min(t, model.max_len()));
   for (const int b : o.batches)
     for (const int c : o.contexts) most = std::max(most, int64_t(b) * std::min(c, model.max_len()));
   const int64_t blocks = most / kBlockSize + *std::max_element(o.batches.begin(), o.batches.end());
-  const int64_t left = read_memory_limit().bytes - int64_t(model.weight_bytes());
+  const int64_t left = device.is_host() ? read_memory_limit().bytes - int64_t(model.weight_bytes())
+                                        : int64_t(device.free_bytes());
   const int64_t room = left / 2 / int64_t(Bench::bytes_per_block(model, runner));
   return int(std::clamp<int64_t>(room, 1, blocks));
 }
@@ -254,37 +261,37 @@ std::vector<Line> measure(const BenchModelOptions& o, Bench& bench) {
 
 int bench_model(const BenchModelOptions& o) {
   if (any_below_one(o.prompts) || any_below_one(o.batches) || any_below_one(o.contexts) ||
-      o.max_step_tokens < 1)
-    return fail("prompts, batches, contexts and max_step_tokens must be positive");
+      o.max_step_tokens < 0)
+    return fail("prompts, batches and contexts must be positive, max_step_tokens not negative");
   Config config;
   config.model.path = o.model_dir;
-  config.device.kind = "cpu";
-  config.device.threads = o.threads;
-  config.device.isa = o.isa;
+  config.device = o.device;
   auto device = make_device(config);
   if (!device.ok()) return fail(message_of(device.status()));
-  const int packers = o.threads > 0 ? o.threads : int(std::thread::hardware_concurrency());
+  const int threads = o.device.threads;
+  const int packers = threads > 0 ? threads : int(std::thread::hardware_concurrency());
   auto model = load_model(config.model, **device, std::max(1, packers));
   if (!model.ok()) return fail(message_of(model.status()));
   auto runner = runner_options(config, **model, (*device)->ops());
   if (!runner.ok()) return fail(message_of(runner.status()));
   runner->max_seqs = *std::max_element(o.batches.begin(), o.batches.end());
-  runner->max_step_tokens = std::max(o.max_step_tokens, runner->max_seqs);
+  const int usual = (*device)->is_host() ? 512 : 8192;
+  runner->max_step_tokens =
+      std::max(o.max_step_tokens > 0 ? o.max_step_tokens : usual, runner->max_seqs);
   runner->block_size = kBlockSize;
-  runner->num_blocks = blocks_wanted(o, **model, *runner);
+  runner->num_blocks = blocks_wanted(o, **device, **model, *runner);
 
-  fmt::print(stderr, "measuring this machine's limits\n");
-  const Ceilings ceilings = measure_ceilings(o.threads);
+  fmt::print(stderr, "measuring the device's limits\n");
+  const Ceilings ceilings = measure_ceilings(**device, threads);
   Bench bench(o, ceilings, **device, **model, *runner);
   bench.warm_up();
   const std::vector<Line> lines = measure(o, bench);
 
   const std::string name = served_name(config.model);
-  fmt::print(
-      "{}, {} weights, on {}, {} threads; limits: read {:.1f} GB/s, f32 {:.0f} GFLOP/s, "
-      "bf16 {:.0f} GFLOP/s\n",
-      name, name_of((*model)->weight_dtype()), (*device)->name(), ceilings.threads,
-      ceilings.read_gb_per_s, ceilings.f32_gflop_per_s, ceilings.bf16_gflop_per_s);
+  fmt::print("{}, {} weights, on {}{}; limits: {}\n", name, name_of((*model)->weight_dtype()),
+             (*device)->name(),
+             ceilings.threads > 0 ? fmt::format(", {} threads", ceilings.threads) : "",
+             ceilings.text());
   print_table(lines);
   if (o.json_path.empty()) return 0;
   nlohmann::ordered_json json = {{"model", name},

@@ -3,266 +3,366 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
+#include <cmath>
 #include <cstdio>
-#include <cstring>
+#include <fstream>
 #include <functional>
-#include <memory>
+#include <nlohmann/json.hpp>
 #include <vector>
 
-#include "base/hash.h"
 #include "base/status.h"
 #include "bench/ceilings.h"
-#include "kernels/cpu/device.h"
+#include "bench/on_device.h"
+#include "engine/make_device.h"
 #include "kernels/ops.h"
 
 namespace sluice {
 namespace {
 
-using Clock = std::chrono::steady_clock;
+// A model's layer.
+struct Shapes {
+  const char* name;
+  int64_t hidden, ffn, heads, kv_heads, head_dim, vocab;
+  int64_t q_cols() const { return heads * head_dim; }
+  int64_t kv_cols() const { return kv_heads * head_dim; }
+  int64_t qkv_cols() const { return q_cols() + 2 * kv_cols(); }
+};
+constexpr Shapes kShapes[] = {{"110m", 768, 2048, 12, 12, 64, 32000},
+                              {"1b", 2048, 8192, 32, 8, 64, 128256},
+                              {"8b", 4096, 14336, 32, 8, 128, 128256}};
 
-// The shapes of a 110M-parameter model.
-constexpr int64_t kHidden = 768, kFfn = 2048, kVocab = 32000, kHeads = 12, kDim = 64;
-constexpr size_t kRotate = size_t{96} << 20;  // bytes of weights taken in turn: more than a cache
+// What is worth measuring on a processor, and on a device that computes a thousand times as fast.
+struct Cases {
+  const char* shapes;
+  std::vector<int64_t> matmul_rows, rows;
+  int64_t most_head_rows;
+  struct Decode {
+    int64_t seqs, context;
+  };
+  std::vector<Decode> decodes;
+  std::vector<int64_t> prefills, draws;
+  size_t rotate_bytes;  // of weights or cache taken in turn: more than a cache of the chip holds
+};
+const Cases& cases_of(const Device& device) {
+  static const Cases host = {"110m",
+                             {1, 2, 4, 8, 16, 32, 64, 128, 512},
+                             {1, 32, 512},
+                             32,
+                             {{1, 512}, {8, 512}, {32, 192}, {1, 4096}, {8, 4096}},
+                             {512, 2048},
+                             {1, 32},
+                             size_t{96} << 20};
+  static const Cases own = {
+      "8b",
+      {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096},
+      {1, 32, 256, 4096},
+      256,
+      {{1, 512}, {1, 8192}, {8, 2048}, {32, 512}, {32, 2048}, {32, 8192}, {128, 2048}, {256, 512}},
+      {512, 2048, 8192, 32768},
+      {1, 32, 256},
+      size_t{256} << 20};
+  return device.is_host() ? host : own;
+}
+
+constexpr int64_t kBlock = 16;
 
 class Bench {
  public:
-  Bench(Device& device, const Ceilings& ceilings, double seconds)
-      : device_(device), ops_(device.ops()), ceilings_(ceilings), seconds_(seconds) {}
+  Bench(Device& device, const Ceilings& ceilings, const Shapes& shapes, const BenchOpsOptions& o)
+      : device_(device),
+        ops_(device.ops()),
+        act_(ops_.act_dtype()),
+        weight_(ops_.weight_dtype(DType::bf16)),
+        kv_(ops_.kv_dtype(weight_)),
+        act_bytes_(bits_of(act_) / 8.0),
+        weight_bytes_(bits_of(weight_) / 8.0),
+        kv_bytes_(bits_of(kv_) / 8.0),
+        ceilings_(ceilings),
+        s_(shapes),
+        cases_(cases_of(device)),
+        options_(o) {
+    OpsLimits l;
+    for (const Cases::Decode& d : cases_.decodes) {
+      l.max_seqs = std::max(l.max_seqs, int(d.seqs));
+      l.max_context = std::max(l.max_context, int(d.context));
+    }
+    for (const int64_t n : cases_.prefills) l.max_tokens = std::max(l.max_tokens, int(n));
+    for (const int64_t n : cases_.draws) l.max_logit_rows = std::max(l.max_logit_rows, int(n));
+    l.max_context = std::max(l.max_context, l.max_tokens);
+    l.max_seqs = std::max(l.max_seqs, l.max_logit_rows);
+    l.vocab_size = int(s_.vocab);
+    l.heads = {int(s_.heads), int(s_.kv_heads), int(s_.head_dim)};
+    ops_.reserve(l);
+  }
 
-  void run() {
-    fmt::print("{:<34}{:>11}{:>10}{:>10}{:>8}\n", "op", "time us", "GB/s", "GFLOP/s", "share");
-    for (const int64_t m : {1, 2, 4, 8, 16, 32, 64, 128, 512}) {
-      matmul("qkv", m, 3 * kHidden, kHidden);
-      matmul("o", m, kHidden, kHidden);
+  nlohmann::ordered_json run() {
+    fmt::print("{:<38}{:>11}{:>10}{:>12}{:>8}\n", "op", "time us", "GB/s", "GFLOP/s", "share");
+    for (const int64_t m : cases_.matmul_rows) {
+      matmul("qkv", m, s_.qkv_cols(), s_.hidden);
+      matmul("o", m, s_.hidden, s_.q_cols());
       gate_up(m);
-      matmul("down", m, kHidden, kFfn);
-      if (m <= 32) matmul("head", m, kVocab, kHidden);
+      matmul("down", m, s_.hidden, s_.ffn);
+      if (m <= cases_.most_head_rows) matmul("head", m, s_.vocab, s_.hidden);
     }
-    for (const int64_t m : {1, 32, 512}) rows(m);
-    for (const auto& [seqs, len] : {std::pair{1, 512}, {8, 512}, {32, 192}, {1, 4096}, {8, 4096}}) {
-      decode_attention(seqs, len);
-    }
-    prefill_attention(512);
-    prefill_attention(2048);
-    sampling(1);
-    sampling(32);
+    for (const int64_t m : cases_.rows) rows(m);
+    for (const Cases::Decode& d : cases_.decodes) decode_attention(d.seqs, d.context);
+    for (const int64_t n : cases_.prefills) prefill_attention(n);
+    for (const int64_t n : cases_.draws) sampling(n);
+    return std::move(lines_);
   }
 
  private:
-  struct Buffer {
-    Device::Buffer memory;
-    Tensor tensor;
-  };
+  bool wanted(const std::string& name) const {
+    return name.find(options_.only) != std::string::npos;
+  }
 
-  Buffer tensor(DType type, std::initializer_list<int64_t> shape) {
-    int64_t n = 1;
-    for (const int64_t d : shape) n *= d;
-    Buffer b;
-    b.memory = device_.allocate(n * bits_of(type) / 8, Memory::device);
-    b.tensor = Tensor::of(b.memory.get(), type, shape);
-    for (int64_t i = 0; i < n; ++i) {
-      const float x = float(int64_t(mix64(i) >> 40) - (1 << 23)) / (1 << 23);
-      if (type == DType::f32) b.tensor.as<float>()[i] = x;
-      if (type == DType::bf16) {
-        uint32_t u;
-        std::memcpy(&u, &x, 4);
-        b.tensor.as<uint16_t>()[i] = uint16_t(u >> 16);
-      }
+  // The best of `seconds`: other load comes and goes. A device of its own is given several calls at
+  // once, so that their launches hide behind each other as in a step.
+  void line(const std::string& name, double bytes, double flops,
+            const std::function<void()>& body) {
+    const double once = std::min(seconds_on(device_, body), seconds_on(device_, body));
+    const int calls = device_.is_host() ? 1 : int(std::clamp(1e-3 / once, 1.0, 100.0));
+    double best = once, total = 0;
+    for (int i = 0; i < 5 || total < options_.seconds; ++i) {
+      const double s = seconds_on(device_, [&] {
+        for (int c = 0; c < calls; ++c) body();
+      });
+      best = std::min(best, s / calls);
+      total += s;
     }
-    return b;
+    const double share = ceilings_.floor_seconds(bytes, flops, weight_ != DType::f32) / best;
+    fmt::print("{:<38}{:>11.1f}{:>10.1f}{:>12.1f}{:>7.0f}%\n", name, best * 1e6, bytes / best / 1e9,
+               flops / best / 1e9, 100 * share);
+    std::fflush(stdout);
+    lines_.push_back({{"op", name},
+                      {"seconds", best},
+                      {"bytes", bytes},
+                      {"flops", flops},
+                      {"share_of_limit", share}});
   }
 
   // Several layers' weights, so that each call finds its own in memory and not in a cache.
   struct Layers {
-    std::vector<Device::Buffer> memory;
-    std::vector<Weight> weights;
+    std::vector<DeviceWeight> weights;
     size_t next = 0;
-    const Weight& take() { return weights[next++ % weights.size()]; }
+    const Weight& take() { return weights[next++ % weights.size()].weight; }
   };
-
-  Layers layers(int64_t out, int64_t in) {
+  Layers layers(int64_t out, int64_t in) const {
     Layers l;
-    const size_t bytes = ops_.weight_bytes(DType::bf16, out, in);
-    const Buffer values = tensor(DType::bf16, {out, in});
-    for (size_t i = 0; i < std::max<size_t>(2, kRotate / bytes); ++i) {
-      l.memory.push_back(device_.allocate(bytes, Memory::device));
-      l.weights.push_back(ops_.make_weight(l.memory.back().get(), DType::bf16, out, in));
-      ops_.pack_rows(l.weights.back(), 0, values.tensor);
-    }
+    const size_t bytes = ops_.weight_bytes(weight_, out, in);
+    for (size_t i = 0; i < std::max<size_t>(2, cases_.rotate_bytes / bytes); ++i)
+      l.weights.push_back(noise_weight(device_, weight_, out, in));
     return l;
   }
-
-  // The best call of `seconds_`: other load comes and goes.
-  void line(const std::string& name, double bytes, double flops,
-            const std::function<void()>& body) {
-    body();
-    double best = 1e30;
-    const auto end = Clock::now() + std::chrono::duration<double>(seconds_);
-    for (int i = 0; i < 5 || Clock::now() < end; ++i) {
-      const auto begin = Clock::now();
-      body();
-      best = std::min(best, std::chrono::duration<double>(Clock::now() - begin).count());
-    }
-    const double peak =
-        ceilings_.bf16_gflop_per_s > 0 ? ceilings_.bf16_gflop_per_s : ceilings_.f32_gflop_per_s;
-    const double floor = std::max(bytes / (ceilings_.read_gb_per_s * 1e9), flops / (peak * 1e9));
-    fmt::print("{:<34}{:>11.1f}{:>10.1f}{:>10.1f}{:>7.0f}%\n", name, best * 1e6, bytes / best / 1e9,
-               flops / best / 1e9, 100 * floor / best);
-    std::fflush(stdout);
+  // Of a product with `m` rows: the weights once, inputs and outputs.
+  double product_bytes(int64_t m, int64_t out, int64_t in, int64_t written) const {
+    return weight_bytes_ * double(out * in) + act_bytes_ * double(m * (in + written));
   }
 
   void matmul(const char* what, int64_t m, int64_t out, int64_t in) {
+    const std::string name = fmt::format("matmul {} m={} n={} k={}", what, m, out, in);
+    if (!wanted(name)) return;
     Layers l = layers(out, in);
-    const Buffer x = tensor(DType::f32, {m, in}), y = tensor(DType::f32, {m, out});
-    line(fmt::format("matmul {} m={} n={} k={}", what, m, out, in), 2.0 * out * in,
-         2.0 * m * out * in, [&] { ops_.matmul(y.tensor, x.tensor, l.take()); });
+    const DeviceTensor x = noise(device_, act_, {m, in}), y = zeros(device_, act_, {m, out});
+    line(name, product_bytes(m, out, in, out), 2.0 * double(m * out * in),
+         [&] { ops_.matmul(y.tensor, x.tensor, l.take()); });
   }
 
   void gate_up(int64_t m) {
-    Layers l = layers(2 * kFfn, kHidden);
-    const Buffer x = tensor(DType::f32, {m, kHidden}), y = tensor(DType::f32, {m, kFfn});
-    const Buffer scratch = tensor(DType::f32, {m, 2 * kFfn});
-    line(fmt::format("gate_up+silu m={} n={} k={}", m, 2 * kFfn, kHidden), 4.0 * kFfn * kHidden,
-         4.0 * m * kFfn * kHidden,
+    const std::string name = fmt::format("gate_up+silu m={} n={} k={}", m, 2 * s_.ffn, s_.hidden);
+    if (!wanted(name)) return;
+    Layers l = layers(2 * s_.ffn, s_.hidden);
+    const DeviceTensor x = noise(device_, act_, {m, s_.hidden}),
+                       y = zeros(device_, act_, {m, s_.ffn}),
+                       scratch = zeros(device_, act_, {m, 2 * s_.ffn});
+    line(name, product_bytes(m, 2 * s_.ffn, s_.hidden, s_.ffn),
+         4.0 * double(m * s_.ffn * s_.hidden),
          [&] { ops_.matmul_silu_mul(y.tensor, x.tensor, l.take(), scratch.tensor); });
   }
 
+  // The fused ops between the products, each beside the plain ops that it stands for.
   void rows(int64_t m) {
-    const Buffer x = tensor(DType::f32, {m, kHidden}), r = tensor(DType::f32, {m, kHidden});
-    const Buffer y = tensor(DType::f32, {m, kHidden}), w = tensor(DType::f32, {kHidden});
-    line(fmt::format("add_rms_norm m={}", m), 16.0 * m * kHidden, 0, [&] {
-      std::memset(r.memory.get(), 0, m * kHidden * 4);
-      ops_.add_rms_norm(y.tensor, r.tensor, x.tensor, w.tensor, 1e-5f);
-    });
-    Cache c = cache(1, m);
-    const Buffer qkv = tensor(DType::f32, {m, 3 * kHidden}), table = tensor(DType::f32, {m, kDim});
-    const Buffer positions = tensor(DType::i32, {m});
-    for (int64_t i = 0; i < m; ++i) positions.tensor.as<int32_t>()[i] = int32_t(i);
+    const double row = act_bytes_ * double(m * s_.hidden);
+    const DeviceTensor x = zeros(device_, act_, {m, s_.hidden}),
+                       r = noise(device_, act_, {m, s_.hidden}),
+                       y = zeros(device_, act_, {m, s_.hidden}),
+                       w = noise(device_, DType::f32, {s_.hidden});
+    either(
+        fmt::format("add_rms_norm m={}", m), 4 * row,
+        [&] { ops_.add_rms_norm(y.tensor, r.tensor, x.tensor, w.tensor, 1e-5f); },
+        [&] { ops_.Ops::add_rms_norm(y.tensor, r.tensor, x.tensor, w.tensor, 1e-5f); });
+    const DeviceTensor gates = noise(device_, act_, {m, 2 * s_.ffn}),
+                       activated = zeros(device_, act_, {m, s_.ffn});
+    if (const std::string name = fmt::format("silu_mul m={}", m); wanted(name))
+      line(name, act_bytes_ * 3 * double(m * s_.ffn), 0,
+           [&] { ops_.silu_mul(activated.tensor, gates.tensor); });
+    const Cache c = cache(1, m);
+    std::vector<int32_t> all(static_cast<size_t>(m));
+    for (int64_t i = 0; i < m; ++i) all[size_t(i)] = int32_t(i);
+    const DeviceTensor qkv = noise(device_, act_, {m, s_.qkv_cols()}),
+                       table = noise(device_, DType::f32, {m, s_.head_dim}),
+                       positions = copy_of(device_, all.data(), DType::i32, {m});
     QkvParams p;
-    p.num_heads = p.num_kv_heads = kHeads;
-    p.head_dim = kDim;
+    p.num_heads = int(s_.heads), p.num_kv_heads = int(s_.kv_heads), p.head_dim = int(s_.head_dim);
     p.cos_sin = table.tensor;
-    line(fmt::format("qkv_rope_write m={}", m), 28.0 * m * kHidden, 0,
-         [&] { ops_.qkv_rope_write(qkv.tensor, p, positions.tensor, c.view, positions.tensor); });
+    either(
+        fmt::format("qkv_rope_write m={}", m),
+        double(m) * (act_bytes_ * double(2 * s_.q_cols() + 2 * s_.kv_cols()) +
+                     kv_bytes_ * double(2 * s_.kv_cols())),
+        [&] { ops_.qkv_rope_write(qkv.tensor, p, positions.tensor, c.view, positions.tensor); },
+        [&] {
+          ops_.Ops::qkv_rope_write(qkv.tensor, p, positions.tensor, c.view, positions.tensor);
+        });
+  }
+  void either(const std::string& name, double bytes, const std::function<void()>& fused,
+              const std::function<void()>& plain) {
+    if (!wanted(name)) return;
+    line(name, bytes, 0, fused);
+    line(name + ", not fused", bytes, 0, plain);
   }
 
   struct Cache {
-    Buffer bytes, tables;
+    DeviceTensor bytes, tables;
+    std::vector<int32_t> host_tables;
     KvView view;
   };
-
-  // One layer's bf16 cache, blocks of 16, with each sequence's blocks far apart.
-  Cache cache(int64_t seqs, int64_t len) {
-    constexpr int64_t kBlock = 16;
+  // One layer's cache, with each sequence's blocks far apart.
+  Cache cache(int64_t seqs, int64_t len) const {
     const int64_t per_seq = (len + kBlock - 1) / kBlock, blocks = seqs * per_seq;
     Cache c;
-    c.bytes = tensor(DType::bf16, {blocks, 2 * kHeads, kBlock, kDim});
+    c.bytes = noise(device_, kv_, {blocks, 2 * s_.kv_heads, kBlock, s_.head_dim});
     c.view.k = c.bytes.tensor;
-    c.view.k.shape[1] = kHeads;
+    c.view.k.shape[1] = s_.kv_heads;
     c.view.v = c.view.k;
-    c.view.v.data = c.bytes.tensor.as<uint16_t>() + kHeads * kBlock * kDim;
-    c.tables = tensor(DType::i32, {seqs, per_seq});
-    for (int64_t s = 0; s < seqs; ++s) {
-      for (int64_t b = 0; b < per_seq; ++b) {
-        c.tables.tensor.row<int32_t>(s)[b] = int32_t(b * seqs + s);
-      }
-    }
+    c.view.v.data =
+        static_cast<char*>(c.bytes.memory.get()) + int64_t(kv_bytes_) * s_.kv_cols() * kBlock;
+    for (int64_t s = 0; s < seqs; ++s)
+      for (int64_t b = 0; b < per_seq; ++b) c.host_tables.push_back(int32_t(b * seqs + s));
+    c.tables = copy_of(device_, c.host_tables.data(), DType::i32, {seqs, per_seq});
     return c;
   }
 
-  void attend(const std::string& name, int64_t seqs, int64_t len, int64_t tokens, double bytes,
-              double flops) {
-    // A rotation of layers, as in a step.
-    const int64_t copies = std::max<int64_t>(1, int64_t(kRotate / bytes));
+  // `tokens` queries of each sequence, the last of `len`.
+  void attend(const std::string& name, int64_t seqs, int64_t len, int64_t tokens) {
+    if (!wanted(name)) return;
+    const double bytes = kv_bytes_ * 2 * double(seqs * len * s_.kv_cols()) +
+                         act_bytes_ * 2 * double(seqs * tokens * s_.q_cols());
+    const double seen = double(tokens) * (double(len) - double(tokens - 1) / 2);
+    const auto copies = int64_t(double(cases_.rotate_bytes) / bytes) + 1;
     std::vector<Cache> caches;
     for (int64_t i = 0; i < std::min<int64_t>(copies, 24); ++i) caches.push_back(cache(seqs, len));
-    const Buffer q = tensor(DType::f32, {seqs * tokens, kHidden});
-    const Buffer out = tensor(DType::f32, {seqs * tokens, kHidden});
-    std::vector<int32_t> cu = {0}, lens;
-    for (int64_t s = 0; s < seqs; ++s) {
-      cu.push_back(cu.back() + int32_t(tokens));
-      lens.push_back(int32_t(len));
-    }
+    const DeviceTensor q = noise(device_, act_, {seqs * tokens, s_.q_cols()}),
+                       out = zeros(device_, act_, {seqs * tokens, s_.q_cols()});
+    std::vector<int32_t> cu = {0}, lens(static_cast<size_t>(seqs), int32_t(len));
+    for (int64_t i = 0; i < seqs; ++i) cu.push_back(cu.back() + int32_t(tokens));
+    const DeviceTensor cu_q = copy_of(device_, cu.data(), DType::i32, {seqs + 1}),
+                       seq_lens = copy_of(device_, lens.data(), DType::i32, {seqs});
     AttnBatch b;
-    b.num_seqs = int(seqs);
-    b.max_q = int(tokens);
-    b.max_seq_len = int(len);
-    b.cu_q = Tensor::of(cu.data(), DType::i32, {seqs + 1});
-    b.seq_lens = Tensor::of(lens.data(), DType::i32, {seqs});
+    b.num_seqs = int(seqs), b.max_q = int(tokens), b.max_seq_len = int(len);
+    b.num_decodes = tokens == 1 ? int(seqs) : 0;
+    AttnBatch host = b;
+    host.cu_q = Tensor::of(cu.data(), DType::i32, {seqs + 1});
+    host.seq_lens = Tensor::of(lens.data(), DType::i32, {seqs});
+    host.block_tables = caches[0].tables.tensor;
+    host.block_tables.data = caches[0].host_tables.data();
+    ops_.begin_step(host);
+    b.cu_q = cu_q.tensor, b.seq_lens = seq_lens.tensor;
+    const AttnParams params{1 / std::sqrt(float(s_.head_dim)), 0, 0};
     size_t next = 0;
-    line(name, bytes, flops, [&] {
+    line(name, bytes, 4.0 * double(seqs) * seen * double(s_.q_cols()), [&] {
       const Cache& c = caches[next++ % caches.size()];
       b.block_tables = c.tables.tensor;
-      ops_.attention(out.tensor.heads(kDim), q.tensor.heads(kDim), c.view, b, {0.125f, 0, 0});
+      ops_.attention(out.tensor.heads(s_.head_dim), q.tensor.heads(s_.head_dim), c.view, b, params);
     });
   }
-
   void decode_attention(int64_t seqs, int64_t len) {
-    attend(fmt::format("decode attention {} x {}", seqs, len), seqs, len, 1,
-           4.0 * seqs * len * kHidden, 4.0 * seqs * len * kHidden);
+    attend(fmt::format("decode attention {} x {}", seqs, len), seqs, len, 1);
   }
-
   void prefill_attention(int64_t len) {
-    attend(fmt::format("prefill attention {}", len), 1, len, len, 4.0 * len * kHidden,
-           2.0 * len * (len + 1) * kHidden);
+    attend(fmt::format("prefill attention {}", len), 1, len, len);
   }
 
   void sampling(int64_t n) {
-    const Buffer logits = tensor(DType::f32, {n, kVocab});
-    std::vector<int32_t> row(n), position(n), top_k(n, 0), token(n);
-    std::vector<float> temperature(n), top_p(n, 1), min_p(n, 0), logprob(n);
-    std::vector<uint64_t> seed(n);
-    const auto vec = [&](auto& v, DType t) { return Tensor::of(v.data(), t, {n}); };
-    SampleBatch b;
-    b.num_draws = int(n);
-    b.row = vec(row, DType::i32);
-    b.temperature = vec(temperature, DType::f32);
-    b.top_p = vec(top_p, DType::f32);
-    b.min_p = vec(min_p, DType::f32);
-    b.top_k = vec(top_k, DType::i32);
-    b.seed = vec(seed, DType::u64);
-    b.position = vec(position, DType::i32);
-    SampleOut out;
-    out.token = vec(token, DType::i32);
-    out.logprob = vec(logprob, DType::f32);
-    for (int64_t i = 0; i < n; ++i) row[i] = int32_t(i), seed[i] = i;
     struct Kind {
       const char* name;
       float temperature, top_p;
-      int top_k;
+      int32_t top_k;
     };
     for (const Kind& k : {Kind{"greedy", 0, 1, 0}, Kind{"temperature", 1, 1, 0},
                           Kind{"top-p 0.9", 1, 0.9f, 0}, Kind{"top-k 40", 1, 1, 40}}) {
-      temperature.assign(n, k.temperature);
-      top_p.assign(n, k.top_p);
-      top_k.assign(n, k.top_k);
-      for (int64_t i = 0; i < n; ++i) position[i] = int32_t(i);
-      line(fmt::format("sample {} n={}", k.name, n), 4.0 * n * kVocab, 0,
-           [&] { ops_.sample(out, logits.tensor, b); });
+      const std::string name = fmt::format("sample {} n={}", k.name, n);
+      if (!wanted(name)) continue;
+      const auto count = static_cast<size_t>(n);
+      std::vector<int32_t> index(count), top_k(count, k.top_k);
+      std::vector<float> temperature(count, k.temperature), top_p(count, k.top_p), min_p(count);
+      std::vector<uint64_t> seed(count);
+      for (size_t i = 0; i < count; ++i) index[i] = int32_t(i), seed[i] = i;
+      const auto put = [&](const auto& v, DType t) { return copy_of(device_, v.data(), t, {n}); };
+      const DeviceTensor logits = noise(device_, DType::f32, {n, s_.vocab}),
+                         indexes = put(index, DType::i32), ks = put(top_k, DType::i32),
+                         temperatures = put(temperature, DType::f32), tops = put(top_p, DType::f32),
+                         mins = put(min_p, DType::f32), seeds = put(seed, DType::u64),
+                         token = zeros(device_, DType::i32, {n}),
+                         logprob = zeros(device_, DType::f32, {n});
+      SampleBatch b;
+      b.num_draws = int(n);
+      b.row = b.position = indexes.tensor;
+      b.temperature = temperatures.tensor, b.top_p = tops.tensor, b.min_p = mins.tensor;
+      b.top_k = ks.tensor, b.seed = seeds.tensor;
+      SampleOut out;
+      out.token = token.tensor, out.logprob = logprob.tensor;
+      line(name, 4.0 * double(n * s_.vocab), 0, [&] { ops_.sample(out, logits.tensor, b); });
     }
   }
 
   Device& device_;
   Ops& ops_;
+  const DType act_, weight_, kv_;
+  const double act_bytes_, weight_bytes_, kv_bytes_;  // of an element
   const Ceilings& ceilings_;
-  const double seconds_;
+  const Shapes& s_;
+  const Cases& cases_;
+  const BenchOpsOptions& options_;
+  nlohmann::ordered_json lines_ = nlohmann::ordered_json::array();
 };
+
+int fail(std::string_view text) {
+  fmt::print(stderr, "sluice: {}\n", text);
+  return 1;
+}
 
 }  // namespace
 
+std::vector<std::string> bench_shapes() {
+  std::vector<std::string> names = {"auto"};
+  for (const Shapes& s : kShapes) names.emplace_back(s.name);
+  return names;
+}
+
 int bench_ops(const BenchOpsOptions& options) {
-  const auto device = make_cpu_device({options.threads, options.isa});
-  if (!device.ok()) {
-    fmt::print(stderr, "error: {}\n", message_of(device.status()));
-    return 1;
-  }
-  const Ceilings c = measure_ceilings(options.threads);
-  fmt::print("{}; ceilings: {:.1f} GB/s read, {:.0f} GFLOP/s f32", (*device)->name(),
-             c.read_gb_per_s, c.f32_gflop_per_s);
-  if (c.bf16_gflop_per_s > 0) fmt::print(", {:.0f} GFLOP/s bf16", c.bf16_gflop_per_s);
-  fmt::print("\n");
-  Bench(**device, c, options.seconds).run();
+  Config config;
+  config.device = options.device;
+  const auto device = make_device(config);
+  if (!device.ok()) return fail(message_of(device.status()));
+  const std::string_view name =
+      options.shapes == "auto" ? cases_of(**device).shapes : std::string_view(options.shapes);
+  const auto* shapes = std::find_if(std::begin(kShapes), std::end(kShapes),
+                                    [&](const Shapes& s) { return name == s.name; });
+  if (shapes == std::end(kShapes))
+    return fail(
+        fmt::format("shapes: '{}' is not one of {}", name, fmt::join(bench_shapes(), ", ")));
+  const Ceilings c = measure_ceilings(**device, options.device.threads);
+  fmt::print("{}, layers of a {} model; limits: {}\n", (*device)->name(), name, c.text());
+  nlohmann::ordered_json json = {{"device", (*device)->name()},
+                                 {"shapes", name},
+                                 {"read_gb_per_s", c.read_gb_per_s},
+                                 {"f32_gflop_per_s", c.f32_gflop_per_s},
+                                 {"bf16_gflop_per_s", c.bf16_gflop_per_s}};
+  json["lines"] = Bench(**device, c, *shapes, options).run();
+  if (options.json_path.empty()) return 0;
+  std::ofstream out(options.json_path);
+  out << json.dump(2) << "\n";
+  if (!out.flush()) return fail(fmt::format("cannot write {}", options.json_path));
   return 0;
 }
 

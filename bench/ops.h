@@ -1,18 +1,24 @@
 #pragma once
 
 #include <string>
+#include <vector>
+
+#include "config/config.h"
 
 namespace sluice {
 
 struct BenchOpsOptions {
-  int threads = 0;           // 0: automatic
-  std::string isa = "auto";  // as CpuOptions
-  double seconds = 0.3;      // per line
+  Config::Device device;
+  std::string shapes = "auto";  // of a model's layers: see bench_shapes(); auto: by the device
+  std::string only;             // measure what has this in its name; empty: everything
+  double seconds = 0.3;         // per line
+  std::string json_path;        // also write the results here
 };
 
-// A table on stdout: each op of a small model's layers, its speed, and the share of this machine's
-// memory bandwidth or arithmetic peak, whichever is the nearer bound. 0, or 1 with an error on
-// stderr.
+std::vector<std::string> bench_shapes();
+
+// A table on stdout: each op of a model's layers, its speed, and the share of the device's memory
+// bandwidth or arithmetic peak, whichever is the nearer bound. 0, or 1 with an error on stderr.
 int bench_ops(const BenchOpsOptions& options);
 
 }  // namespace sluice

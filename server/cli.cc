@@ -129,25 +129,44 @@ void add_bench_serve(Program& p, CLI::App* bench) {
   command->callback([&p] { p.result = bench_serve(p.bench_serve); });
 }
 
+// The knobs of a device, under the names that `serve` gives them.
+void add_device(CLI::App* command, Config::Device& d) {
+  command->add_option("--device,--device.kind", d.kind, "auto, cpu or cuda")->capture_default_str();
+  command->add_option("--device.index", d.index, "Which GPU, counted from 0");
+  command->add_option("--device.plugin", d.plugin, "File of the CUDA engine");
+  command->add_option("--device.libraries", d.libraries, "Folder of NVIDIA's libraries");
+  command->add_option("--device.isa", d.isa, "Instruction set of the CPU, at most");
+  command->add_option("--threads,--device.threads", d.threads,
+                      "CPU threads; 0: the cgroup's quota");
+}
+
 void add_bench(Program& p) {
   CLI::App* bench = p.app.add_subcommand("bench", "Measure a model, a server or the kernels");
   bench->require_subcommand(1);
 
-  CLI::App* model = bench->add_subcommand("model", "Prefill and decode speed of a model here");
+  CLI::App* model =
+      bench->add_subcommand("model", "Prefill and decode speed of a model on a device");
   model->add_option("DIR", p.bench_model.model_dir, "Model directory")->required();
-  model->add_option("--threads", p.bench_model.threads, "CPU threads; 0: the cgroup's quota");
+  add_device(model, p.bench_model.device);
   const auto list = [model](const char* name, std::vector<int>& values, const char* help) {
     model->add_option(name, values, help)->delimiter(',')->check(CLI::Range(1, 1 << 20));
   };
   list("--prompts", p.bench_model.prompts, "Prefill: lengths of the prompts, as 128,512");
   list("--batches", p.bench_model.batches, "Decode: sequences at once, as 1,8,32");
   list("--contexts", p.bench_model.contexts, "Decode: tokens of each sequence");
+  model->add_option("--max-step-tokens", p.bench_model.max_step_tokens,
+                    "Longer prompts go in chunks; 0: 512, or 8192 of a GPU");
   model->add_option("--json", p.bench_model.json_path, "Also write the results to this file");
   model->callback([&p] { p.result = bench_model(p.bench_model); });
 
-  CLI::App* ops =
-      bench->add_subcommand("ops", "Speed of each kernel against this machine's limits");
-  ops->add_option("--threads", p.bench_ops.threads, "CPU threads; 0: the cgroup's quota");
+  CLI::App* ops = bench->add_subcommand("ops", "Speed of each kernel against the device's limits");
+  add_device(ops, p.bench_ops.device);
+  ops->add_option("--shapes", p.bench_ops.shapes, "Layers of which model; auto: by the device")
+      ->check(CLI::IsMember(bench_shapes()))
+      ->capture_default_str();
+  ops->add_option("--only", p.bench_ops.only, "Measure what has this in its name");
+  ops->add_option("--seconds", p.bench_ops.seconds, "Time per line")->capture_default_str();
+  ops->add_option("--json", p.bench_ops.json_path, "Also write the results to this file");
   ops->callback([&p] { p.result = bench_ops(p.bench_ops); });
 
   add_bench_serve(p, bench);

@@ -6,7 +6,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from conftest import DEMO, run_cli
+from conftest import BINARY, DEMO, run_cli
 
 
 def test_bench_model_writes_one_line_per_measurement(nano_model, tmp_path):
@@ -34,10 +34,46 @@ def test_bench_model_leaves_out_what_does_not_fit_and_says_so(nano_model):
     assert "prefill " not in result.stdout
 
 
+EMULATED = ["--device=cuda", f"--device.plugin={BINARY.parent / 'libsluice_cuda_emulated.so'}"]
+
+
+def test_bench_model_on_a_device_of_its_own(nano_model, tmp_path):
+    """Steps are in flight there, and decodes are replayed."""
+    path = tmp_path / "model.json"
+    result = run_cli("bench", "model", nano_model, *EMULATED, "--prompts=40", "--batches=1,3",
+                     "--contexts=32", "--max-step-tokens=16", "--json", path)
+    assert result.returncode == 0, result.stderr
+    out = json.loads(path.read_text())
+    assert out["device"] == "cuda (emulated, bf16)" and out["threads"] == 0
+    assert [line["sequences"] for line in out["lines"]] == [1, 1, 3]
+    assert all(line["seconds"] > 0 and line["share_of_floor"] > 0 for line in out["lines"])
+
+
+@pytest.mark.parametrize("device", [["--device=cpu", "--threads=1"], EMULATED])
+@pytest.mark.parametrize("only,ops", [
+    ("matmul o m=1 ", ["matmul o m=1 n=768 k=768"]),
+    ("norm m=1", ["add_rms_norm m=1", "add_rms_norm m=1, not fused"]),
+    ("decode attention 1 x 512", ["decode attention 1 x 512"]),
+    ("greedy n=1", ["sample greedy n=1"]),
+])
+def test_bench_ops_measures_what_is_asked_for(device, only, ops, tmp_path):
+    path = tmp_path / "ops.json"
+    result = run_cli("bench", "ops", *device, "--shapes=110m", f"--only={only}", "--seconds=0.01",
+                     "--json", path)
+    assert result.returncode == 0, result.stderr
+    out = json.loads(path.read_text())
+    assert out["shapes"] == "110m" and out["read_gb_per_s"] > 0
+    assert [line["op"] for line in out["lines"]] == ops
+    assert all(line["seconds"] > 0 and line["op"] in result.stdout for line in out["lines"])
+
+
 def test_bench_refuses_bad_input():
     for arguments, word in [(("model", "/nonexistent"), "/nonexistent"),
                             (("model", DEMO, "--batches=0"), "--batches"),
                             (("model", DEMO, "--prompts=x"), "--prompts"),
+                            (("model", DEMO, "--device=tpu"), "device.kind: 'tpu'"),
+                            (("ops", "--shapes=9b"), "--shapes"),
+                            (("ops", "--device=cuda", "--device.plugin=/nonexistent"), "/nonexistent"),
                             (("serve", "--concurrency=0"), "--concurrency"),
                             (("serve", "--url=http://127.0.0.1:1"), "refused"),
                             (("serve", "--url=ftp://x"), "url")]:
