@@ -139,7 +139,7 @@ class Step {
     table_stride_[0] = most;
     std::vector<int32_t> order(size_t(blocks) + 2);  // two that nobody holds
     for (size_t i = 0; i < order.size(); ++i) order[i] = int32_t(i);
-    std::shuffle(order.begin(), order.end(), std::mt19937(seed));
+    std::shuffle(order.begin(), order.end(), std::mt19937(seed + simt::run_seed()));
     cache_.emplace(order.size() * size_t(block_size()));
     tables_.assign(sequences_.size() * size_t(most), order.back());
     size_t next = 0;
@@ -165,7 +165,7 @@ class Step {
   void fill_content() {
     for (size_t s = 0; s < sequences_.size(); ++s) {
       const Sequence& sequence = sequences_[s];
-      std::mt19937 random(sequence.seed + 1000);
+      std::mt19937 random(sequence.seed + 1000 + simt::run_seed());
       std::normal_distribution<float> normal(0, 1);
       keys_.emplace_back(), values_.emplace_back();
       const int seen_from =

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstdlib>
 #include <random>
 #include <span>
 #include <vector>
@@ -55,10 +56,17 @@ class Array {
   std::vector<T> data_;
 };
 
+// What every array of random numbers is made from beside its own seed: SLUICE_TEST_SEED, else 0. On
+// a GPU the tests run with several.
+inline uint32_t run_seed() {
+  static const char* text = std::getenv("SLUICE_TEST_SEED");
+  return text == nullptr ? 0 : uint32_t(std::strtoul(text, nullptr, 10)) * 0x9e3779b9u;
+}
+
 // Uniform in [-scale, scale], rounded to T; the f32 values as they were rounded.
 template <class T>
 void fill(Array<T>& to, uint32_t seed, float scale = 1) {
-  std::mt19937 random(seed);
+  std::mt19937 random(seed + run_seed());
   std::uniform_real_distribution<float> uniform(-scale, scale);
   for (size_t i = 0; i < to.size(); ++i) from_float(to[i], uniform(random));
 }

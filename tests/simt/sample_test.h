@@ -39,7 +39,7 @@ struct Logits {
   float& at(int64_t row, int64_t id) { return values[size_t(row * stride + id)]; }
   const float* row(int64_t r) { return values.data() + r * stride; }
   Logits& fill(uint32_t seed, float scale = 2) {
-    std::mt19937 random(seed);
+    std::mt19937 random(seed + simt::run_seed());
     std::normal_distribution<float> normal(0, scale);
     for (int64_t r = 0; r < rows; ++r) {
       for (int64_t i = 0; i < vocab; ++i) at(r, i) = normal(random);

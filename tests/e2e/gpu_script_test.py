@@ -1,0 +1,45 @@
+"""The script that needs a GPU, tried on the emulator: a machine with one is lent for minutes."""
+
+import json
+import subprocess
+
+import pytest
+
+from conftest import BINARY, ROOT, clean_environment
+
+
+def run_script(*arguments, timeout=120):
+    return subprocess.run([str(ROOT / "tests/gpu/run.sh"), *map(str, arguments)], capture_output=True, text=True,
+                          timeout=timeout, env=clean_environment())
+
+
+def test_phases_on_the_emulator(tmp_path):
+    done = run_script("--bin", BINARY.parent, "--emulated", "--out", tmp_path,
+                      "--phases=greedy,ops,model,serving,peers,sanitizer")
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = json.loads((tmp_path / "run.json").read_text())
+    assert {name: r["status"] for name, r in results.items()} == {
+        "greedy": "passed", "ops": "passed", "model": "passed", "serving": "passed", "peers": "skipped",
+        "sanitizer": "skipped"}
+    assert results["greedy"]["data"]["prompts"] == 6
+    assert results["serving"]["data"]["nano 12/4"]["succeeded"] == 4
+    assert "tok/s" in done.stdout and "skipped" in done.stdout
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["logs.tar.gz", "run.json"]
+
+
+def test_a_failure_is_told_and_the_rest_goes_on(tmp_path):
+    (tmp_path / "sluice").write_text("#!/bin/sh\necho broken >&2\nexit 3\n")
+    (tmp_path / "sluice").chmod(0o755)
+    done = run_script("--bin", tmp_path, "--emulated", "--out", tmp_path / "out", "--phases=probe,engine,greedy,ops")
+    assert done.returncode == 1, done.stdout
+    results = json.loads((tmp_path / "out/run.json").read_text())
+    assert {name: r["status"] for name, r in results.items()} == {
+        "probe": "passed", "engine": "FAILED", "greedy": "FAILED", "ops": "FAILED"}
+    assert results["ops"]["why"].startswith("sluice: exit 3: broken") and "exit 3: broken" in done.stdout
+    assert "simt_engine_test" in results["engine"]["why"] and "did not start" in results["greedy"]["why"]
+
+
+@pytest.mark.parametrize("arguments,word", [(["--phases=probe,nope"], "nope"), (["--bin=/nonexistent"], "--bin")])
+def test_wrong_arguments(arguments, word):
+    done = run_script("--bin", BINARY.parent, *arguments)
+    assert done.returncode == 2 and word in done.stderr
