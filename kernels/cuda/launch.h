@@ -23,6 +23,13 @@ void write_kv(Stream, KvView cache, Tensor k, Tensor v, Tensor slots);
 void qkv_rope_write(Stream, Tensor qkv, const QkvParams&, Tensor positions, KvView cache,
                     Tensor slots);
 
+// Products with few rows; see skinny_matmul.h. x, w: the same type; out: that or f32. bias: f32
+// [out_features], or absent. Only where skinny_can().
+bool skinny_can(const Tensor& x, const Tensor& w);
+void skinny_matmul(Stream, Tensor out, Tensor x, Tensor w, Tensor bias);
+// out [n, d] = silu(gate) * up of [gate | up] = x * w^T + bias; w: [2 * d, k].
+void skinny_silu_mul(Stream, Tensor out, Tensor x, Tensor w, Tensor bias);
+
 // `blocks` of threads share the draws. `scratch`: sample_scratch_bytes(), 16-byte aligned.
 size_t sample_scratch_bytes(int64_t vocab, int blocks);
 void sample(Stream, const SampleOut&, Tensor logits, const SampleBatch&, void* scratch, int blocks);

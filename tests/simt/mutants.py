@@ -20,17 +20,18 @@ CUDA = "kernels/cuda/"
 SOURCES = ["base/check.cc", "kernels/simt/emulator.cc", "kernels/simt/emulator_ops.cc",
            "kernels/simt/fiber.cc", "kernels/simt/stream.cc", CUDA + "attention_work.cc"] + [
     CUDA + name + ".cu" for name in ["attention_decode", "attention_prefill", "elementwise", "norm",
-                                     "rope", "rows", "sample"]]
+                                     "rope", "rows", "sample", "skinny_matmul"]]
 USERS = {  # what has a header's kernels in it
     "paged_kv.h": ["attention_decode.cu", "attention_prefill.cu"],
     "vector.h": ["norm.cu", "elementwise.cu"],
+    "elementwise.h": ["elementwise.cu", "skinny_matmul.cu"],
 }
-PROGRAMS = {name: [f"tests/simt/{name}_test.cc"] for name in ["rows", "attention", "sample"]}
+PROGRAMS = {name: [f"tests/simt/{name}_test.cc"] for name in ["rows", "attention", "sample", "skinny_matmul"]}
 
 DECODE, PREFILL = CUDA + "attention_decode.h", CUDA + "attention_prefill.h"
 PAGED, WORK, NORM = CUDA + "paged_kv.h", CUDA + "attention_work.cc", CUDA + "norm.h"
 ROPE, ELEMENT, ROWS = CUDA + "rope.h", CUDA + "elementwise.h", CUDA + "rows.h"
-SAMPLE = CUDA + "sample.h"
+SAMPLE, SKINNY = CUDA + "sample.h", CUDA + "skinny_matmul.h"
 # (what is wrong, file, text, text in its place); the text must occur exactly once.
 MUTANTS = [
     # --- both attentions ---
@@ -206,6 +207,29 @@ MUTANTS = [
      "shared.count = 0;\n  row.for_each"),
     ("past the vocabulary there is token 0", SAMPLE, "place = i, token = -1;", "place = i, token = 0;"),
     ("blocks share their scratch", SAMPLE, "int64_t{simt::block_id()} * p.raw.vocab", "0"),
+    # --- products with few rows ---
+    ("weights past the last row are read", SKINNY, "row < num_rows ? p.w + row * p.w_stride + at : nullptr",
+     "p.w + row * p.w_stride + at"),
+    ("tokens past the last are read", SKINNY, "token < p.n ? p.x + token * p.x_stride + at : nullptr",
+     "p.x + token * p.x_stride + at"),
+    ("a slice goes on into the next", SKINNY, "from != nullptr && step < end ?", "from != nullptr ?"),
+    ("operands take k in different orders", SKINNY, "{w[0].z, w[1].z, w[0].w, w[1].w}",
+     "{w[0].w, w[1].w, w[0].z, w[1].z}"),
+    ("half of each step is left out", SKINNY, "      simt::mma(T{}, sum[t], second, x[t].z, x[t].w);\n", ""),
+    ("steps ahead are skipped", SKINNY, "next[i].load(from, step + kAhead + i, end)",
+     "next[i].load(from, step + kAhead + i + 1, end)"),
+    ("sums are read before they are there", SKINNY, "          sum[t][i];\n  }\n  simt::sync_block();",
+     "          sum[t][i];\n  }"),
+    ("a slice is left out of the sum", SKINNY, "for (int s = 0; s < kSlices; ++s) total",
+     "for (int s = 1; s < kSlices; ++s) total"),
+    ("token and row change places", SKINNY, "[8 * t + lane % 4 * 2 + i % 2]", "[8 * t + lane % 4 * 2 + i / 2]"),
+    ("further tokens are the first ones", SKINNY,
+     "simt::block_id() / row_blocks * 8 * kTiles;\n  skinny_partials<T, Out,",
+     "0 * row_blocks;\n  skinny_partials<T, Out,"),
+    ("ups are gates", SKINNY, "return first_row + group * p.m;", "return first_row;"),
+    ("gates are not rounded", SKINNY, "activate<Gate::silu>(simt::to_float(gate))",
+     "activate<Gate::silu>(shared.sum(token, i % 16) + (p.bias != nullptr ? p.bias[row] : 0))"),
+    ("ups have the gates' bias", SKINNY, "p.bias[p.m + row]", "p.bias[row]"),
 ]
 
 
