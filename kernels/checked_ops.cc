@@ -41,11 +41,21 @@ int64_t check_offsets(const Tensor& t, int64_t n) {
   return t.as<int32_t>()[n];
 }
 
+bool is_weight(DType t) {
+  return t == DType::f32 || t == DType::f16 || t == DType::bf16 || t == DType::fp8_e4m3;
+}
+
+// f32 [rows] beside values of fp8, else absent.
+void check_scale(const Tensor& scale, DType values, int64_t rows) {
+  CHECK(bool(scale) == (values == DType::fp8_e4m3));
+  if (scale) check(scale, DType::f32, {rows});
+}
+
 void check_weight(const Weight& w) {
   CHECK(w.data && w.data.rank == 2);
-  CHECK(w.data.dtype == DType::f32 || w.data.dtype == DType::f16 || w.data.dtype == DType::bf16);
+  CHECK(is_weight(w.data.dtype));
   CHECK(reinterpret_cast<uintptr_t>(w.data.data) % 64 == 0);
-  CHECK(!w.scale);
+  check_scale(w.scale, w.data.dtype, w.out_features());
   if (w.bias) check(w.bias, DType::f32, {w.out_features()});
 }
 
@@ -89,12 +99,14 @@ Weight CheckedOps::make_weight(void* memory, DType t, int64_t out_features, int6
   return w;
 }
 
-void CheckedOps::pack_rows(const Weight& dst, int64_t first_row, const Tensor& src) {
+void CheckedOps::pack_rows(const Weight& dst, int64_t first_row, const Tensor& src,
+                           const Tensor& src_scale) {
   check_weight(dst);
   check(src, src.dtype, {-1, dst.in_features()});
-  CHECK(src.dtype == DType::f32 || src.dtype == DType::f16 || src.dtype == DType::bf16);
+  CHECK(is_weight(src.dtype));
+  check_scale(src_scale, src.dtype, src.shape[0]);
   CHECK(first_row >= 0 && first_row + src.shape[0] <= dst.out_features());
-  ops_.pack_rows(dst, first_row, src);
+  ops_.pack_rows(dst, first_row, src, src_scale);
 }
 
 void CheckedOps::embed(Tensor out, const Weight& table, Tensor ids) {

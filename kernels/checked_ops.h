@@ -17,7 +17,8 @@ class CheckedOps final : public Ops {
   bool keeps_kv_as(DType t) const override { return ops_.keeps_kv_as(t); }
   size_t weight_bytes(DType, int64_t out_features, int64_t in_features) const override;
   Weight make_weight(void* memory, DType, int64_t out_features, int64_t in_features) override;
-  void pack_rows(const Weight& dst, int64_t first_row, const Tensor& src) override;
+  void pack_rows(const Weight& dst, int64_t first_row, const Tensor& src,
+                 const Tensor& src_scale = {}) override;
 
   void embed(Tensor out, const Weight& table, Tensor ids) override;
   void matmul(Tensor out, Tensor x, const Weight& w) override;

@@ -128,9 +128,12 @@ class Ops {
   // A Weight over `memory` (weight_bytes() of zeroed device memory, 64-byte aligned).
   virtual Weight make_weight(void* memory, DType, int64_t out_features, int64_t in_features) = 0;
   // Writes output rows [first_row, first_row + src.shape[0]) from a plain host matrix
-  // src [rows, in_features] of f32, f16 or bf16, converting to the weight's dtype. Different row
-  // ranges may be packed from several threads at once.
-  virtual void pack_rows(const Weight& dst, int64_t first_row, const Tensor& src) = 0;
+  // src [rows, in_features] of f32, f16 or bf16, or of fp8_e4m3 with `src_scale` (f32 [rows]),
+  // converting to the weight's dtype. A weight of fp8_e4m3 takes codes and scales of that type as
+  // they are; of another, each row is quantised to its own scale (quantize.h) and values must be
+  // finite. Different row ranges may be packed from several threads at once.
+  virtual void pack_rows(const Weight& dst, int64_t first_row, const Tensor& src,
+                         const Tensor& src_scale = {}) = 0;
 
   // --- plain ops ---
   // out [n, hidden] = rows `ids` (i32 [n]) of a packed table [vocab, hidden].

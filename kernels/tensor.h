@@ -120,7 +120,7 @@ struct Tensor {
 // the logical shape [out_features, in_features]; the bytes behind it are the device's business.
 struct Weight {
   Tensor data;   // [out_features, in_features]
-  Tensor scale;  // absent unless quantised
+  Tensor scale;  // f32 [out_features], of each output's weights; absent unless data is fp8_e4m3
   Tensor bias;   // f32 [out_features]; absent if none
 
   int64_t out_features() const { return data.shape[0]; }

@@ -15,6 +15,12 @@ constexpr int64_t kPieceElements = 16 << 10;
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+size_t rounded(size_t bytes) { return (bytes + 63) & ~size_t{63}; }
+
+size_t tiles_bytes(DType type, int64_t out, int64_t in) {
+  return rounded(size_t(divide_up(out, kTileCols) * tile_bytes(weight_type(type), in)));
+}
+
 const float* floats(const Tensor& t) { return t.as<const float>(); }
 
 }  // namespace
@@ -48,26 +54,33 @@ void CpuOps::each_worker_reserves(size_t floats) {
 
 // --- weights ---
 
+// Scales, where there are any, follow the tiles.
 size_t CpuOps::weight_bytes(DType type, int64_t out_features, int64_t in_features) const {
-  return size_t(divide_up(out_features, kTileCols) * tile_bytes(weight_type(type), in_features));
+  const size_t scales = type == DType::fp8_e4m3 ? size_t(out_features) * sizeof(float) : 0;
+  return tiles_bytes(type, out_features, in_features) + rounded(scales);
 }
 
 Weight CpuOps::make_weight(void* memory, DType type, int64_t out_features, int64_t in_features) {
   weight_type(type);
   Weight w;
   w.data = Tensor::of(memory, type, {out_features, in_features});
+  if (type == DType::fp8_e4m3) {
+    char* scales = static_cast<char*>(memory) + tiles_bytes(type, out_features, in_features);
+    w.scale = Tensor::of(scales, DType::f32, {out_features});
+  }
   return w;
 }
 
-void CpuOps::pack_rows(const Weight& dst, int64_t first_row, const Tensor& src) {
-  cpu::pack_rows(dst.data, first_row, src);
+void CpuOps::pack_rows(const Weight& dst, int64_t first_row, const Tensor& src,
+                       const Tensor& src_scale) {
+  cpu::pack_rows(dst, first_row, src, src_scale);
 }
 
 void CpuOps::embed(Tensor out, const Weight& table, Tensor ids) {
   const int32_t* id = ids.as<int32_t>();
   for_rows(out.shape[0], out.shape[1], [&](int64_t row, int) {
     CHECK(id[row] >= 0 && id[row] < table.out_features());
-    unpack_row(out.row<float>(row), table.data, id[row]);
+    unpack_row(out.row<float>(row), table, id[row]);
   });
 }
 
@@ -107,6 +120,7 @@ void CpuOps::gemm(Tensor out, Tensor x, const Weight& w, bool silu_mul) {
   args.w = w.data.as<char>();
   args.in = w.in_features();
   args.out = w.out_features();
+  args.scale = floats(w.scale);
   args.bias = floats(w.bias);
   args.y = out.as<float>();
   args.y_stride = out.stride[0];

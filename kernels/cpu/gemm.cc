@@ -9,8 +9,8 @@
 // So an output's bits depend neither on the number of rows nor on how the work was cut.
 //
 // Few rows (one register tile): weights are read once, straight from memory. More rows: a block of
-// weights stays in L1 while every row tile runs over it. Either way 16-bit weights are widened in
-// registers: a widened copy would cost more in stores and cache than the two instructions a vector.
+// weights stays in L1 while every row tile runs over it. Either way narrow weights are widened in
+// registers: a widened copy would cost more in stores and cache than the few instructions a vector.
 namespace sluice::cpu::SLUICE_ISA {
 namespace {
 
@@ -59,6 +59,16 @@ struct FromBf16 {
   }
   [[gnu::always_inline]] static V odd(const char* b, int v) {
     return high_halves(load((const float*)b + v * kLanes));
+  }
+};
+// e4m3 / 256, of which write_row() knows: a shift makes them f16, subnormals too.
+struct FromE4m3 {
+  static constexpr int kPairBytes = 2 * kTileCols;
+  [[gnu::always_inline]] static V even(const char* b, int v) {
+    return low_e4m3(b + v * 2 * kLanes);
+  }
+  [[gnu::always_inline]] static V odd(const char* b, int v) {
+    return high_e4m3(b + v * 2 * kLanes);
   }
 };
 // bf16 by bf16, two products a lane and instruction.
@@ -266,31 +276,44 @@ void sums(const GemmArgs& g, const GemmPiece& p, int64_t tile, int tiles, float*
       if (few) return few_rows<FromBf16>(g, x, int(rows), tiles, b, c);
       return many_rows<FromBf16>(g, x, rows, tiles, b, c);
 #endif
+    case WeightType::e4m3:
+      if (few) return few_rows<FromE4m3>(g, x, int(rows), tiles, b, c);
+      return many_rows<FromE4m3>(g, x, rows, tiles, b, c);
   }
 }
 
-// y[col, col + cols) = c (+ bias), any number of columns.
-void write_row(float* y, const float* c, const float* bias, int64_t cols) {
-  int64_t i = 0;
-  for (; i + kLanes <= cols; i += kLanes) {
-    const V v = load(c + i);
-    store(y + i, bias ? add(v, load(bias + i)) : v);
+// What becomes of a sum: times the scale, plus the bias, where there are any.
+struct Finish {
+  const float* scale;  // of the first output, as the bias
+  const float* bias;
+
+  Finish(const GemmArgs& g, int64_t col)
+      : scale(g.scale ? g.scale + col : nullptr), bias(g.bias ? g.bias + col : nullptr) {}
+  // The product with 256 is exact, so that this rounds as the product with the scale alone.
+  [[gnu::always_inline]] V operator()(V sum, int64_t i) const {
+    if (scale) sum = mul(mul(sum, set1(256)), load(scale + i));
+    return bias ? add(sum, load(bias + i)) : sum;
   }
+  [[gnu::always_inline]] V operator()(V sum, int64_t i, int n) const {
+    if (scale) sum = mul(mul(sum, set1(256)), load_n(scale + i, n));
+    return bias ? add(sum, load_n(bias + i, n)) : sum;
+  }
+};
+
+// y[col, col + cols) = c, finished, any number of columns.
+void write_row(float* y, const float* c, const Finish& finish, int64_t cols) {
+  int64_t i = 0;
+  for (; i + kLanes <= cols; i += kLanes) store(y + i, finish(load(c + i), i));
   if (i < cols) {
     const int n = int(cols - i);
-    const V v = load_n(c + i, n);
-    store_n(y + i, bias ? add(v, load_n(bias + i, n)) : v, n);
+    store_n(y + i, finish(load_n(c + i, n), i, n), n);
   }
 }
 
-void write_silu_row(float* y, const float* gate, const float* up, const float* gate_bias,
-                    const float* up_bias, int64_t cols) {
+void write_silu_row(float* y, const float* gate, const float* up, const Finish& finish_gate,
+                    const Finish& finish_up, int64_t cols) {
   for (int64_t i = 0; i < cols; i += kLanes) {  // whole tiles: see GemmArgs
-    V a = load(gate + i), b = load(up + i);
-    if (gate_bias) {
-      a = add(a, load(gate_bias + i));
-      b = add(b, load(up_bias + i));
-    }
+    const V a = finish_gate(load(gate + i), i), b = finish_up(load(up + i), i);
     store(y + i, mul(silu(a), b));
   }
 }
@@ -324,14 +347,12 @@ void gemm(const GemmArgs& g, const GemmPiece& p, float* scratch) {
       sums(g, p, half / kTileCols + tile, tiles, up);
       for (int64_t r = 0; r < rows; ++r) {
         write_silu_row(g.y + (p.row_begin + r) * g.y_stride + col, c + r * stride, up + r * stride,
-                       g.bias ? g.bias + col : nullptr, g.bias ? g.bias + half + col : nullptr,
-                       stride);
+                       Finish(g, col), Finish(g, half + col), stride);
       }
     } else {
       const int64_t cols = g.out - col < stride ? g.out - col : stride;
       for (int64_t r = 0; r < rows; ++r) {
-        write_row(g.y + (p.row_begin + r) * g.y_stride + col, c + r * stride,
-                  g.bias ? g.bias + col : nullptr, cols);
+        write_row(g.y + (p.row_begin + r) * g.y_stride + col, c + r * stride, Finish(g, col), cols);
       }
     }
   }

@@ -12,14 +12,15 @@
 namespace sluice::cpu {
 
 // Packed linear layers, by output tiles of kTileCols: [out / 16][in][16] for f32 and f16,
-// [out / 16][in / 2][16][2] for bf16 (a pair is what vdpbf16ps takes), zero-padded to whole tiles
-// and an even number of inputs.
+// [out / 16][in / 2][16][2] for bf16 (a pair is what vdpbf16ps takes) and e4m3, zero-padded to
+// whole tiles and an even number of inputs. e4m3 has no NaN here, and a scale for each output.
 inline constexpr int kTileCols = 16;
 
-enum class WeightType : uint8_t { f32, f16, bf16 };
+enum class WeightType : uint8_t { f32, f16, bf16, e4m3 };
 
 inline constexpr int64_t tile_bytes(WeightType t, int64_t in) {
-  return ((in + 1) & ~int64_t{1}) * kTileCols * (t == WeightType::f32 ? 4 : 2);
+  const int element = t == WeightType::f32 ? 4 : t == WeightType::e4m3 ? 1 : 2;
+  return ((in + 1) & ~int64_t{1}) * kTileCols * element;
 }
 
 struct GemmArgs {
@@ -28,8 +29,9 @@ struct GemmArgs {
   const char* w = nullptr;
   WeightType type = WeightType::f32;
   int64_t in = 0, out = 0;
-  const float* bias = nullptr;  // [out] or null
-  float* y = nullptr;           // [rows, out], or [rows, out / 2] with silu_mul
+  const float* scale = nullptr;  // [out], of e4m3's sums; else null
+  const float* bias = nullptr;   // [out] or null
+  float* y = nullptr;            // [rows, out], or [rows, out / 2] with silu_mul
   int64_t y_stride = 0;
   // y = silu(first half of the outputs) * second half; out is a multiple of 2 * kTileCols.
   bool silu_mul = false;

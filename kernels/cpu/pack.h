@@ -12,9 +12,9 @@ namespace sluice::cpu {
 WeightType weight_type(DType t);
 
 // See Ops::pack_rows. Safe from several threads for different rows.
-void pack_rows(const Tensor& dst, int64_t first_row, const Tensor& src);
+void pack_rows(const Weight& dst, int64_t first_row, const Tensor& src, const Tensor& src_scale);
 
 // out[in_features] = row `row`, as f32.
-void unpack_row(float* out, const Tensor& packed, int64_t row);
+void unpack_row(float* out, const Weight& packed, int64_t row);
 
 }  // namespace sluice::cpu

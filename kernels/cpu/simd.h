@@ -74,6 +74,19 @@ inline constexpr int kLanes = 16;
 [[gnu::always_inline]] inline V load_f16(const uint16_t* p) {
   return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p));
 }
+// e4m3 / 256 from the low (high) bytes of kLanes 16-bit words; NaN is not known. An f16 has the
+// same bits seven places up, and an exponent whose bias is 8 more.
+[[gnu::always_inline]] inline V e4m3_in_high_bytes(__m256i words) {
+  // The shift copies the sign into the bit below it, which the mask clears.
+  const __m256i moved = _mm256_srai_epi16(words, 1);
+  return _mm512_cvtph_ps(_mm256_and_si256(moved, _mm256_set1_epi16(int16_t(0xbf80))));
+}
+[[gnu::always_inline]] inline V low_e4m3(const void* p) {
+  return e4m3_in_high_bytes(_mm256_slli_epi16(_mm256_loadu_si256((const __m256i*)p), 8));
+}
+[[gnu::always_inline]] inline V high_e4m3(const void* p) {
+  return e4m3_in_high_bytes(_mm256_loadu_si256((const __m256i*)p));
+}
 // Round to nearest even; NaN stays NaN.
 [[gnu::always_inline]] inline void store_bf16(uint16_t* p, V v) {
   const __m512i u = _mm512_castps_si512(v);
@@ -168,6 +181,16 @@ inline constexpr int kLanes = 8;
 }
 [[gnu::always_inline]] inline V load_f16(const uint16_t* p) {
   return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p));
+}
+[[gnu::always_inline]] inline V e4m3_in_high_bytes(__m128i words) {
+  const __m128i moved = _mm_srai_epi16(words, 1);
+  return _mm256_cvtph_ps(_mm_and_si128(moved, _mm_set1_epi16(int16_t(0xbf80))));
+}
+[[gnu::always_inline]] inline V low_e4m3(const void* p) {
+  return e4m3_in_high_bytes(_mm_slli_epi16(_mm_loadu_si128((const __m128i*)p), 8));
+}
+[[gnu::always_inline]] inline V high_e4m3(const void* p) {
+  return e4m3_in_high_bytes(_mm_loadu_si128((const __m128i*)p));
 }
 [[gnu::always_inline]] inline void store_bf16(uint16_t* p, V v) {
   const __m256i u = _mm256_castps_si256(v);
@@ -286,6 +309,23 @@ inline constexpr int kLanes = 4;
 }
 [[gnu::always_inline]] inline V load_f16(const uint16_t* p) {
   return V{f16_to_f32(p[0]), f16_to_f32(p[1]), f16_to_f32(p[2]), f16_to_f32(p[3])};
+}
+// e4m3 / 256 of codes in words of 32 bits. Below 8, the subnormals: 2^-14 * (1 + code / 8), less
+// the 2^-14.
+[[gnu::always_inline]] inline V e4m3_to_f32(VU codes) {
+  const VU rest = codes & 0x7f;
+  const VU subnormal = (VU)(rest < 8);
+  const V one = (V)((rest << 20) + (112u << 23) + (subnormal & (1u << 23)));
+  const V excess = (V)(subnormal & (113u << 23));
+  return (V)((VU)(one - excess) | (codes & 0x80) << 24);
+}
+[[gnu::always_inline]] inline V low_e4m3(const void* p) {
+  const auto* b = static_cast<const uint8_t*>(p);
+  return e4m3_to_f32(VU{b[0], b[2], b[4], b[6]});
+}
+[[gnu::always_inline]] inline V high_e4m3(const void* p) {
+  const auto* b = static_cast<const uint8_t*>(p);
+  return e4m3_to_f32(VU{b[1], b[3], b[5], b[7]});
 }
 [[gnu::always_inline]] inline void store_bf16(uint16_t* p, V v) {
   VU u = (VU)v;

@@ -9,6 +9,7 @@
 #include "base/status.h"
 #include "kernels/cuda/dispatch.h"
 #include "kernels/cuda/launch.h"
+#include "kernels/quantize.h"
 
 namespace sluice::cuda {
 namespace {
@@ -21,29 +22,6 @@ size_t rounded(size_t bytes) { return (bytes + 255) & ~size_t{255}; }
 
 AttentionShape shape_of(const AttentionHeads& h, int window) {
   return {h.num_kv_heads, h.num_heads / h.num_kv_heads, window};
-}
-
-// Rows of any float type as 16-bit ones.
-void convert(uint16_t* out, DType to, const Tensor& src) {
-  const int64_t columns = src.shape[1];
-  const auto each = [&]<class From>(From get) {
-    for (int64_t r = 0; r < src.shape[0]; ++r) {
-      for (int64_t c = 0; c < columns; ++c) {
-        const float x = get(r, c);
-        out[r * columns + c] = to == DType::bf16 ? to_bf16(x) : to_f16(x);
-      }
-    }
-  };
-  switch (src.dtype) {
-    case DType::f32:
-      return each([&](int64_t r, int64_t c) { return src.row<const float>(r)[c]; });
-    case DType::bf16:
-      return each([&](int64_t r, int64_t c) { return from_bf16(src.row<const uint16_t>(r)[c]); });
-    case DType::f16:
-      return each([&](int64_t r, int64_t c) { return from_f16(src.row<const uint16_t>(r)[c]); });
-    default:
-      CHECK(!"weights are f32, f16 or bf16");
-  }
 }
 
 }  // namespace
@@ -127,13 +105,16 @@ Weight CudaOps::make_weight(void* memory, DType, int64_t out_features, int64_t i
   return {Tensor::of(memory, act_, {out_features, in_features}), {}, {}};
 }
 
-void CudaOps::pack_rows(const Weight& dst, int64_t first_row, const Tensor& src) {
+void CudaOps::pack_rows(const Weight& dst, int64_t first_row, const Tensor& src,
+                        const Tensor& src_scale) {
   const Tensor to = dst.data.rows(first_row, src.shape[0]);
-  const size_t bytes = size_t(to.size()) * sizeof(uint16_t);
+  const size_t size = size_t(to.size()), bytes = size * sizeof(uint16_t);
   if (src.dtype == act_ && src.contiguous()) return runtime_.upload(to.data, src.data, bytes);
-  std::vector<uint16_t> converted(size_t(to.size()));
-  convert(converted.data(), act_, src);
-  runtime_.upload(to.data, converted.data(), bytes);
+  std::vector<float> wide(size);
+  widen_rows(wide.data(), src, src_scale);
+  std::vector<uint16_t> narrow(size);
+  std::transform(wide.begin(), wide.end(), narrow.begin(), act_ == DType::bf16 ? to_bf16 : to_f16);
+  runtime_.upload(to.data, narrow.data(), bytes);
 }
 
 // --- ops ---

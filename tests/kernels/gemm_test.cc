@@ -29,7 +29,7 @@ const Case kCases[] = {
 
 TEST_P(Gemm, MatchesExactSums) {
   std::mt19937 rng(1);
-  for (const DType type : {DType::f32, DType::bf16, DType::f16}) {
+  for (const DType type : kWeightTypes) {
     for (const Case& c : kCases) {
       SCOPED_TRACE(testing::Message()
                    << name_of(type) << " rows " << c.rows << " out " << c.out << " in " << c.in);
@@ -47,7 +47,7 @@ TEST_P(Gemm, MatchesExactSums) {
 TEST_P(Gemm, BitsDoNotDependOnRowsOrThreads) {
   std::mt19937 rng(2);
   TestDevice alone(GetParam(), 1), many(GetParam(), 5);
-  for (const DType type : {DType::f32, DType::bf16, DType::f16}) {
+  for (const DType type : kWeightTypes) {
     for (const int64_t in : {96, 333, 2048}) {
       const int64_t out = 211, rows = 300;
       Layer layer(ops(), device(), type, out, in, rng, true);
@@ -70,7 +70,7 @@ TEST_P(Gemm, BitsDoNotDependOnRowsOrThreads) {
 
 TEST_P(Gemm, SiluMulEqualsTheUnfusedForm) {
   std::mt19937 rng(3);
-  for (const DType type : {DType::f32, DType::bf16, DType::f16}) {
+  for (const DType type : kWeightTypes) {
     for (const int64_t half : {16, 64, 112, 24, 200}) {
       for (const int64_t rows : {1, 2, 5, 8, 9, 40, 150}) {
         for (const bool bias : {false, true}) {
@@ -95,13 +95,46 @@ TEST(GemmAcrossIsas, Avx2AndAvx512Agree) {
   if (!cpu::choose_isa("avx512").ok()) GTEST_SKIP() << "NOT TESTED HERE: no avx512";
   std::mt19937 rng(4);
   TestDevice narrow("avx2"), wide("avx512");
-  Layer layer(narrow.ops, *narrow.device, DType::bf16, 77, 1500, rng);
-  for (const int64_t rows : {1, 7, 50}) {
-    Matrix x(rows, 1500), a(rows, 77), b(rows, 77);
-    x.randomize(rng);
-    narrow.ops.matmul(a.tensor(), x.tensor(), layer.weight);
-    wide.ops.matmul(b.tensor(), x.tensor(), layer.weight);
-    EXPECT_TRUE(a.same_rows(b, 0, 0, rows));
+  for (const DType type : {DType::bf16, DType::fp8_e4m3}) {
+    Layer layer(narrow.ops, *narrow.device, type, 77, 1500, rng);
+    for (const int64_t rows : {1, 7, 50}) {
+      Matrix x(rows, 1500), a(rows, 77), b(rows, 77);
+      x.randomize(rng);
+      narrow.ops.matmul(a.tensor(), x.tensor(), layer.weight);
+      wide.ops.matmul(b.tensor(), x.tensor(), layer.weight);
+      EXPECT_TRUE(a.same_rows(b, 0, 0, rows));
+    }
+  }
+}
+
+// Every code but the NaNs, in both places of a pair and every place of a tile: as the conversion
+// has it, times the scale, of which each row has another.
+TEST_P(Gemm, EveryCodeOfE4m3) {
+  const int64_t out = 33, in = 254;
+  std::vector<uint8_t> codes(out * in);
+  std::vector<float> scales(out);
+  for (int64_t r = 0; r < out; ++r) {
+    scales[r] = std::ldexp(1 + r / 64.0f, int(r % 9) - 12);
+    for (int64_t k = 0; k < in; ++k) {
+      const int64_t i = (k + 7 * r) % in;
+      codes[r * in + k] = uint8_t(i < 127 ? i : i + 1);
+    }
+  }
+  auto memory = device().allocate(ops().weight_bytes(DType::fp8_e4m3, out, in), Memory::device);
+  const Weight w = ops().make_weight(memory.get(), DType::fp8_e4m3, out, in);
+  ops().pack_rows(w, 0, Tensor::of(codes.data(), DType::fp8_e4m3, {out, in}), f32(scales));
+  Matrix x(in, in), y(in, out);
+  for (int64_t r = 0; r < in; ++r) {
+    for (int64_t k = 0; k < in; ++k) x.at(r, k) = r == k;
+  }
+  for (const int64_t rows : {in, int64_t{1}}) {  // the second: few rows go another way
+    for (int64_t first = 0; first < in; first += rows) {
+      ops().matmul(y.tensor().rows(first, rows), x.tensor().rows(first, rows), w);
+    }
+    for (int64_t r = 0; r < out; ++r) {
+      for (int64_t k = 0; k < in; ++k)
+        ASSERT_EQ(y.at(k, r), from_e4m3(codes[r * in + k]) * scales[r]) << int(codes[r * in + k]);
+    }
   }
 }
 

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/float16.h"
+#include "base/float8.h"
 #include "kernels/checked_ops.h"
 #include "kernels/cpu/device.h"
 #include "kernels/cpu/isa.h"
@@ -94,6 +95,8 @@ class Matrix {
   std::vector<float> data_;
 };
 
+inline constexpr DType kWeightTypes[] = {DType::f32, DType::bf16, DType::f16, DType::fp8_e4m3};
+
 inline Tensor i32(std::vector<int32_t>& v) {
   return Tensor::of(v.data(), DType::i32, {int64_t(v.size())});
 }
@@ -143,10 +146,18 @@ struct Layer {
     }
     if (with_bias) weight.bias = bias.randomize(rng).vector();
     for (int64_t r = 0; r < out; ++r) {
-      for (int64_t c = 0; c < in; ++c) values.at(r, c) = stored(values.at(r, c), type);
+      const float scale = scale_of(&values.at(r, 0), in);
+      for (int64_t c = 0; c < in; ++c) values.at(r, c) = stored(values.at(r, c), type, scale);
     }
   }
-  static float stored(float x, DType type) {
+  // Of a row in fp8.
+  static float scale_of(const float* row, int64_t n) {
+    float largest = 0;
+    for (int64_t i = 0; i < n; ++i) largest = std::max(largest, std::fabs(row[i]));
+    return largest / 448;
+  }
+  static float stored(float x, DType type, float scale = 1) {
+    if (type == DType::fp8_e4m3) return from_e4m3(to_e4m3(x / scale)) * scale;
     if (type == DType::bf16) return from_bf16(to_bf16(x));
     if (type == DType::f16) return from_f16(to_f16(x));
     return x;

@@ -277,7 +277,9 @@ class LateNormOps final : public Ops {
   Weight make_weight(void* m, DType t, int64_t o, int64_t i) override {
     return ops_.make_weight(m, t, o, i);
   }
-  void pack_rows(const Weight& w, int64_t r, const Tensor& s) override { ops_.pack_rows(w, r, s); }
+  void pack_rows(const Weight& w, int64_t r, const Tensor& s, const Tensor& scale) override {
+    ops_.pack_rows(w, r, s, scale);
+  }
   void embed(Tensor o, const Weight& t, Tensor i) override { ops_.embed(o, t, i); }
   void matmul(Tensor o, Tensor x, const Weight& w) override { ops_.matmul(o, x, w); }
   void rms_norm(Tensor o, Tensor x, Tensor w, float e) override { ops_.rms_norm(o, x, w, e); }
