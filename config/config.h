@@ -13,7 +13,7 @@ struct Config {
     std::string path;
     std::string served_name;    // empty: the directory's name
     std::string chat_template;  // a file that replaces the model's own template; empty: the model's
-    std::string dtype = "auto";  // of the weights in memory: auto (as stored), f32, f16, bf16
+    std::string dtype = "auto";  // of the weights in memory: auto (as stored), f32, f16, bf16, fp8
     int max_model_len = 0;       // 0: the model's own limit
   } model;
   struct Device {

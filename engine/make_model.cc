@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "base/float16.h"
+#include "base/float8.h"
 #include "base/log.h"
 #include "engine/json_util.h"
 #include "engine/model_config.h"
@@ -43,6 +44,28 @@ constexpr Preset kPresets[] = {
 
 // How a directory of ours is known again.
 constexpr std::string_view kMark = "sluice make-model ";
+
+// As llm-compressor's FP8_DYNAMIC writes it: a scale for each output, activations by the token.
+OrderedJson quantization_json() {
+  const auto arguments = [](const char* strategy, bool dynamic) {
+    return OrderedJson{{"dynamic", dynamic},
+                       {"num_bits", 8},
+                       {"strategy", strategy},
+                       {"symmetric", true},
+                       {"type", "float"}};
+  };
+  return {{"config_groups",
+           {{"group_0",
+             {{"input_activations", arguments("token", true)},
+              {"output_activations", nullptr},
+              {"targets", {"Linear"}},
+              {"weights", arguments("channel", false)}}}}},
+          {"format", "float-quantized"},
+          {"ignore", {"lm_head"}},
+          {"kv_cache_scheme", nullptr},
+          {"quant_method", "compressed-tensors"},
+          {"quantization_status", "compressed"}};
+}
 
 OrderedJson config_json(const Preset& p, uint64_t seed, std::string_view dtype) {
   const SyntheticSpecials specials(p.vocab);
@@ -78,22 +101,40 @@ OrderedJson config_json(const Preset& p, uint64_t seed, std::string_view dtype) 
 }
 
 struct TensorToMake {
+  enum class Kind { weight, norm, scale };
   std::string name;
   std::vector<int64_t> shape;
+  DType dtype;
+  Kind kind = Kind::weight;
   int64_t size = 1;
   size_t offset = 0;  // in the data section
-  bool is_norm() const { return shape.size() == 1; }
+  size_t bytes_of(int64_t count) const { return size_t(count) * bits_of(dtype) / 8; }
 };
 
-std::vector<TensorToMake> tensors_of(const Preset& p, size_t element_bytes) {
+constexpr double kDeviation = 0.02;
+
+// Of a row of fp8 weights: a function of the row alone, so that pieces need not see the whole. No
+// weight is beyond 3.47 deviations, which 448 steps of the smallest scale reach.
+float scale_of_row(int64_t row) {
+  return from_bf16(to_bf16(float(3.5 * kDeviation / kMaxE4m3 * (1 + row % 8 / 8.0))));
+}
+
+std::vector<TensorToMake> tensors_of(const Preset& p, DType dtype) {
+  using Kind = TensorToMake::Kind;
+  const DType rest = dtype == DType::fp8_e4m3 ? DType::bf16 : dtype;
   std::vector<TensorToMake> tensors;
   size_t offset = 0;
-  const auto add = [&](std::string name, std::vector<int64_t> shape) {
-    TensorToMake t{std::move(name), std::move(shape)};
+  const auto put = [&](std::string name, std::vector<int64_t> shape, DType type, Kind kind) {
+    TensorToMake t{std::move(name), std::move(shape), type, kind};
     for (const int64_t d : t.shape) t.size *= d;
     t.offset = offset;
-    offset += static_cast<size_t>(t.size) * element_bytes;
+    offset += t.bytes_of(t.size);
     tensors.push_back(std::move(t));
+  };
+  const auto add = [&](const std::string& name, const std::vector<int64_t>& shape) {
+    const bool is_layer = name.ends_with("_proj.weight");
+    put(name, shape, is_layer ? dtype : rest, shape.size() == 1 ? Kind::norm : Kind::weight);
+    if (is_layer && dtype != rest) put(name + "_scale", {shape[0], 1}, rest, Kind::scale);
   };
   const int q = p.heads * p.head_dim, kv = p.kv_heads * p.head_dim;
   add("model.embed_tokens.weight", {p.vocab, p.hidden});
@@ -118,14 +159,16 @@ std::vector<TensorToMake> tensors_of(const Preset& p, size_t element_bytes) {
   return tensors;
 }
 
-std::string header_of(const std::vector<TensorToMake>& tensors, DType dtype) {
-  const char* name = dtype == DType::f32 ? "F32" : dtype == DType::f16 ? "F16" : "BF16";
-  const size_t element_bytes = bits_of(dtype) / 8;
+const char* stored_name(DType t) {
+  return t == DType::f32 ? "F32" : t == DType::f16 ? "F16" : t == DType::bf16 ? "BF16" : "F8_E4M3";
+}
+
+std::string header_of(const std::vector<TensorToMake>& tensors) {
   OrderedJson json = {{"__metadata__", {{"format", "pt"}}}};
   for (const TensorToMake& t : tensors)
-    json[t.name] = {{"dtype", name},
+    json[t.name] = {{"dtype", stored_name(t.dtype)},
                     {"shape", t.shape},
-                    {"data_offsets", {t.offset, t.offset + t.size * element_bytes}}};
+                    {"data_offsets", {t.offset, t.offset + t.bytes_of(t.size)}}};
   std::string text = json.dump();
   text.append((8 - text.size() % 8) % 8, ' ');
   const uint64_t size = text.size();
@@ -137,17 +180,24 @@ void store(std::vector<char>& out, int64_t i, T value) {
   std::memcpy(out.data() + i * sizeof(T), &value, sizeof(T));
 }
 
-void make_elements(const TensorToMake& t, uint64_t seed, DType dtype, int64_t begin, int64_t count,
+void make_elements(const TensorToMake& t, uint64_t seed, int64_t begin, int64_t count,
                    std::vector<char>& out) {
+  using Kind = TensorToMake::Kind;
   const uint64_t stream = weight_stream(seed, t.name);
-  const auto fill = [&](auto convert) {
-    for (int64_t i = 0; i < count; ++i)
-      store(out, i, convert(t.is_norm() ? 1.0f : random_weight(stream, begin + i, 0.02)));
+  const auto element = [&](int64_t i) {
+    if (t.kind == Kind::norm) return 1.0f;
+    if (t.kind == Kind::scale) return scale_of_row(i);
+    const float x = random_weight(stream, i, kDeviation);
+    return t.dtype == DType::fp8_e4m3 ? x / scale_of_row(i / t.shape[1]) : x;
   };
-  out.resize(count * bits_of(dtype) / 8);
-  if (dtype == DType::f32) fill([](float x) { return x; });
-  if (dtype == DType::f16) fill(to_f16);
-  if (dtype == DType::bf16) fill(to_bf16);
+  const auto fill = [&](auto convert) {
+    for (int64_t i = 0; i < count; ++i) store(out, i, convert(element(begin + i)));
+  };
+  out.resize(t.bytes_of(count));
+  if (t.dtype == DType::f32) fill([](float x) { return x; });
+  if (t.dtype == DType::f16) fill(to_f16);
+  if (t.dtype == DType::bf16) fill(to_bf16);
+  if (t.dtype == DType::fp8_e4m3) fill(to_e4m3);
 }
 
 bool write_all(int fd, const char* data, size_t bytes, size_t offset) {
@@ -164,9 +214,8 @@ bool write_all(int fd, const char* data, size_t bytes, size_t offset) {
 
 // Every piece is a pure function of its place, so threads only share a counter and the file.
 absl::Status write_tensors(const fs::path& path, const Preset& p, uint64_t seed, DType dtype) {
-  const size_t element_bytes = bits_of(dtype) / 8;
-  const std::vector<TensorToMake> tensors = tensors_of(p, element_bytes);
-  const std::string header = header_of(tensors, dtype);
+  const std::vector<TensorToMake> tensors = tensors_of(p, dtype);
+  const std::string header = header_of(tensors);
   constexpr int64_t kPiece = 1 << 17;  // elements
   struct Piece {
     const TensorToMake* tensor;
@@ -175,7 +224,7 @@ absl::Status write_tensors(const fs::path& path, const Preset& p, uint64_t seed,
   std::vector<Piece> pieces;
   size_t total = header.size();
   for (const TensorToMake& t : tensors) {
-    total += t.size * element_bytes;
+    total += t.bytes_of(t.size);
     for (int64_t i = 0; i < t.size; i += kPiece)
       pieces.push_back({&t, i, std::min(kPiece, t.size - i)});
   }
@@ -194,8 +243,8 @@ absl::Status write_tensors(const fs::path& path, const Preset& p, uint64_t seed,
     auto last = std::chrono::steady_clock::now();
     for (size_t i = next++; i < pieces.size() && !failed; i = next++) {
       const Piece& piece = pieces[i];
-      make_elements(*piece.tensor, seed, dtype, piece.begin, piece.count, buffer);
-      const size_t at = header.size() + piece.tensor->offset + piece.begin * element_bytes;
+      make_elements(*piece.tensor, seed, piece.begin, piece.count, buffer);
+      const size_t at = header.size() + piece.tensor->offset + piece.tensor->bytes_of(piece.begin);
       if (!write_all(fd, buffer.data(), buffer.size(), at)) {
         write_error = errno;
         failed = true;
@@ -276,12 +325,16 @@ absl::Status make_model(std::string_view preset, uint64_t seed, std::string_view
   } else if (dtype_name == "f16") {
     dtype = DType::f16;
     config_dtype = "float16";
+  } else if (dtype_name == "fp8") {
+    dtype = DType::fp8_e4m3;
   } else if (dtype_name != "bf16") {
-    return invalid_argument("make-model: dtype \"{}\", expected f32, f16 or bf16", dtype_name);
+    return invalid_argument("make-model: dtype \"{}\", expected f32, f16, bf16 or fp8", dtype_name);
   }
   if (absl::Status s = prepare_directory(out); !s.ok()) return s;
 
   const SyntheticSpecials specials(p->vocab);
+  OrderedJson config = config_json(*p, seed, config_dtype);
+  if (dtype == DType::fp8_e4m3) config["quantization_config"] = quantization_json();
   const OrderedJson generation = {
       {"bos_token_id", specials.bos()},
       {"eos_token_id", {specials.end_of_text(), specials.end_of_turn()}},
@@ -289,7 +342,7 @@ absl::Status make_model(std::string_view preset, uint64_t seed, std::string_view
       {"temperature", 0.7},
       {"top_p", 0.9}};
   const std::pair<const char*, std::string> files[] = {
-      {"config.json", config_json(*p, seed, config_dtype).dump(2) + "\n"},
+      {"config.json", config.dump(2) + "\n"},
       {"generation_config.json", generation.dump(2) + "\n"},
       {"tokenizer.json", synthetic_tokenizer_json(p->vocab)},
       {"tokenizer_config.json", synthetic_tokenizer_config_json(p->vocab, p->max_len)}};

@@ -15,8 +15,9 @@ namespace sluice {
 // give the same bytes on every machine. Weights are streamed, so memory use does not depend on the
 // model's size.
 //
-// `dtype`: f32, f16 or bf16. `out` may be new, empty, or a directory that this wrote before;
-// anything else is refused.
+// `dtype`: f32, f16, bf16, or fp8: then the linear layers of a bf16 model are e4m3, in the layout
+// of compressed-tensors. `out` may be new, empty, or a directory that this wrote before; anything
+// else is refused.
 absl::Status make_model(std::string_view preset, uint64_t seed, std::string_view dtype,
                         const std::filesystem::path& out);
 

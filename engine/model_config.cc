@@ -8,6 +8,7 @@
 
 #include "engine/json_util.h"
 #include "engine/models/registry.h"
+#include "engine/quantization.h"
 
 namespace sluice {
 namespace {
@@ -234,10 +235,11 @@ absl::Status read_config(const Json& json, ModelConfig& c) {
   if (!family)
     return invalid_argument("{}: \"architectures\" is {}, supported are {}", kFile,
                             describe((*names)[0]), supported_architectures());
-  if (const Json* quantized = keys.find("quantization_config"))
-    return invalid_argument(
-        "{}: \"quantization_config\" is {}, only f32, f16 and bf16 weights are supported", kFile,
-        describe(*quantized));
+  for (const char* key : {"quantization_config", "compression_config"}) {
+    const Json* quantized = keys.find(key);
+    if (!quantized) continue;
+    if (absl::Status s = check_quantization(key, *quantized, c.warnings); !s.ok()) return s;
+  }
   read_shape(keys, *family, c);
   keys.only("hidden_act", "silu");
   keys.only("partial_rotary_factor", 1.0);

@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "base/float16.h"
+#include "base/float8.h"
 #include "base/log.h"
 
 namespace sluice {
@@ -22,24 +23,60 @@ bool is_float(const std::optional<DType>& t) {
   return t == DType::f32 || t == DType::f16 || t == DType::bf16;
 }
 
+std::string first_file(const Safetensors& stored) {
+  return stored.tensors().empty() ? "model.safetensors" : stored.tensors().front().file;
+}
+
 absl::StatusOr<const StoredTensor*> expect(const Safetensors& stored, const std::string& name,
-                                           const std::vector<int64_t>& shape) {
+                                           const std::vector<int64_t>& shape,
+                                           bool allow_fp8 = false) {
   const StoredTensor* tensor = stored.find(name);
   if (!tensor)
-    return invalid_argument(
-        "{}: tensor {} {} is missing",
-        stored.tensors().empty() ? "model.safetensors" : stored.tensors().front().file, name,
-        shape_text(shape));
+    return invalid_argument("{}: tensor {} {} is missing", first_file(stored), name,
+                            shape_text(shape));
   if (tensor->shape != shape)
     return invalid_argument("{}: tensor {}: shape {}, expected {}", tensor->file, name,
                             shape_text(tensor->shape), shape_text(shape));
-  if (!is_float(tensor->dtype))
-    return invalid_argument("{}: tensor {}: dtype {}, expected F32, F16 or BF16", tensor->file,
-                            name, tensor->dtype_name);
+  if (!is_float(tensor->dtype) && !(allow_fp8 && tensor->dtype == DType::fp8_e4m3))
+    return invalid_argument("{}: tensor {}: dtype {}, expected {}", tensor->file, name,
+                            tensor->dtype_name,
+                            allow_fp8 ? "F32, F16, BF16 or F8_E4M3" : "F32, F16 or BF16");
   return tensor;
 }
 
+// "layer.weight" -> "layer.weight_scale".
+std::string beside(const std::string& weight, std::string_view suffix) {
+  std::string_view layer = weight;
+  if (layer.ends_with(".weight")) layer.remove_suffix(std::string_view("weight").size());
+  return std::string(layer) + std::string(suffix);
+}
+
+// The scale of an fp8 tensor: of one element, or of one a row.
+absl::StatusOr<const StoredTensor*> expect_scale(const Safetensors& stored,
+                                                 const LinearPart& part) {
+  const std::string name = beside(part.weight, "weight_scale");
+  const StoredTensor* scale = stored.find(name);
+  if (!scale && stored.find(name + "_inv"))
+    return invalid_argument("{}: tensor {}_inv: scales of blocks are not supported",
+                            stored.find(name + "_inv")->file, name);
+  if (!scale)
+    return invalid_argument("{}: tensor {}, which F8_E4M3 {} needs, is missing",
+                            stored.find(part.weight)->file, name, part.weight);
+  const std::vector<int64_t>& shape = scale->shape;
+  const bool one =
+      shape.empty() || shape == std::vector<int64_t>{1} || shape == std::vector<int64_t>{1, 1};
+  if (!one && shape != std::vector<int64_t>{part.rows} &&
+      shape != std::vector<int64_t>{part.rows, 1})
+    return invalid_argument("{}: tensor {}: shape {}, expected [1] or [{}, 1]", scale->file, name,
+                            shape_text(shape), part.rows);
+  if (!is_float(scale->dtype))
+    return invalid_argument("{}: tensor {}: dtype {}, expected F32, F16 or BF16", scale->file, name,
+                            scale->dtype_name);
+  return scale;
+}
+
 float element(const std::byte* data, DType dtype, int64_t i) {
+  if (dtype == DType::fp8_e4m3) return from_e4m3(static_cast<uint8_t>(data[i]));
   if (dtype == DType::f32) {
     float x;
     std::memcpy(&x, data + 4 * i, 4);
@@ -53,6 +90,7 @@ float element(const std::byte* data, DType dtype, int64_t i) {
 // Some rows of one part, small enough that threads finish together.
 struct Task {
   const StoredTensor* from;
+  const StoredTensor* scale;  // null unless fp8
   const Weight* to;
   int64_t from_row, to_row, rows;
 };
@@ -92,6 +130,42 @@ class Packer {
     }
   }
 
+  // Of the task's rows; fp8 only.
+  static absl::StatusOr<std::vector<float>> scales_of(const Task& task) {
+    std::vector<float> scales;
+    if (!task.scale) return scales;
+    const bool one = task.scale->bytes * 8 == size_t(bits_of(*task.scale->dtype));
+    for (int64_t r = 0; r < task.rows; ++r) {
+      const float x = element(task.scale->data, *task.scale->dtype, one ? 0 : task.from_row + r);
+      if (!(x >= 0 && std::isfinite(x)))
+        return invalid_argument("{}: tensor {}: has {}, expected finite scales from 0",
+                                task.scale->file, task.scale->name, x);
+      scales.push_back(x);
+    }
+    return scales;
+  }
+
+  // That every value survives the way into memory.
+  static absl::Status check_values(const Task& task, const std::byte* source,
+                                   const std::vector<float>& scales) {
+    const DType from = *task.from->dtype, to = task.to->data.dtype;
+    const int64_t columns = task.to->in_features(), size = task.rows * columns;
+    const auto* codes = reinterpret_cast<const uint8_t*>(source);
+    if (from == DType::fp8_e4m3 && std::any_of(codes, codes + size, is_nan_e4m3))
+      return invalid_argument("{}: tensor {}: has a NaN, expected numbers", task.from->file,
+                              task.from->name);
+    const bool quantises = to == DType::fp8_e4m3 && from != to;
+    if (!quantises && (to != DType::f16 || from == to)) return absl::OkStatus();
+    for (int64_t i = 0; i < size; ++i) {
+      const float scale = scales.empty() ? 1.0f : scales[size_t(i / columns)];
+      const float x = element(source, from, i) * scale;
+      if (quantises ? !std::isfinite(x) : std::fabs(x) >= 65520)
+        return invalid_argument("{}: tensor {}: {} is beyond {}: choose another model.dtype",
+                                task.from->file, task.from->name, x, name_of(to));
+    }
+    return absl::OkStatus();
+  }
+
   void pack(const Task& task, std::vector<std::byte>& aligned) {
     const int64_t columns = task.to->in_features();
     const DType dtype = *task.from->dtype;
@@ -102,17 +176,12 @@ class Packer {
       aligned.assign(source, source + bytes_of(task));
       source = aligned.data();
     }
-    if (task.to->data.dtype == DType::f16 && dtype != DType::f16) {
-      for (int64_t i = 0; i < task.rows * columns; ++i) {
-        if (const float x = element(source, dtype, i); std::fabs(x) >= 65520) {
-          fail(invalid_argument("{}: tensor {}: {} is beyond f16: choose another model.dtype",
-                                task.from->file, task.from->name, x));
-          return;
-        }
-      }
-    }
+    auto scales = scales_of(task);
+    if (!scales.ok()) return fail(scales.status());
+    if (absl::Status s = check_values(task, source, *scales); !s.ok()) return fail(std::move(s));
     ops_.pack_rows(*task.to, task.to_row,
-                   Tensor::of(const_cast<std::byte*>(source), dtype, {task.rows, columns}));
+                   Tensor::of(const_cast<std::byte*>(source), dtype, {task.rows, columns}),
+                   task.scale ? Tensor::of(scales->data(), DType::f32, {task.rows}) : Tensor());
   }
 
   void fail(absl::Status status) {
@@ -162,6 +231,10 @@ void report_unused(const WeightList& list, const Safetensors& stored) {
   for (const LinearSpec& linear : list.linears) {
     for (const LinearPart& part : linear.parts) {
       wanted.insert(part.weight);
+      if (const StoredTensor* t = stored.find(part.weight); t && t->dtype == DType::fp8_e4m3) {
+        wanted.insert(beside(part.weight, "weight_scale"));
+        wanted.insert(beside(part.weight, "input_scale"));
+      }
       wanted.insert(part.bias);
     }
   }
@@ -183,7 +256,8 @@ absl::StatusOr<std::optional<DType>> parse_weight_dtype(std::string_view name) {
   if (name == "auto") return std::optional<DType>();
   for (const DType t : {DType::f32, DType::f16, DType::bf16})
     if (name == name_of(t)) return std::optional<DType>(t);
-  return invalid_argument("model.dtype: \"{}\", expected auto, f32, f16 or bf16", name);
+  if (name == "fp8") return std::optional<DType>(DType::fp8_e4m3);
+  return invalid_argument("model.dtype: \"{}\", expected auto, f32, f16, bf16 or fp8", name);
 }
 
 absl::StatusOr<WeightPlan> plan_weights(const WeightList& list, const Safetensors& stored,
@@ -197,9 +271,13 @@ absl::StatusOr<WeightPlan> plan_weights(const WeightList& list, const Safetensor
     bool has_bias = false;
     std::optional<DType> as_stored;
     for (const LinearPart& part : linear.parts) {
-      const auto weight = expect(stored, part.weight, {part.rows, linear.in_features});
+      const auto weight = expect(stored, part.weight, {part.rows, linear.in_features},
+                                 linear.use != LinearSpec::Use::table);
       if (!weight.ok()) return weight.status();
       const DType found = *(*weight)->dtype;
+      if (found == DType::fp8_e4m3) {
+        if (const auto scale = expect_scale(stored, part); !scale.ok()) return scale.status();
+      }
       as_stored = as_stored && *as_stored != found ? DType::f32 : found;
       if (!part.bias.empty()) {
         if (const auto bias = expect(stored, part.bias, {part.rows}); !bias.ok())
@@ -208,10 +286,11 @@ absl::StatusOr<WeightPlan> plan_weights(const WeightList& list, const Safetensor
       }
       rows += part.rows;
     }
-    plan.dtypes.push_back(ops.weight_dtype(dtype.value_or(*as_stored)));
+    const bool stays = dtype == DType::fp8_e4m3 && linear.use != LinearSpec::Use::layer;
+    plan.dtypes.push_back(ops.weight_dtype(dtype && !stays ? *dtype : *as_stored));
     plan.bytes += rounded(ops.weight_bytes(plan.dtypes.back(), rows, linear.in_features));
     if (has_bias) plan.bytes += rounded(rows * sizeof(float));
-    if (plan.dtype == DType::f32) plan.dtype = plan.dtypes.back();
+    if (bits_of(plan.dtypes.back()) < bits_of(plan.dtype)) plan.dtype = plan.dtypes.back();
   }
   for (const VectorSpec& v : list.vectors) {
     if (const auto tensor = expect(stored, v.name, {v.size}); !tensor.ok()) return tensor.status();
@@ -245,9 +324,13 @@ absl::StatusOr<Device::Buffer> load_weights(const WeightList& list, const Safete
     int64_t to_row = 0;
     const int64_t step = std::max<int64_t>(64, (1 << 21) / linear.in_features / 64 * 64);
     for (const LinearPart& part : linear.parts) {
+      const StoredTensor* from = stored.find(part.weight);
+      const StoredTensor* scale = from->dtype == DType::fp8_e4m3
+                                      ? stored.find(beside(part.weight, "weight_scale"))
+                                      : nullptr;
       for (int64_t row = 0; row < part.rows; row += step)
-        tasks.push_back({stored.find(part.weight), linear.out, row, to_row + row,
-                         std::min(step, part.rows - row)});
+        tasks.push_back(
+            {from, scale, linear.out, row, to_row + row, std::min(step, part.rows - row)});
       to_row += part.rows;
     }
   }

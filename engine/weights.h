@@ -14,7 +14,9 @@ namespace sluice {
 // What a model asks of a checkpoint. It lists its layers once; the list is checked and counted
 // without reading a tensor, or loaded.
 
-// Rows of a linear layer that one stored tensor holds; several parts make a fused layer.
+// Rows of a linear layer that one stored tensor holds; several parts make a fused layer. Beside an
+// fp8 tensor X.weight lies X.weight_scale, of one element or one a row, and maybe X.input_scale,
+// which is not used.
 struct LinearPart {
   std::string weight;  // [rows, in_features]
   int64_t rows = 0;
@@ -24,6 +26,9 @@ struct LinearSpec {
   Weight* out = nullptr;
   int64_t in_features = 0;
   std::vector<LinearPart> parts;
+  // Only layers are quantised at load, as vLLM has it; a head may be stored as fp8, a table that
+  // tokens look up may not.
+  enum class Use { layer, head, table } use = Use::layer;
 };
 // A norm: kept as f32.
 struct VectorSpec {
@@ -39,10 +44,11 @@ struct WeightList {
 struct WeightPlan {
   size_t bytes = 0;           // of device memory
   std::vector<DType> dtypes;  // of each linear layer in memory
-  DType dtype = DType::f32;   // f32 only if all are, else the first that is not
+  DType dtype = DType::f32;   // the first of those with the fewest bits
 };
 
-// "auto" is absent: as stored (f32 where the parts of a fused layer differ).
+// "auto" is absent: as stored (f32 where the parts of a fused layer differ). "fp8" quantises layers
+// that are stored as something else, each row to a scale of its own.
 absl::StatusOr<std::optional<DType>> parse_weight_dtype(std::string_view name);
 
 // Every tensor of the list is there, with the right shape and a dtype that can be converted.

@@ -85,7 +85,7 @@ void add_make_model(Program& p) {
       ->check(CLI::IsMember(preset_names()));
   command->add_option("--seed", p.seed, "Seed of the weights")->capture_default_str();
   command->add_option("--dtype", p.dtype, "Type of the weights")
-      ->check(CLI::IsMember({"bf16", "f16", "f32"}))
+      ->check(CLI::IsMember({"bf16", "f16", "f32", "fp8"}))
       ->capture_default_str();
   command->add_option("--out", p.out, "Directory to write")->required();
   command->callback([&p] { p.result = report(make_model(p.preset, p.seed, p.dtype, p.out)); });

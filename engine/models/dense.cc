@@ -163,8 +163,10 @@ WeightList DenseModel::weight_list() {
   const ModelConfig& c = config_;
   const int64_t q_cols = int64_t{c.num_heads} * c.head_dim;
   WeightList list;
-  list.linears.push_back(
-      {&embedding_, c.hidden_size, {{"model.embed_tokens.weight", c.vocab_size, ""}}});
+  list.linears.push_back({&embedding_,
+                          c.hidden_size,
+                          {{"model.embed_tokens.weight", c.vocab_size, ""}},
+                          LinearSpec::Use::table});
   for (int i = 0; i < c.num_layers; ++i) {
     Layer& layer = layers_[i];
     const std::string at = fmt::format("model.layers.{}.", i);
@@ -189,7 +191,8 @@ WeightList DenseModel::weight_list() {
   }
   list.vectors.push_back({&final_norm_, "model.norm.weight", c.hidden_size});
   if (!c.tied_embeddings)
-    list.linears.push_back({&head_, c.hidden_size, {{"lm_head.weight", c.vocab_size, ""}}});
+    list.linears.push_back(
+        {&head_, c.hidden_size, {{"lm_head.weight", c.vocab_size, ""}}, LinearSpec::Use::head});
   return list;
 }
 

@@ -118,6 +118,9 @@ BREAK = {
         num_hidden_layers=-1)), "num_hidden_layers"),
     "quantised": (lambda m: edit_json(m / "config.json", lambda c: c.update(
         quantization_config={"quant_method": "gptq"})), "quantization_config"),
+    "quantised in blocks": (lambda m: edit_json(m / "config.json", lambda c: c.update(
+        quantization_config={"quant_method": "fp8", "activation_scheme": "dynamic",
+                             "weight_block_size": [128, 128]})), "weight_block_size"),
     "no weights": (lambda m: (m / "model.safetensors").unlink(), "safetensors"),
     "truncated weights": (lambda m: (m / "model.safetensors").write_bytes(
         (m / "model.safetensors").read_bytes()[:5000]), "model.safetensors"),
@@ -275,3 +278,33 @@ def test_prefix_cache_hits_are_reported(start):
     assert daemon.metric("sluice_prefix_cache_hits_total") > 32
     salted = daemon.post("/v1/completions", {**body, "cache_salt": "other"}).json()
     assert salted["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
+
+
+def test_fp8_weights_are_served_as_what_they_stand_for(tmp_path, start):
+    """A checkpoint of fp8, as it is and widened at load; and one of bf16, quantised at load."""
+    model, plain = tmp_path / "nano-fp8", tmp_path / "nano"
+    for out, dtype in [(model, "fp8"), (plain, "bf16")]:
+        made = run_cli("make-model", "--preset", "nano", "--seed", 1, "--dtype", dtype, "--out", out)
+        assert made.returncode == 0, made.stderr
+
+    def weights(path, *flags):
+        return next(line for line in run_cli("plan", path, "--device=cpu", *flags).stdout.splitlines()
+                    if "eights" in line)
+
+    assert weights(model) == weights(plain, "--dtype=fp8") != weights(plain)
+    texts = []
+    for path, flags, kept in [(model, [], "fp8_e4m3"), (model, ["--dtype=f32"], "f32"),
+                              (plain, ["--dtype=fp8"], "fp8_e4m3")]:
+        daemon = start(path, "--device=cpu", "--cache.dtype=f32", "--cache.bytes=4MiB", *flags)
+        assert f"; {kept} weights" in daemon.log()
+        answer = daemon.post("/v1/completions", {"prompt": "Once upon a time", "max_tokens": 16,
+                                                 "temperature": 0, "ignore_eos": True})
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["usage"]["completion_tokens"] == 16
+        texts.append(answer.json()["choices"][0]["text"])
+    assert texts[0] == texts[1]
+    edit_safetensors(model / "model.safetensors", lambda h: h.update(
+        {"x": h.pop("model.layers.0.mlp.up_proj.weight_scale")}))
+    refused = run_cli("plan", model, "--device=cpu")
+    assert refused.returncode == 1 and refused.stderr.count("\n") == 1
+    assert "up_proj.weight_scale, which F8_E4M3" in refused.stderr

@@ -1,11 +1,13 @@
 #pragma once
 
+#include <cmath>
 #include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "base/float16.h"
+#include "base/float8.h"
 #include "engine/models/registry.h"
 #include "engine/random_weights.h"
 #include "tests/unit/engine/model_files.h"
@@ -60,7 +62,28 @@ inline Values golden_weights(uint64_t seed, const Json& recipe) {
   return values;
 }
 
-// The case as a model directory, weights stored as `dtype` ("F32", "F16", "BF16").
+// A linear layer's tensor as fp8: a scale a row, or, with `whole_gates`, one for all of a gate.
+struct Fp8Tensor {
+  std::string codes;
+  Values scales;
+  Fp8Tensor(const std::string& name, int64_t columns, const Values& values, bool whole_gates) {
+    const bool whole = whole_gates && name.ends_with("gate_proj.weight");
+    const size_t group = whole ? values.size() : size_t(columns);
+    for (size_t at = 0; at < values.size(); at += group) {
+      float largest = 0;
+      for (size_t i = at; i < at + group; ++i) largest = std::max(largest, std::fabs(values[i]));
+      scales.push_back(largest / 448);
+      for (size_t i = at; i < at + group; ++i) codes += char(to_e4m3(values[i] / scales.back()));
+    }
+  }
+  static bool is_wanted(const std::string& name) { return name.ends_with("_proj.weight"); }
+  float value(size_t i) const {
+    return from_e4m3(uint8_t(codes[i])) * scales[i / (codes.size() / scales.size())];
+  }
+};
+
+// The case as a model directory, weights stored as `dtype` ("F32", "F16", "BF16"; "F8_E4M3": linear
+// layers, the others as BF16).
 inline void write_golden_model(const GoldenCase& golden, const std::filesystem::path& dir,
                                const std::string& dtype, const Json& config,
                                const TensorEdit& edit = {}) {
@@ -71,6 +94,14 @@ inline void write_golden_model(const GoldenCase& golden, const std::filesystem::
     const std::vector<int64_t> shape = recipe["shape"];
     if (edit) edit(recipe["name"], shape.back(), values);
     std::string bytes;
+    const std::string name = recipe["name"];
+    if (dtype == "F8_E4M3" && Fp8Tensor::is_wanted(name)) {
+      const Fp8Tensor fp8(name, shape.back(), values, true);
+      files.push_back({name, dtype, shape, fp8.codes});
+      files.push_back(
+          {name + "_scale", "F32", {int64_t(fp8.scales.size())}, f32_bytes(fp8.scales)});
+      continue;
+    }
     if (dtype == "F32") {
       bytes = f32_bytes(values);
     } else {
@@ -79,7 +110,7 @@ inline void write_golden_model(const GoldenCase& golden, const std::filesystem::
         bytes.append(reinterpret_cast<const char*>(&h), 2);
       }
     }
-    files.push_back({recipe["name"], dtype, shape, std::move(bytes)});
+    files.push_back({name, dtype == "F8_E4M3" ? "BF16" : dtype, shape, std::move(bytes)});
   }
   write_file(dir / "model.safetensors", safetensors_bytes(files));
 }

@@ -90,6 +90,43 @@ class LoadedCase {
 
 class GoldenModel : public testing::TestWithParam<const char*> {};
 
+// An fp8 checkpoint, and one that is quantised at load, against the same numbers widened by hand
+// and stored as f32.
+TEST_P(GoldenModel, Fp8IsTheWidenedModel) {
+  const GoldenCase golden(GetParam());
+  const Json& plain = golden.json["config"];
+  Json config = plain;
+  config["quantization_config"] = {{"quant_method", "fp8"}, {"activation_scheme", "dynamic"}};
+  for (const bool at_load : {false, true}) {
+    const TensorEdit widen = [&](const std::string& name, int64_t columns, Values& v) {
+      if (!Fp8Tensor::is_wanted(name)) return;
+      const Fp8Tensor fp8(name, columns, v, !at_load);
+      for (size_t i = 0; i < v.size(); ++i) v[i] = fp8.value(i);
+    };
+    for (const char* isa : {"portable", "avx2", "avx512", "avx512bf16"}) {
+      const std::string stored = at_load ? "F32" : "F8_E4M3", dtype = at_load ? "fp8" : "auto";
+      LoadedCase fp8(golden, stored, dtype, DType::f32, at_load ? plain : config, {}, isa);
+      if (!fp8.unavailable().empty()) continue;
+      LoadedCase wide(golden, "F32", "f32", DType::f32, plain, widen, isa);
+      ASSERT_TRUE(fp8.ready() && wide.ready());
+      EXPECT_EQ(fp8.model().weight_dtype(), DType::fp8_e4m3);
+      EXPECT_LT(fp8.model().weight_bytes(), wide.model().weight_bytes());
+      const GoldenPrompt& prompt = golden.prompts.back();
+      const std::vector<float> got = fp8.logits_of(prompt, kMaxTokens);
+      const std::vector<float> want = wide.logits_of(prompt, kMaxTokens);
+      float worst = 0;
+      for (size_t i = 0; i < got.size(); ++i)
+        worst = std::max(worst, std::fabs(got[i] - want[i]) / golden.range);
+      std::printf("%s %s fp8%s: %.2g of the range\n", GetParam(), isa, at_load ? " at load" : "",
+                  worst);
+      // avx512bf16 rounds activations for a head that is bf16.
+      const bool rounds = !at_load && std::string_view(isa) == "avx512bf16";
+      EXPECT_LT(worst, rounds ? kBf16Bound : kF32Bound) << isa;
+      EXPECT_EQ(got, fp8.logits_of(prompt, 7));
+    }
+  }
+}
+
 TEST_P(GoldenModel, LogitsInF32OnEveryInstructionSet) {
   const GoldenCase golden(GetParam());
   int ran = 0;

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "base/float16.h"
+#include "base/float8.h"
 #include "engine/models/registry.h"
 #include "engine/random_weights.h"
 #include "kernels/cpu/device.h"
@@ -41,8 +42,11 @@ TEST(RandomWeights, LookNormal) {
 
 TEST(MakeModel, NanoLoadsAndRunsInEveryDType) {
   TempDir dir;
-  for (const auto& [name, dtype] : std::vector<std::pair<std::string, DType>>{
-           {"f32", DType::f32}, {"f16", DType::f16}, {"bf16", DType::bf16}}) {
+  for (const auto& [name, dtype] :
+       std::vector<std::pair<std::string, DType>>{{"f32", DType::f32},
+                                                  {"f16", DType::f16},
+                                                  {"bf16", DType::bf16},
+                                                  {"fp8", DType::fp8_e4m3}}) {
     const absl::Status made = make_model("nano", 7, name, dir.path());
     ASSERT_TRUE(made.ok()) << made;
     auto device = make_cpu_device({.threads = 1});
@@ -52,7 +56,7 @@ TEST(MakeModel, NanoLoadsAndRunsInEveryDType) {
     const auto model = load_model(options, **device, 2);
     ASSERT_TRUE(model.ok()) << model.status();
     EXPECT_EQ((*model)->weight_dtype(), dtype);
-    EXPECT_EQ((*model)->config().dtype, dtype);
+    EXPECT_EQ((*model)->config().dtype, dtype == DType::fp8_e4m3 ? DType::bf16 : dtype);
     EXPECT_EQ((*model)->config().vocab_size, 4096);
     EXPECT_EQ((*model)->config().warnings.size(), 0u) << (*model)->config().warnings[0];
     ModelDriver driver(**device, **model, DType::f32, 1, 8);
@@ -88,6 +92,38 @@ TEST(MakeModel, SameSeedSameBytes) {
     std::memcpy(&bits, embedding->data + 2 * i, 2);
     EXPECT_EQ(bits, to_bf16(random_weight(weight_stream(3, embedding->name), i, 0.02))) << i;
   }
+}
+
+// The weights of the bf16 model of that seed, as far as fp8 has them, and everything else
+// unchanged.
+TEST(MakeModel, Fp8IsTheSameModelQuantised) {
+  TempDir plain_dir, fp8_dir;
+  ASSERT_TRUE(make_model("nano", 3, "f32", plain_dir.path()).ok());
+  ASSERT_TRUE(make_model("nano", 3, "fp8", fp8_dir.path()).ok());
+  const auto plain = Safetensors::open(plain_dir.path()), fp8 = Safetensors::open(fp8_dir.path());
+  ASSERT_TRUE(plain.ok() && fp8.ok());
+  EXPECT_EQ(fp8->tensors().size(), plain->tensors().size() + 7);
+  for (const char* name : {"self_attn.q_proj", "mlp.down_proj"}) {
+    const std::string at = fmt::format("model.layers.0.{}.weight", name);
+    const StoredTensor *from = plain->find(at), *to = fp8->find(at),
+                       *scale = fp8->find(at + "_scale");
+    ASSERT_TRUE(from && to && scale);
+    EXPECT_EQ(to->dtype, DType::fp8_e4m3);
+    EXPECT_EQ(scale->dtype, DType::bf16);
+    EXPECT_EQ(scale->shape, (std::vector<int64_t>{from->shape[0], 1}));
+    double error = 0, norm = 0;
+    for (int64_t i = 0; i < from->shape[0] * from->shape[1]; ++i) {
+      float x;
+      std::memcpy(&x, from->data + 4 * i, 4);
+      uint16_t s;
+      std::memcpy(&s, scale->data + 2 * (i / from->shape[1]), 2);
+      const float got = from_e4m3(uint8_t(to->data[i])) * from_bf16(s);
+      error += (got - x) * (got - x), norm += x * x;
+    }
+    EXPECT_LT(std::sqrt(error / norm), 0.03) << name;  // 2^-4 of each value at most
+  }
+  EXPECT_EQ(fp8->find("model.embed_tokens.weight")->dtype, DType::bf16);
+  EXPECT_EQ(fp8->find("model.norm.weight")->dtype, DType::bf16);
 }
 
 TEST(MakeModel, TokenizerCoversTheVocabulary) {

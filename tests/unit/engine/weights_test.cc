@@ -7,6 +7,7 @@
 #include <numbers>
 
 #include "base/float16.h"
+#include "base/float8.h"
 #include "engine/layers.h"
 #include "kernels/cpu/device.h"
 #include "tests/unit/engine/model_files.h"
@@ -42,6 +43,11 @@ TEST(Float16, RoundTripsAndRounds) {
 
 std::string as(const std::string& dtype, const std::vector<float>& values) {
   if (dtype == "F32") return f32_bytes(values);
+  if (dtype == "F8_E4M3") {
+    std::string codes;
+    for (const float x : values) codes += char(to_e4m3(x));
+    return codes;
+  }
   std::string bytes;
   for (const float x : values) {
     const uint16_t h = dtype == "F16" ? to_f16(x) : to_bf16(x);
@@ -175,7 +181,7 @@ TEST_F(WeightsTest, FaultsNameFileAndTensor) {
   files = tensors("F32", "F32");
   files[0].dtype = "I32";
   EXPECT_EQ(error_of(files),
-            "model.safetensors: tensor a.weight: dtype I32, expected F32, F16 or BF16");
+            "model.safetensors: tensor a.weight: dtype I32, expected F32, F16, BF16 or F8_E4M3");
   files = tensors("F32", "F32");
   files[3].name = "x";
   EXPECT_EQ(error_of(files), "model.safetensors: tensor b.bias [130] is missing");
@@ -185,11 +191,157 @@ TEST_F(WeightsTest, FaultsNameFileAndTensor) {
   EXPECT_TRUE(load(tensors("F32", "F32"), DType::bf16).ok());
 }
 
+// The fused layer as fp8: one scale for the first part's tensor, one a row for the other's.
+class Fp8WeightsTest : public WeightsTest {
+ protected:
+  static constexpr float kScaleA = 0.375f;
+  static float scale_b(int64_t row) { return 0.01f + float(row) / 256; }
+
+  std::vector<TensorFile> stored() {
+    std::vector<float> scales;
+    for (int64_t r = 0; r < kRowsB; ++r) scales.push_back(through_bf16(scale_b(r)));
+    auto files = tensors("F8_E4M3", "F8_E4M3");
+    files.push_back({"a.weight_scale", "F32", {1}, as("F32", {kScaleA})});
+    files.push_back({"b.weight_scale", "BF16", {kRowsB, 1}, as("BF16", scales)});
+    files.push_back({"a.input_scale", "F32", {1}, as("F32", {7})});
+    return files;
+  }
+  // What the stored layer is, by hand.
+  std::vector<float> meant() {
+    std::vector<float> all;
+    for (const float x : a_) all.push_back(from_e4m3(to_e4m3(x)) * kScaleA);
+    for (size_t i = 0; i < b_.size(); ++i)
+      all.push_back(from_e4m3(to_e4m3(b_[i])) * through_bf16(scale_b(int64_t(i) / kIn)));
+    return all;
+  }
+};
+
+TEST_F(Fp8WeightsTest, StaysAsStoredOrIsWidened) {
+  ASSERT_EQ(error_of(stored()), "");
+  EXPECT_EQ(linear_.data.dtype, DType::fp8_e4m3);
+  EXPECT_EQ(plan_.dtype, DType::fp8_e4m3);
+  EXPECT_EQ(rows(), meant());
+  EXPECT_EQ(linear_.scale.as<float>()[kRowsA - 1], kScaleA);
+  EXPECT_EQ(linear_.bias.as<float>()[kRowsA], 4.0f);
+  ASSERT_EQ(error_of(stored(), DType::fp8_e4m3), "");
+  EXPECT_EQ(rows(), meant());
+  ASSERT_EQ(error_of(stored(), DType::f32), "");
+  EXPECT_EQ(linear_.data.dtype, DType::f32);
+  EXPECT_EQ(rows(), meant());
+  ASSERT_EQ(error_of(stored(), DType::bf16), "");
+  std::vector<float> rounded = meant();
+  for (float& x : rounded) x = through_bf16(x);
+  EXPECT_EQ(rows(), rounded);
+}
+
+TEST_F(Fp8WeightsTest, ScalesOfEveryShape) {
+  const std::vector<float> want = meant();
+  for (const std::vector<int64_t>& one : {std::vector<int64_t>{}, {1}, {1, 1}}) {
+    for (const std::vector<int64_t>& many : {std::vector<int64_t>{kRowsB}, {kRowsB, 1}}) {
+      auto files = stored();
+      files[6].shape = one, files[7].shape = many;
+      ASSERT_EQ(error_of(files), "");
+      EXPECT_EQ(rows(), want);
+    }
+  }
+}
+
+TEST_F(Fp8WeightsTest, QuantisesLayersAtLoadButNoHeadOrTable) {
+  for (const char* from : {"F32", "BF16", "F16"}) {
+    list_.linears[0].use = LinearSpec::Use::layer;
+    ASSERT_EQ(error_of(tensors(from, from), DType::fp8_e4m3), "");
+    EXPECT_EQ(linear_.data.dtype, DType::fp8_e4m3);
+    const std::vector<float> got = rows(), from_file = expected(from[0] == 'B'   ? through_bf16
+                                                                : from[1] == '1' ? through_f16
+                                                                                 : same);
+    for (int64_t r = 0; r < kRowsA + kRowsB; ++r) {
+      const float* x = &from_file[r * kIn];
+      const float largest = std::fabs(*std::max_element(
+          x, x + kIn, [](float a, float b) { return std::fabs(a) < std::fabs(b); }));
+      for (int64_t c = 0; c < kIn; ++c) {
+        const float scale = largest / 448;
+        ASSERT_EQ(got[r * kIn + c], from_e4m3(to_e4m3(x[c] / scale)) * scale) << from;
+      }
+    }
+    for (const auto use : {LinearSpec::Use::head, LinearSpec::Use::table}) {
+      list_.linears[0].use = use;
+      ASSERT_EQ(error_of(tensors(from, from), DType::fp8_e4m3), "");
+      EXPECT_EQ(rows(), from_file);
+      EXPECT_FALSE(linear_.scale);
+    }
+  }
+  list_.linears[0].use = LinearSpec::Use::head;  // but stored as fp8 it stays so
+  ASSERT_EQ(error_of(stored()), "");
+  EXPECT_EQ(rows(), meant());
+}
+
+TEST_F(Fp8WeightsTest, OnePartOfTwoIsFp8) {
+  auto files = stored();
+  files[1] = tensors("F8_E4M3", "BF16")[1];
+  ASSERT_EQ(error_of(files), "");
+  EXPECT_EQ(linear_.data.dtype, DType::f32);
+  std::vector<float> want = meant();
+  for (size_t i = 0; i < b_.size(); ++i) want[a_.size() + i] = through_bf16(b_[i]);
+  EXPECT_EQ(rows(), want);
+}
+
+TEST_F(Fp8WeightsTest, AnyAlignmentAndAnyNumberOfThreads) {
+  const std::vector<float> want = meant();
+  for (int pad = 0; pad < 4; ++pad) {
+    ASSERT_TRUE(load(stored(), {}, 1 + pad, pad).ok());
+    EXPECT_EQ(rows(), want) << pad;
+  }
+}
+
+TEST_F(Fp8WeightsTest, FaultsNameFileAndTensor) {
+  auto files = stored();
+  files[6].name = "a.scale";
+  EXPECT_EQ(error_of(files),
+            "model.safetensors: tensor a.weight_scale, which F8_E4M3 a.weight needs, is missing");
+  files[6].name = "a.weight_scale_inv";
+  EXPECT_EQ(error_of(files),
+            "model.safetensors: tensor a.weight_scale_inv: scales of blocks are not supported");
+  files = stored();
+  files[7].shape = {1, kRowsB};
+  EXPECT_EQ(error_of(files),
+            "model.safetensors: tensor b.weight_scale: shape [1, 130], expected [1] or [130, 1]");
+  files = stored();
+  files[6].dtype = "I32";
+  EXPECT_EQ(error_of(files),
+            "model.safetensors: tensor a.weight_scale: dtype I32, expected F32, F16 or BF16");
+  for (const float bad : {-1.0f, INFINITY, NAN}) {
+    files = stored();
+    files[6].bytes = as("F32", {bad});
+    EXPECT_EQ(error_of(files),
+              fmt::format("model.safetensors: tensor a.weight_scale: has {}, expected finite "
+                          "scales from 0",
+                          bad));
+  }
+  for (const auto dtype : {std::optional<DType>(), std::optional(DType::f32)}) {
+    files = stored();
+    files[1].bytes[777] = char(0xff);
+    EXPECT_EQ(error_of(files, dtype),
+              "model.safetensors: tensor b.weight: has a NaN, expected numbers");
+  }
+  files = stored();
+  files[6].bytes = as("F32", {1e6});
+  EXPECT_THAT(error_of(files, DType::f16), HasSubstr("tensor a.weight: 500000 is beyond f16"));
+  EXPECT_EQ(error_of(files), "");
+  list_.linears[0].use = LinearSpec::Use::table;
+  EXPECT_EQ(error_of(stored()),
+            "model.safetensors: tensor a.weight: dtype F8_E4M3, expected F32, F16 or BF16");
+  list_.linears[0].use = LinearSpec::Use::layer;
+  b_[777] = INFINITY;
+  EXPECT_THAT(error_of(tensors("F32", "F32"), DType::fp8_e4m3),
+              HasSubstr("tensor b.weight: inf is beyond fp8_e4m3"));
+}
+
 TEST_F(WeightsTest, WordsForDTypes) {
   EXPECT_EQ(*parse_weight_dtype("auto"), std::nullopt);
   EXPECT_EQ(*parse_weight_dtype("bf16"), DType::bf16);
+  EXPECT_EQ(*parse_weight_dtype("fp8"), DType::fp8_e4m3);
   EXPECT_THAT(std::string(message_of(parse_weight_dtype("int8").status())),
-              HasSubstr("model.dtype: \"int8\", expected auto, f32, f16 or bf16"));
+              HasSubstr("model.dtype: \"int8\", expected auto, f32, f16, bf16 or fp8"));
 }
 
 TEST(Rope, TableHoldsTheAngles) {
