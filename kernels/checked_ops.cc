@@ -80,7 +80,7 @@ void check_qkv(const QkvParams& p, DType act) {
   for (const Tensor* t : {&p.q_norm, &p.k_norm}) {
     if (*t) check(*t, t->dtype == DType::f32 ? DType::f32 : act, {p.head_dim});
   }
-  check(p.cos_sin, DType::f32, {-1, -1});
+  if (p.cos_sin) check(p.cos_sin, DType::f32, {-1, -1});
 }
 
 }  // namespace
@@ -137,6 +137,15 @@ void CheckedOps::rms_norm(Tensor out, Tensor x, Tensor weight, float eps) {
   ops_.rms_norm(out, x, weight, eps);
 }
 
+void CheckedOps::layer_norm(Tensor out, Tensor x, Tensor weight, Tensor bias, float eps) {
+  check(x, act_dtype(), {-1, -1});
+  check(out, act_dtype(), {x.shape[0], x.shape[1]});
+  check(weight, DType::f32, {x.shape[1]});
+  if (bias) check(bias, DType::f32, {x.shape[1]});
+  CHECK(eps >= 0);
+  ops_.layer_norm(out, x, weight, bias, eps);
+}
+
 void CheckedOps::add(Tensor out, Tensor a, Tensor b) {
   check(out, act_dtype(), {-1, -1});
   check(a, act_dtype(), {out.shape[0], out.shape[1]});
@@ -148,6 +157,23 @@ void CheckedOps::silu_mul(Tensor out, Tensor gate_up) {
   check(out, act_dtype(), {-1, -1});
   check(gate_up, act_dtype(), {out.shape[0], 2 * out.shape[1]});
   ops_.silu_mul(out, gate_up);
+}
+
+void CheckedOps::gelu_mul(Tensor out, Tensor gate_up) {
+  check(out, act_dtype(), {-1, -1});
+  check(gate_up, act_dtype(), {out.shape[0], 2 * out.shape[1]});
+  ops_.gelu_mul(out, gate_up);
+}
+
+void CheckedOps::activate(Tensor x, Activation activation) {
+  check(x, act_dtype(), {-1, -1});
+  ops_.activate(x, activation);
+}
+
+void CheckedOps::scale(Tensor x, float factor, float softcap) {
+  check(x, x.dtype == DType::f32 ? DType::f32 : act_dtype(), {-1, -1});
+  CHECK(std::isfinite(factor) && softcap >= 0);
+  ops_.scale(x, factor, softcap);
 }
 
 void CheckedOps::rope(Tensor qk, Tensor positions, Tensor cos_sin) {
@@ -267,8 +293,8 @@ void CheckedOps::qkv_rope_write(Tensor qkv, const QkvParams& p, Tensor positions
   check_qkv(p, act_dtype());
   check(qkv, act_dtype(), {-1, int64_t{p.num_heads + 2 * p.num_kv_heads} * p.head_dim});
   CHECK(cache.k.shape[1] == p.num_kv_heads && cache.k.shape[3] == p.head_dim);
-  CHECK(p.cos_sin.shape[1] % 2 == 0 && p.cos_sin.shape[1] <= p.head_dim);
-  check_indices(positions, qkv.shape[0], 0, p.cos_sin.shape[0]);
+  CHECK(!p.cos_sin || (p.cos_sin.shape[1] % 2 == 0 && p.cos_sin.shape[1] <= p.head_dim));
+  check_indices(positions, qkv.shape[0], 0, p.cos_sin ? p.cos_sin.shape[0] : INT32_MAX);
   check_slots(cache, slot_mapping, qkv.shape[0]);
   ops_.qkv_rope_write(qkv, p, positions, cache, slot_mapping);
 }

@@ -27,6 +27,9 @@ struct AttnBatch {
   int max_q = 0, max_seq_len = 0, num_seqs = 0;
   int num_decodes = 0;  // the first sequences, which go on from a token that was drawn
 };
+// gelu by the error function, gelu_tanh by its approximation with tanh (Hendrycks and Gimpel 2016).
+enum class Activation { silu, gelu, gelu_tanh, relu };
+
 struct AttnParams {
   float scale = 1;
   int window = 0;     // > 0: a query sees only the last `window` positions, itself included
@@ -74,7 +77,9 @@ struct QkvParams {
   int num_heads = 0, num_kv_heads = 0, head_dim = 0;
   Tensor q_norm, k_norm;  // [head_dim]; absent: no q/k norm
   float eps = 0;
-  Tensor cos_sin;  // f32 [max_positions, rotary_dim]: cosines, then sines, rotary_dim / 2 each
+  // f32 [max_positions, rotary_dim]: cosines, then sines, rotary_dim / 2 each, rotary_dim at most
+  // head_dim; absent: nothing is rotated.
+  Tensor cos_sin;
 };
 
 // What a model asks of a device in attention.
@@ -142,12 +147,22 @@ class Ops {
   virtual void matmul(Tensor out, Tensor x, const Weight& w) = 0;
   // Over the last dim; rank 2 or 3, strided; out may be x. weight: act or f32 [last dim].
   virtual void rms_norm(Tensor out, Tensor x, Tensor weight, float eps) = 0;
+  // Of each row of x [n, d]: (x - mean) / sqrt(variance + eps) * weight + bias; out may be x.
+  // weight, bias: f32 [d]; the bias may be absent.
+  virtual void layer_norm(Tensor out, Tensor x, Tensor weight, Tensor bias, float eps) = 0;
   // out = a + b, [n, d]; out may be a or b.
   virtual void add(Tensor out, Tensor a, Tensor b) = 0;
   // out [n, d] = silu(gate_up[:, :d]) * gate_up[:, d:].
   virtual void silu_mul(Tensor out, Tensor gate_up) = 0;
+  // The same with gelu_tanh.
+  virtual void gelu_mul(Tensor out, Tensor gate_up) = 0;
+  // In place on x [n, d].
+  virtual void activate(Tensor x, Activation) = 0;
+  // In place on x [n, d], of act_dtype() or f32: x *= factor, then, with softcap > 0,
+  // x = softcap * tanh(x / softcap).
+  virtual void scale(Tensor x, float factor, float softcap = 0) = 0;
   // In place on qk [n, heads, dim] (strided): pairs (i, i + rotary_dim / 2) are rotated by the
-  // row's position (i32 [n]). cos_sin as in QkvParams.
+  // row's position (i32 [n]); the other dims stay. cos_sin as in QkvParams.
   virtual void rope(Tensor qk, Tensor positions, Tensor cos_sin) = 0;
   // k, v [n, kv_heads, dim] (strided) into the slots slot_mapping (i32 [n]).
   virtual void write_kv(KvView cache, Tensor k, Tensor v, Tensor slot_mapping) = 0;
@@ -181,8 +196,8 @@ class Ops {
     const Tensor v = qkv.cols(q_cols + kv_cols, kv_cols).heads(p.head_dim);
     if (p.q_norm) rms_norm(q, q, p.q_norm, p.eps);
     if (p.k_norm) rms_norm(k, k, p.k_norm, p.eps);
-    rope(q, positions, p.cos_sin);
-    rope(k, positions, p.cos_sin);
+    if (p.cos_sin) rope(q, positions, p.cos_sin);
+    if (p.cos_sin) rope(k, positions, p.cos_sin);
     write_kv(cache, k, v, slot_mapping);
   }
   // out [n, d] = silu(gate) * up where [gate | up] = x * w^T; w is [2 * d, in]. `scratch` [n, 2 *

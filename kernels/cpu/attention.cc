@@ -112,13 +112,6 @@ void multiply(int rows, int vectors, const float* a, int64_t a_stride, const flo
   }
 }
 
-// cap * tanh(s / cap), by tanh(x) = 1 - 2 / (e^2x + 1).
-[[gnu::always_inline]] inline V soft_cap(V s, float cap) {
-  const V e = exp(mul(s, set1(2 / cap)));
-  const V t = sub(set1(1.0f), div(set1(2.0f), add(e, set1(1.0f))));
-  return mul(t, set1(cap));
-}
-
 // Scores of one query become weights; visible keys are [low, high). Updates the running maximum
 // and sum, and scales the running output where the maximum moved.
 void soften(const AttentionArgs& a, float* s, int vectors, int low, int high, float* max_,

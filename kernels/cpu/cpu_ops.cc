@@ -183,6 +183,13 @@ void CpuOps::rms_norm(Tensor out, Tensor x, Tensor weight, float eps) {
            [&](int64_t row, int) { norm_row(out, x, floats(weight), eps, row); });
 }
 
+void CpuOps::layer_norm(Tensor out, Tensor x, Tensor weight, Tensor bias, float eps) {
+  for_rows(x.shape[0], x.shape[1], [&](int64_t row, int) {
+    kernels_.layer_norm(out.row<float>(row), x.row<const float>(row), floats(weight), floats(bias),
+                        x.shape[1], eps);
+  });
+}
+
 void CpuOps::add(Tensor out, Tensor a, Tensor b) {
   for_rows(out.shape[0], out.shape[1], [&](int64_t row, int) {
     kernels_.add(out.row<float>(row), a.row<const float>(row), b.row<const float>(row),
@@ -203,6 +210,29 @@ void CpuOps::silu_mul(Tensor out, Tensor gate_up) {
   for_rows(out.shape[0], d, [&](int64_t row, int) {
     const float* gate = gate_up.row<const float>(row);
     kernels_.silu_mul(out.row<float>(row), gate, gate + d, d);
+  });
+}
+
+void CpuOps::gelu_mul(Tensor out, Tensor gate_up) {
+  const int64_t d = out.shape[1];
+  for_rows(out.shape[0], d, [&](int64_t row, int) {
+    const float* gate = gate_up.row<const float>(row);
+    kernels_.gelu_mul(out.row<float>(row), gate, gate + d, d);
+  });
+}
+
+void CpuOps::activate(Tensor x, Activation activation) {
+  const auto kernel = activation == Activation::silu        ? kernels_.silu
+                      : activation == Activation::gelu      ? kernels_.gelu
+                      : activation == Activation::gelu_tanh ? kernels_.gelu_tanh
+                                                            : kernels_.relu;
+  for_rows(x.shape[0], x.shape[1],
+           [&](int64_t row, int) { kernel(x.row<float>(row), x.shape[1]); });
+}
+
+void CpuOps::scale(Tensor x, float factor, float softcap) {
+  for_rows(x.shape[0], x.shape[1], [&](int64_t row, int) {
+    kernels_.scale(x.row<float>(row), x.shape[1], factor, softcap);
   });
 }
 
@@ -258,8 +288,8 @@ void CpuOps::qkv_rope_write(Tensor qkv, const QkvParams& p, Tensor positions, Kv
   for_rows(qkv.shape[0], qkv.shape[1], [&](int64_t row, int) {
     if (p.q_norm) norm_row(q, q, floats(p.q_norm), p.eps, row);
     if (p.k_norm) norm_row(k, k, floats(p.k_norm), p.eps, row);
-    rope_row(q, position[row], p.cos_sin, row);
-    rope_row(k, position[row], p.cos_sin, row);
+    if (p.cos_sin) rope_row(q, position[row], p.cos_sin, row);
+    if (p.cos_sin) rope_row(k, position[row], p.cos_sin, row);
     write_kv_row(cache, k, v, slot[row], row);
   });
 }

@@ -93,8 +93,20 @@ struct Kernels {
 
   // --- rows.cc: d elements each ---
   void (*rms_norm)(float* out, const float* x, const float* weight, int64_t d, float eps);
+  // bias: [d] or null.
+  void (*layer_norm)(float* out, const float* x, const float* weight, const float* bias, int64_t d,
+                     float eps);
   void (*add)(float* out, const float* a, const float* b, int64_t d);
   void (*silu_mul)(float* out, const float* gate, const float* up, int64_t d);
+  // gelu by tanh.
+  void (*gelu_mul)(float* out, const float* gate, const float* up, int64_t d);
+  // In place.
+  void (*silu)(float* x, int64_t d);
+  void (*gelu)(float* x, int64_t d);
+  void (*gelu_tanh)(float* x, int64_t d);
+  void (*relu)(float* x, int64_t d);
+  // x *= factor, then softcap * tanh(x / softcap) where softcap > 0.
+  void (*scale)(float* x, int64_t d, float factor, float softcap);
   // Rotates (x[i], x[i + half]) by the angle whose cosine and sine are cos[i] and sin[i].
   void (*rope)(float* x, const float* cos, const float* sin, int64_t half);
   void (*to_bf16)(uint16_t* out, const float* x, int64_t d);

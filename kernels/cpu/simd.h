@@ -374,4 +374,11 @@ inline constexpr int kLanes = 4;
 
 [[gnu::always_inline]] inline V silu(V x) { return div(x, add(set1(1.0f), exp(sub(zero(), x)))); }
 
+// cap * tanh(s / cap), by tanh(x) = 1 - 2 / (e^2x + 1).
+[[gnu::always_inline]] inline V soft_cap(V s, float cap) {
+  const V e = exp(mul(s, set1(2 / cap)));
+  const V t = sub(set1(1.0f), div(set1(2.0f), add(e, set1(1.0f))));
+  return mul(t, set1(cap));
+}
+
 }  // namespace sluice::cpu::SLUICE_ISA

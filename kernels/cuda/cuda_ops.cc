@@ -133,9 +133,21 @@ void CudaOps::rms_norm(Tensor out, Tensor x, Tensor weight, float eps) {
   cuda::rms_norm(stream_, out, x, {}, weight, eps);
 }
 
+void CudaOps::layer_norm(Tensor out, Tensor x, Tensor weight, Tensor bias, float eps) {
+  cuda::layer_norm(stream_, out, x, weight, bias, eps);
+}
+
 void CudaOps::add(Tensor out, Tensor a, Tensor b) { cuda::add(stream_, out, a, b); }
 
 void CudaOps::silu_mul(Tensor out, Tensor gate_up) { cuda::silu_mul(stream_, out, gate_up); }
+
+void CudaOps::gelu_mul(Tensor out, Tensor gate_up) { cuda::gelu_mul(stream_, out, gate_up); }
+
+void CudaOps::activate(Tensor x, Activation activation) { cuda::activate(stream_, x, activation); }
+
+void CudaOps::scale(Tensor x, float factor, float softcap) {
+  cuda::scale(stream_, x, factor, softcap);
+}
 
 void CudaOps::rope(Tensor qk, Tensor positions, Tensor cos_sin) {
   cuda::rope(stream_, qk, positions, cos_sin);

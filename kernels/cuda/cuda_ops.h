@@ -34,8 +34,12 @@ class CudaOps final : public Ops {
   void embed(Tensor out, const Weight& table, Tensor ids) override;
   void matmul(Tensor out, Tensor x, const Weight& w) override;
   void rms_norm(Tensor out, Tensor x, Tensor weight, float eps) override;
+  void layer_norm(Tensor out, Tensor x, Tensor weight, Tensor bias, float eps) override;
   void add(Tensor out, Tensor a, Tensor b) override;
   void silu_mul(Tensor out, Tensor gate_up) override;
+  void gelu_mul(Tensor out, Tensor gate_up) override;
+  void activate(Tensor x, Activation) override;
+  void scale(Tensor x, float factor, float softcap) override;
   void rope(Tensor qk, Tensor positions, Tensor cos_sin) override;
   void write_kv(KvView cache, Tensor k, Tensor v, Tensor slot_mapping) override;
   void attention(Tensor out, Tensor q, KvView cache, const AttnBatch&, const AttnParams&) override;

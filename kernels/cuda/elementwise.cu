@@ -30,6 +30,18 @@ void gated(Stream stream, const Tensor& out, const Tensor& x) {
   });
 }
 
+template <Gate kGate>
+void activated(Stream stream, const Tensor& x) {
+  const int64_t dim = x.shape[1];
+  const bool by_8 = wide(dim, {&x});
+  dispatch(x.dtype, [&]<class T>(T) {
+    const ActivateParams<T> p{x.as<T>(), x.stride[0], int32_t(dim), parts_of(dim, by_8 ? 8 : 1)};
+    simt::launch<ActivateParams<T>>(
+        by_8 ? activate_kernel<T, kGate, 8> : activate_kernel<T, kGate, 1>,
+        {int(x.shape[0]) * p.parts, kElementThreads, 0}, stream, p);
+  });
+}
+
 }  // namespace
 
 void add(Stream stream, Tensor out, Tensor a, Tensor b) {
@@ -65,6 +77,30 @@ void silu_mul(Stream stream, Tensor out, Tensor gate_up) {
 }
 void gelu_mul(Stream stream, Tensor out, Tensor gate_up) {
   gated<Gate::gelu_tanh>(stream, out, gate_up);
+}
+
+void activate(Stream stream, Tensor x, Activation activation) {
+  switch (activation) {
+    case Activation::silu:
+      return activated<Gate::silu>(stream, x);
+    case Activation::gelu:
+      return activated<Gate::gelu>(stream, x);
+    case Activation::gelu_tanh:
+      return activated<Gate::gelu_tanh>(stream, x);
+    case Activation::relu:
+      return activated<Gate::relu>(stream, x);
+  }
+}
+
+void scale(Stream stream, Tensor x, float factor, float softcap) {
+  const auto start = [&]<class T>(T) {
+    const ScaleParams<T> p{x.as<T>(), x.stride[0], int32_t(x.shape[1]), parts_of(x.shape[1], 1),
+                           factor,    softcap};
+    simt::launch<ScaleParams<T>>(scale_kernel<T>, {int(x.shape[0]) * p.parts, kElementThreads, 0},
+                                 stream, p);
+  };
+  if (x.dtype == DType::f32) return start(0.0f);
+  dispatch(x.dtype, start);
 }
 
 }  // namespace sluice::cuda

@@ -14,10 +14,14 @@ namespace sluice::cuda {
 void copy_rows(Stream, Tensor dst, Tensor src, Tensor from, Tensor to, int64_t count);
 // residual += x (absent: no addition), out = norm(residual). weight: f32. Rank 2 or 3.
 void rms_norm(Stream, Tensor out, Tensor residual, Tensor x, Tensor weight, float eps);
+// weight, bias: f32; the bias may be absent. Rank 2; out may be x.
+void layer_norm(Stream, Tensor out, Tensor x, Tensor weight, Tensor bias, float eps);
 void add(Stream, Tensor out, Tensor a, Tensor b);
 void add_bias(Stream, Tensor out, Tensor bias);  // bias: f32 [columns]
 void silu_mul(Stream, Tensor out, Tensor gate_up);
 void gelu_mul(Stream, Tensor out, Tensor gate_up);
+void activate(Stream, Tensor x, Activation);
+void scale(Stream, Tensor x, float factor, float softcap);  // also of f32
 void rope(Stream, Tensor qk, Tensor positions, Tensor cos_sin);
 void write_kv(Stream, KvView cache, Tensor k, Tensor v, Tensor slots);
 void qkv_rope_write(Stream, Tensor qkv, const QkvParams&, Tensor positions, KvView cache,

@@ -13,6 +13,13 @@ void start(Stream stream, const RmsNormParams<T>& p, int64_t rows) {
                                  {int(rows), kThreads, sizeof(BlockSum<kThreads>)}, stream, p);
 }
 
+template <class T, int kThreads, int kVector>
+void start(Stream stream, const LayerNormParams<T>& p, int64_t rows) {
+  simt::launch<LayerNormParams<T>>(layer_norm_kernel<T, kThreads, kVector>,
+                                   {int(rows), kThreads, sizeof(LayerNormShared<kThreads>)}, stream,
+                                   p);
+}
+
 // Strides over the outer and the inner rows of a tensor of rank 2 or 3.
 int64_t outer_of(const Tensor& t) { return t.rank == 0 ? 0 : t.stride[0]; }
 int64_t inner_of(const Tensor& t) { return t.rank == 3 ? t.stride[1] : 0; }
@@ -37,6 +44,20 @@ void rms_norm(Stream stream, Tensor out, Tensor residual, Tensor x, Tensor weigh
       by_8 ? start<T, 32, 8>(stream, p, rows) : start<T, 32, 1>(stream, p, rows);
     } else {
       by_8 ? start<T, 256, 8>(stream, p, rows) : start<T, 256, 1>(stream, p, rows);
+    }
+  });
+}
+
+void layer_norm(Stream stream, Tensor out, Tensor x, Tensor weight, Tensor bias, float eps) {
+  CHECK(weight.dtype == DType::f32 && out.rank == 2);
+  const bool by_8 = wide(out.shape[1], {&out, &x});
+  dispatch(out.dtype, [&]<class T>(T) {
+    const LayerNormParams<T> p{out.as<T>(),   x.as<T>(),   weight.as<float>(),  bias.as<float>(),
+                               out.stride[0], x.stride[0], int32_t(x.shape[1]), eps};
+    if (p.dim <= 256) {
+      by_8 ? start<T, 32, 8>(stream, p, out.shape[0]) : start<T, 32, 1>(stream, p, out.shape[0]);
+    } else {
+      by_8 ? start<T, 256, 8>(stream, p, out.shape[0]) : start<T, 256, 1>(stream, p, out.shape[0]);
     }
   });
 }

@@ -1,5 +1,5 @@
 // RMSNorm of rows, with or without the addition before it. Region of DeepSpeed-Inference (Aminabadi
-// et al., SC'22): the residual is read and written once for both.
+// et al., SC'22): the residual is read and written once for both. And LayerNorm (Ba et al. 2016).
 #pragma once
 
 #include "kernels/cuda/vector.h"
@@ -70,6 +70,60 @@ rms_norm_kernel(RmsNormParams<T> p) {
     load<kVector>(v, residual + i);  // this thread's own
     SIMT_UNROLL
     for (int k = 0; k < kVector; ++k) v[k] *= scale * p.weight[i + k];
+    store<kVector>(out + i, v);
+  }
+}
+
+// out [rows, dim] = (x - mean) * rsqrt(variance + eps) * weight + bias; out may be x.
+template <class T>
+struct LayerNormParams {
+  T* out;
+  const T* x;
+  const float* weight;  // [dim]
+  const float* bias;    // [dim]; may be null
+  int64_t out_stride, x_stride;
+  int32_t dim;
+  float eps;
+};
+
+template <int kThreads>
+struct LayerNormShared {
+  BlockSum<kThreads> mean, squares;  // one each: nobody waits for the first to be read
+};
+
+// A block takes a row and reads it three times: the mean comes before the squares around it.
+template <class T, int kThreads, int kVector>
+SIMT_KERNEL(kThreads, 1)
+layer_norm_kernel(LayerNormParams<T> p) {
+  auto& shared = simt::shared<LayerNormShared<kThreads>>();
+  const T* x = p.x + simt::block_id() * p.x_stride;
+  T* out = p.out + simt::block_id() * p.out_stride;
+  constexpr int kStep = kThreads * kVector;
+  float sum = 0;
+  for (int i = simt::thread_id() * kVector; i < p.dim; i += kStep) {
+    float v[kVector];
+    load<kVector>(v, x + i);
+    SIMT_UNROLL
+    for (int k = 0; k < kVector; ++k) sum += v[k];
+  }
+  const float mean = block_sum<kThreads>(sum, shared.mean) / float(p.dim);
+  float squares = 0;
+  for (int i = simt::thread_id() * kVector; i < p.dim; i += kStep) {
+    float v[kVector];
+    load<kVector>(v, x + i);
+    SIMT_UNROLL
+    for (int k = 0; k < kVector; ++k) squares += (v[k] - mean) * (v[k] - mean);
+  }
+  const float scale =
+      simt::rsqrt(block_sum<kThreads>(squares, shared.squares) / float(p.dim) + p.eps);
+  for (int i = simt::thread_id() * kVector; i < p.dim; i += kStep) {
+    float v[kVector];
+    load<kVector>(v, x + i);  // this thread's own
+    SIMT_UNROLL
+    for (int k = 0; k < kVector; ++k) {
+      v[k] = (v[k] - mean) * scale * p.weight[i + k];
+      if (p.bias != nullptr) v[k] += p.bias[i + k];
+    }
     store<kVector>(out + i, v);
   }
 }

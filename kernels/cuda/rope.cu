@@ -62,7 +62,8 @@ void qkv_rope_write(Stream stream, Tensor qkv, const QkvParams& params, Tensor p
     p.q_token = p.k_token = p.v_token = qkv.stride[0];
     p.q_head = p.k_head = p.v_head = dim;
     p.num_heads = params.num_heads, p.num_keys = p.num_values = params.num_kv_heads;
-    p.head_dim = params.head_dim, p.rotary_dim = int32_t(params.cos_sin.shape[1]);
+    p.head_dim = params.head_dim;
+    p.rotary_dim = params.cos_sin ? int32_t(params.cos_sin.shape[1]) : 0;
     p.q_norm = params.q_norm.as<float>(), p.k_norm = params.k_norm.as<float>();
     p.eps = params.eps;
     p.cos_sin = params.cos_sin.as<float>(), p.positions = positions.as<int32_t>();

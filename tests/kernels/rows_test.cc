@@ -105,6 +105,102 @@ TEST_P(Rows, SiluMul) {
   }
 }
 
+TEST_P(Rows, LayerNorm) {
+  std::mt19937 rng(6);
+  for (const int64_t d : kWidths) {
+    const int64_t n = 7;
+    Matrix x(n, d, d + 5), y(n, d, d + 1), w(1, d), b(1, d);
+    x.randomize(rng, 3);
+    w.randomize(rng), b.randomize(rng);
+    for (int64_t c = 0; c < d; ++c) x.at(2, c) += 1000;  // a mean whose square drowns the rest
+    for (const bool biased : {true, false}) {
+      ops().layer_norm(y.tensor(), x.tensor(), w.vector(), biased ? b.vector() : Tensor{}, 1e-5f);
+      std::vector<double> want;
+      for (int64_t r = 0; r < n; ++r) {
+        double mean = 0, squares = 0;
+        for (int64_t c = 0; c < d; ++c) mean += double(x.at(r, c)) / d;
+        for (int64_t c = 0; c < d; ++c) squares += std::pow(x.at(r, c) - mean, 2);
+        const double scale = 1 / std::sqrt(squares / d + 1e-5);
+        for (int64_t c = 0; c < d; ++c)
+          want.push_back((x.at(r, c) - mean) * scale * w.at(0, c) + (biased ? b.at(0, c) : 0));
+      }
+      // The mean itself is rounded: 1000 / 2^24 beside a deviation of 3.
+      EXPECT_LT(error_of(y, want), 5e-5) << d;
+      EXPECT_TRUE(y.canaries_live());
+    }
+    Matrix alone(1, d);
+    ops().layer_norm(alone.tensor(), x.tensor().rows(n - 1, 1), w.vector(), {}, 1e-5f);
+    EXPECT_TRUE(alone.same_rows(y, 0, n - 1, 1));
+    ops().layer_norm(x.tensor(), x.tensor(), w.vector(), {}, 1e-5f);
+    EXPECT_TRUE(x.same_rows(y, 0, 0, n));
+  }
+}
+
+double activation_of(double x, Activation a) {
+  switch (a) {
+    case Activation::silu:
+      return x / (1 + std::exp(-x));
+    case Activation::gelu:
+      return 0.5 * x * std::erfc(-x / std::sqrt(2.0));
+    case Activation::gelu_tanh:
+      return 0.5 * x * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
+    case Activation::relu:
+      return std::max(x, 0.0);
+  }
+  return 0;
+}
+
+TEST_P(Rows, Activations) {
+  std::mt19937 rng(7);
+  for (const int64_t d : kWidths) {
+    const int64_t n = 9;
+    for (const Activation a :
+         {Activation::silu, Activation::gelu, Activation::gelu_tanh, Activation::relu}) {
+      Matrix x(n, d, d + 3);
+      x.randomize(rng, 3);
+      x.at(0, 0) = -200, x.at(1, 0) = 200, x.at(2, 0) = 0;
+      std::vector<double> want;
+      for (int64_t r = 0; r < n; ++r)
+        for (int64_t c = 0; c < d; ++c) want.push_back(activation_of(x.at(r, c), a));
+      ops().activate(x.tensor(), a);
+      for (int64_t i = 0; i < n * d; ++i)
+        ASSERT_NEAR(x.at(i / d, i % d), want[i], 4e-7 * std::max(1.0, std::abs(want[i])));
+      EXPECT_TRUE(x.canaries_live());
+    }
+    Matrix gate_up(n, 2 * d), y(n, d, d + 3);
+    gate_up.randomize(rng, 4);
+    ops().gelu_mul(y.tensor(), gate_up.tensor());
+    std::vector<double> want;
+    for (int64_t r = 0; r < n; ++r)
+      for (int64_t c = 0; c < d; ++c)
+        want.push_back(activation_of(gate_up.at(r, c), Activation::gelu_tanh) *
+                       gate_up.at(r, d + c));
+    EXPECT_LT(error_of(y, want), Tolerance::elementwise()) << d;
+    EXPECT_TRUE(y.canaries_live());
+  }
+}
+
+TEST_P(Rows, ScaleAndSoftCap) {
+  std::mt19937 rng(8);
+  for (const int64_t d : kWidths) {
+    for (const float cap : {0.0f, 5.0f}) {
+      Matrix x(4, d, d + 3);
+      x.randomize(rng, 20);
+      x.at(0, 0) = 3000;
+      std::vector<double> want;
+      for (int64_t r = 0; r < 4; ++r) {
+        for (int64_t c = 0; c < d; ++c) {
+          const double scaled = x.at(r, c) * 0.75;
+          want.push_back(cap > 0 ? cap * std::tanh(scaled / cap) : scaled);
+        }
+      }
+      ops().scale(x.tensor(), 0.75f, cap);
+      EXPECT_LT(error_of(x, want), Tolerance::elementwise()) << d;
+      EXPECT_TRUE(x.canaries_live());
+    }
+  }
+}
+
 // The exponential that silu, softmax and sampling share, over its whole range: silu(-x) * e^x.
 TEST_P(Rows, ExponentialIsAccurate) {
   const int64_t n = 20000;

@@ -108,6 +108,99 @@ TYPED_TEST(RowOps, GatedActivations) {
   }
 }
 
+TYPED_TEST(RowOps, LayerNorm) {
+  using T = TypeParam;
+  for (const int64_t rows : kRowCounts) {
+    for (const int64_t width : kWidths) {
+      Array<T> x(size_t(rows * width)), out(size_t(rows * width));
+      Array<float> weight{size_t(width)}, bias{size_t(width)};
+      simt::fill(x, 5, 2);
+      for (size_t i = 0; i < size_t(width); ++i) {
+        simt::from_float(x[i], to_float(x[i]) + 30);
+        weight[i] = 0.5f + float(i % 7) / 7, bias[i] = float(i % 5) - 2;
+      }
+      const Tensor w = weight.tensor(DType::f32, {width}), b = bias.tensor(DType::f32, {width});
+      const Tensor in = x.tensor(dtype_of<T>(), {rows, width});
+      for (const bool biased : {true, false}) {
+        layer_norm(Stream{}, out.tensor(dtype_of<T>(), {rows, width}), in, w, biased ? b : Tensor{},
+                   1e-5f);
+        simt::Error error;
+        for (size_t r = 0; r < size_t(rows); ++r) {
+          const auto at = [&](size_t i) { return double(to_float(x[r * size_t(width) + i])); };
+          double mean = 0, squares = 0;
+          for (size_t i = 0; i < size_t(width); ++i) mean += at(i) / double(width);
+          for (size_t i = 0; i < size_t(width); ++i) squares += std::pow(at(i) - mean, 2);
+          const double scale = 1 / std::sqrt(squares / double(width) + 1e-5);
+          for (size_t i = 0; i < size_t(width); ++i)
+            error.add(to_float(out[r * size_t(width) + i]),
+                      (at(i) - mean) * scale * weight[i] + (biased ? bias[i] : 0));
+        }
+        EXPECT_LT(error.relative(), kTolerance);
+      }
+      Array<T> other(out.size());
+      simt::in_all_orders([&] {
+        layer_norm(Stream{}, other.tensor(dtype_of<T>(), {rows, width}), in, w, {}, 1e-5f);
+        EXPECT_TRUE(other.same_bits(out));
+      });
+      layer_norm(Stream{}, in, in, w, {}, 1e-5f);
+      EXPECT_TRUE(x.same_bits(out));
+    }
+  }
+}
+
+TYPED_TEST(RowOps, ActivationsInPlace) {
+  using T = TypeParam;
+  const auto exact = [](double x, Activation a) {
+    switch (a) {
+      case Activation::silu:
+        return x / (1 + std::exp(-x));
+      case Activation::gelu:
+        return 0.5 * x * std::erfc(-x / std::sqrt(2.0));
+      case Activation::gelu_tanh:
+        return 0.5 * x * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
+      case Activation::relu:
+        return std::max(x, 0.0);
+    }
+    return 0.0;
+  };
+  for (const int64_t width : kWidths) {
+    for (const Activation a :
+         {Activation::silu, Activation::gelu, Activation::gelu_tanh, Activation::relu}) {
+      Array<T> x(size_t(3 * width));
+      simt::fill(x, 6, 6);
+      const Array<T> before = x;
+      activate(Stream{}, x.tensor(dtype_of<T>(), {3, width}), a);
+      simt::Error error;
+      for (size_t i = 0; i < x.size(); ++i)
+        error.add(to_float(x[i]), exact(to_float(before[i]), a));
+      EXPECT_LT(error.relative(), kTolerance) << width;
+    }
+  }
+}
+
+TYPED_TEST(RowOps, ScaleAndSoftCap) {
+  using T = TypeParam;
+  for (const int64_t width : kWidths) {
+    for (const float cap : {0.0f, 5.0f}) {
+      Array<T> x(size_t(3 * width));
+      Array<float> wide(size_t(3 * width));
+      simt::fill(x, 7, 40);
+      for (size_t i = 0; i < x.size(); ++i) wide[i] = to_float(x[i]);
+      const Array<float> before = wide;
+      scale(Stream{}, x.tensor(dtype_of<T>(), {3, width}), 0.75f, cap);
+      scale(Stream{}, wide.tensor(DType::f32, {3, width}), 0.75f, cap);
+      simt::Error error, wide_error;
+      for (size_t i = 0; i < x.size(); ++i) {
+        const double scaled = before[i] * 0.75,
+                     want = cap > 0 ? cap * std::tanh(scaled / cap) : scaled;
+        error.add(to_float(x[i]), want), wide_error.add(wide[i], want);
+      }
+      EXPECT_LT(error.relative(), kTolerance) << width;
+      EXPECT_LT(wide_error.relative(), 1e-5) << width;
+    }
+  }
+}
+
 // A layer's cache inside blocks that hold other layers too, and a QKV row.
 template <class T>
 struct QkvCase {

@@ -320,8 +320,14 @@ class LateNormOps final : public Ops {
   void embed(Tensor o, const Weight& t, Tensor i) override { ops_.embed(o, t, i); }
   void matmul(Tensor o, Tensor x, const Weight& w) override { ops_.matmul(o, x, w); }
   void rms_norm(Tensor o, Tensor x, Tensor w, float e) override { ops_.rms_norm(o, x, w, e); }
+  void layer_norm(Tensor o, Tensor x, Tensor w, Tensor b, float e) override {
+    ops_.layer_norm(o, x, w, b, e);
+  }
   void add(Tensor o, Tensor a, Tensor b) override { ops_.add(o, a, b); }
   void silu_mul(Tensor o, Tensor g) override { ops_.silu_mul(o, g); }
+  void gelu_mul(Tensor o, Tensor g) override { ops_.gelu_mul(o, g); }
+  void activate(Tensor x, Activation a) override { ops_.activate(x, a); }
+  void scale(Tensor x, float f, float c) override { ops_.scale(x, f, c); }
   void rope(Tensor x, Tensor p, Tensor c) override { ops_.rope(x, p, c); }
   void write_kv(KvView c, Tensor k, Tensor v, Tensor s) override { ops_.write_kv(c, k, v, s); }
   void attention(Tensor o, Tensor q, KvView c, const AttnBatch& b, const AttnParams& p) override {
