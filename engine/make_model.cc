@@ -16,6 +16,7 @@
 #include "base/log.h"
 #include "engine/json_util.h"
 #include "engine/model_config.h"
+#include "engine/models/dense.h"
 #include "engine/random_weights.h"
 #include "engine/synthetic_tokenizer.h"
 #include "engine/weights.h"
@@ -26,21 +27,76 @@ namespace {
 namespace fs = std::filesystem;
 using OrderedJson = nlohmann::ordered_json;
 
+// A model by its config.json: what it says beside kShared.
 struct Preset {
   const char* name;
-  bool qwen3;
-  int hidden, layers, heads, kv_heads, head_dim, ffn, vocab;
-  bool tied;
-  int max_len;
-  double theta, llama3_factor;  // factor 0: no scaling
+  const char* config;
 };
+// The tiny ones are of their family's form, and of nobody's size.
+constexpr const char* kShared =
+    R"({"hidden_size":128,"num_hidden_layers":2,"num_attention_heads":4,"num_key_value_heads":2,)"
+    R"("head_dim":32,"intermediate_size":256,"vocab_size":4096,"max_position_embeddings":4096,)"
+    R"("rms_norm_eps":1e-6,"rope_theta":10000.0,"hidden_act":"silu","tie_word_embeddings":true,)"
+    R"("initializer_range":0.02})";
 constexpr Preset kPresets[] = {
-    {"llama-3.2-1b", false, 2048, 16, 32, 8, 64, 8192, 128256, true, 131072, 5e5, 32},
-    {"llama-3.1-8b", false, 4096, 32, 32, 8, 128, 14336, 128256, false, 131072, 5e5, 8},
-    {"qwen3-0.6b", true, 1024, 28, 16, 8, 128, 3072, 151936, true, 40960, 1e6, 0},
-    {"llama-110m", false, 768, 12, 12, 12, 64, 2048, 32000, false, 4096, 1e4, 0},
-    {"nano", false, 64, 1, 1, 1, 64, 256, 4096, true, 4096, 1e4, 0},
-};
+    {"llama-3.2-1b",
+     R"({"architectures":["LlamaForCausalLM"],"model_type":"llama","hidden_size":2048,)"
+     R"("num_hidden_layers":16,"num_attention_heads":32,"num_key_value_heads":8,)"
+     R"("head_dim":64,"intermediate_size":8192,"vocab_size":128256,)"
+     R"("tie_word_embeddings":true,"max_position_embeddings":131072,"rms_norm_eps":1e-5,)"
+     R"("rope_theta":500000.0,"rope_scaling":{"rope_type":"llama3","factor":32,)"
+     R"("low_freq_factor":1.0,"high_freq_factor":4.0,)"
+     R"("original_max_position_embeddings":8192}})"},
+    {"llama-3.1-8b",
+     R"({"architectures":["LlamaForCausalLM"],"model_type":"llama","hidden_size":4096,)"
+     R"("num_hidden_layers":32,"num_attention_heads":32,"num_key_value_heads":8,)"
+     R"("head_dim":128,"intermediate_size":14336,"vocab_size":128256,)"
+     R"("tie_word_embeddings":false,"max_position_embeddings":131072,"rms_norm_eps":1e-5,)"
+     R"("rope_theta":500000.0,"rope_scaling":{"rope_type":"llama3","factor":8,)"
+     R"("low_freq_factor":1.0,"high_freq_factor":4.0,)"
+     R"("original_max_position_embeddings":8192}})"},
+    {"qwen3-0.6b",
+     R"({"architectures":["Qwen3ForCausalLM"],"model_type":"qwen3","hidden_size":1024,)"
+     R"("num_hidden_layers":28,"num_attention_heads":16,"num_key_value_heads":8,)"
+     R"("head_dim":128,"intermediate_size":3072,"vocab_size":151936,)"
+     R"("tie_word_embeddings":true,"max_position_embeddings":40960,"rms_norm_eps":1e-6,)"
+     R"("rope_theta":1000000.0})"},
+    {"llama-110m",
+     R"({"architectures":["LlamaForCausalLM"],"model_type":"llama","hidden_size":768,)"
+     R"("num_hidden_layers":12,"num_attention_heads":12,"num_key_value_heads":12,)"
+     R"("head_dim":64,"intermediate_size":2048,"vocab_size":32000,)"
+     R"("tie_word_embeddings":false,"max_position_embeddings":4096,"rms_norm_eps":1e-5,)"
+     R"("rope_theta":10000.0})"},
+    {"nano",
+     R"({"architectures":["LlamaForCausalLM"],"model_type":"llama","hidden_size":64,)"
+     R"("num_hidden_layers":1,"num_attention_heads":1,"num_key_value_heads":1,"head_dim":64,)"
+     R"("intermediate_size":256,"vocab_size":4096,"tie_word_embeddings":true,)"
+     R"("max_position_embeddings":4096,"rms_norm_eps":1e-5,"rope_theta":10000.0})"},
+    {"tiny-mistral",
+     R"({"architectures":["MistralForCausalLM"],"model_type":"mistral","sliding_window":256})"},
+    {"tiny-qwen2", R"({"architectures":["Qwen2ForCausalLM"],"model_type":"qwen2",)"
+                   R"("use_sliding_window":true,"sliding_window":256,"max_window_layers":1})"},
+    {"tiny-gemma", R"({"architectures":["GemmaForCausalLM"],"model_type":"gemma",)"
+                   R"("hidden_act":"gelu_pytorch_tanh"})"},
+    {"tiny-gemma2",
+     R"({"architectures":["Gemma2ForCausalLM"],"model_type":"gemma2",)"
+     R"("hidden_act":"gelu_pytorch_tanh","hidden_activation":"gelu_pytorch_tanh",)"
+     R"("query_pre_attn_scalar":32,"sliding_window":256,"attn_logit_softcapping":50.0,)"
+     R"("final_logit_softcapping":30.0})"},
+    {"tiny-gemma3", R"({"architectures":["Gemma3ForCausalLM"],"model_type":"gemma3_text",)"
+                    R"("hidden_act":"gelu_pytorch_tanh","hidden_activation":"gelu_pytorch_tanh",)"
+                    R"("query_pre_attn_scalar":32,"sliding_window":256,"sliding_window_pattern":2,)"
+                    R"("rope_local_base_freq":10000.0,"rope_theta":1000000.0})"},
+    {"tiny-phi3",
+     R"({"architectures":["Phi3ForCausalLM"],"model_type":"phi3",)"
+     R"("partial_rotary_factor":0.5,"head_dim":null,"sliding_window":null,"pad_token_id":0})"},
+    {"tiny-olmo2", R"({"architectures":["Olmo2ForCausalLM"],"model_type":"olmo2","head_dim":null,)"
+                   R"("attention_bias":false})"},
+    {"tiny-granite",
+     R"({"architectures":["GraniteForCausalLM"],"model_type":"granite","head_dim":null,)"
+     R"("embedding_multiplier":12.0,"attention_multiplier":0.015625,)"
+     R"("residual_multiplier":0.22,"logits_scaling":8.0,"attention_bias":false,)"
+     R"("mlp_bias":false})"}};
 
 // How a directory of ours is known again.
 constexpr std::string_view kMark = "sluice make-model ";
@@ -68,44 +124,19 @@ OrderedJson quantization_json() {
 }
 
 OrderedJson config_json(const Preset& p, uint64_t seed, std::string_view dtype) {
-  const SyntheticSpecials specials(p.vocab);
   OrderedJson json = {{"_name_or_path", fmt::format("{}{} --seed {}", kMark, p.name, seed)},
-                      {"architectures", {p.qwen3 ? "Qwen3ForCausalLM" : "LlamaForCausalLM"}},
-                      {"model_type", p.qwen3 ? "qwen3" : "llama"},
-                      {"attention_bias", false},
-                      {"bos_token_id", specials.bos()},
-                      {"eos_token_id", {specials.end_of_text(), specials.end_of_turn()}},
-                      {"head_dim", p.head_dim},
-                      {"hidden_act", "silu"},
-                      {"hidden_size", p.hidden},
-                      {"initializer_range", 0.02},
-                      {"intermediate_size", p.ffn},
-                      {"max_position_embeddings", p.max_len},
-                      {"num_attention_heads", p.heads},
-                      {"num_hidden_layers", p.layers},
-                      {"num_key_value_heads", p.kv_heads},
-                      {"rms_norm_eps", p.qwen3 ? 1e-6 : 1e-5},
-                      {"rope_theta", p.theta},
-                      {"rope_scaling", nullptr},
-                      {"tie_word_embeddings", p.tied},
-                      {"torch_dtype", dtype},
-                      {"vocab_size", p.vocab}};
-  if (p.llama3_factor > 0) {
-    json["rope_scaling"] = {{"rope_type", "llama3"},
-                            {"factor", p.llama3_factor},
-                            {"low_freq_factor", 1.0},
-                            {"high_freq_factor", 4.0},
-                            {"original_max_position_embeddings", 8192}};
-  }
+                      {"torch_dtype", dtype}};
+  json.update(OrderedJson::parse(kShared));
+  json.update(OrderedJson::parse(p.config));
+  const SyntheticSpecials specials(json["vocab_size"]);
+  json["bos_token_id"] = specials.bos();
+  json["eos_token_id"] = {specials.end_of_text(), specials.end_of_turn()};
   return json;
 }
 
-struct TensorToMake {
-  enum class Kind { weight, norm, scale };
-  std::string name;
-  std::vector<int64_t> shape;
-  DType dtype;
-  Kind kind = Kind::weight;
+struct TensorToMake : CheckpointTensor {
+  enum class Kind { weight, vector, scale } kind = Kind::weight;
+  DType dtype = DType::f32;
   int64_t size = 1;
   size_t offset = 0;  // in the data section
   size_t bytes_of(int64_t count) const { return size_t(count) * bits_of(dtype) / 8; }
@@ -119,43 +150,25 @@ float scale_of_row(int64_t row) {
   return from_bf16(to_bf16(float(3.5 * kDeviation / kMaxE4m3 * (1 + row % 8 / 8.0))));
 }
 
-std::vector<TensorToMake> tensors_of(const Preset& p, DType dtype) {
+std::vector<TensorToMake> tensors_of(const ModelConfig& config, DType dtype) {
   using Kind = TensorToMake::Kind;
   const DType rest = dtype == DType::fp8_e4m3 ? DType::bf16 : dtype;
   std::vector<TensorToMake> tensors;
   size_t offset = 0;
-  const auto put = [&](std::string name, std::vector<int64_t> shape, DType type, Kind kind) {
-    TensorToMake t{std::move(name), std::move(shape), type, kind};
+  const auto put = [&](CheckpointTensor made, DType type, Kind kind) {
+    TensorToMake t{std::move(made), kind, type};
     for (const int64_t d : t.shape) t.size *= d;
     t.offset = offset;
     offset += t.bytes_of(t.size);
     tensors.push_back(std::move(t));
   };
-  const auto add = [&](const std::string& name, const std::vector<int64_t>& shape) {
-    const bool is_layer = name.ends_with("_proj.weight");
-    put(name, shape, is_layer ? dtype : rest, shape.size() == 1 ? Kind::norm : Kind::weight);
-    if (is_layer && dtype != rest) put(name + "_scale", {shape[0], 1}, rest, Kind::scale);
-  };
-  const int q = p.heads * p.head_dim, kv = p.kv_heads * p.head_dim;
-  add("model.embed_tokens.weight", {p.vocab, p.hidden});
-  for (int i = 0; i < p.layers; ++i) {
-    const std::string at = fmt::format("model.layers.{}.", i);
-    add(at + "input_layernorm.weight", {p.hidden});
-    add(at + "self_attn.q_proj.weight", {q, p.hidden});
-    add(at + "self_attn.k_proj.weight", {kv, p.hidden});
-    add(at + "self_attn.v_proj.weight", {kv, p.hidden});
-    add(at + "self_attn.o_proj.weight", {p.hidden, q});
-    if (p.qwen3) {
-      add(at + "self_attn.q_norm.weight", {p.head_dim});
-      add(at + "self_attn.k_norm.weight", {p.head_dim});
-    }
-    add(at + "post_attention_layernorm.weight", {p.hidden});
-    add(at + "mlp.gate_proj.weight", {p.ffn, p.hidden});
-    add(at + "mlp.up_proj.weight", {p.ffn, p.hidden});
-    add(at + "mlp.down_proj.weight", {p.hidden, p.ffn});
+  for (CheckpointTensor& made : checkpoint_tensors(config)) {
+    const bool quantised = made.layer && dtype != rest;
+    const CheckpointTensor scale{made.name + "_scale", {made.shape[0], 1}};
+    const Kind kind = made.shape.size() == 1 ? Kind::vector : Kind::weight;
+    put(std::move(made), quantised ? dtype : rest, kind);
+    if (quantised) put(scale, rest, Kind::scale);
   }
-  add("model.norm.weight", {p.hidden});
-  if (!p.tied) add("lm_head.weight", {p.vocab, p.hidden});
   return tensors;
 }
 
@@ -185,7 +198,7 @@ void make_elements(const TensorToMake& t, uint64_t seed, int64_t begin, int64_t 
   using Kind = TensorToMake::Kind;
   const uint64_t stream = weight_stream(seed, t.name);
   const auto element = [&](int64_t i) {
-    if (t.kind == Kind::norm) return 1.0f;
+    if (t.kind == Kind::vector) return t.mean;
     if (t.kind == Kind::scale) return scale_of_row(i);
     const float x = random_weight(stream, i, kDeviation);
     return t.dtype == DType::fp8_e4m3 ? x / scale_of_row(i / t.shape[1]) : x;
@@ -213,8 +226,9 @@ bool write_all(int fd, const char* data, size_t bytes, size_t offset) {
 }
 
 // Every piece is a pure function of its place, so threads only share a counter and the file.
-absl::Status write_tensors(const fs::path& path, const Preset& p, uint64_t seed, DType dtype) {
-  const std::vector<TensorToMake> tensors = tensors_of(p, dtype);
+absl::Status write_tensors(const fs::path& path, const ModelConfig& config, uint64_t seed,
+                           DType dtype) {
+  const std::vector<TensorToMake> tensors = tensors_of(config, dtype);
   const std::string header = header_of(tensors);
   constexpr int64_t kPiece = 1 << 17;  // elements
   struct Piece {
@@ -332,27 +346,31 @@ absl::Status make_model(std::string_view preset, uint64_t seed, std::string_view
   }
   if (absl::Status s = prepare_directory(out); !s.ok()) return s;
 
-  const SyntheticSpecials specials(p->vocab);
   OrderedJson config = config_json(*p, seed, config_dtype);
   if (dtype == DType::fp8_e4m3) config["quantization_config"] = quantization_json();
-  const OrderedJson generation = {
-      {"bos_token_id", specials.bos()},
-      {"eos_token_id", {specials.end_of_text(), specials.end_of_turn()}},
-      {"do_sample", true},
-      {"temperature", 0.7},
-      {"top_p", 0.9}};
+  if (absl::Status s = write_text(out / "config.json", config.dump(2) + "\n"); !s.ok()) return s;
+  const OrderedJson generation = {{"bos_token_id", config["bos_token_id"]},
+                                  {"eos_token_id", config["eos_token_id"]},
+                                  {"do_sample", true},
+                                  {"temperature", 0.7},
+                                  {"top_p", 0.9}};
+  if (absl::Status s = write_text(out / "generation_config.json", generation.dump(2) + "\n");
+      !s.ok())
+    return s;
+  // The file as it will be read: the family knows its tensors.
+  const absl::StatusOr<ModelConfig> model = read_model_config(out);
+  if (!model.ok()) return model.status();
   const std::pair<const char*, std::string> files[] = {
-      {"config.json", config.dump(2) + "\n"},
-      {"generation_config.json", generation.dump(2) + "\n"},
-      {"tokenizer.json", synthetic_tokenizer_json(p->vocab)},
-      {"tokenizer_config.json", synthetic_tokenizer_config_json(p->vocab, p->max_len)}};
+      {"tokenizer.json", synthetic_tokenizer_json(model->vocab_size)},
+      {"tokenizer_config.json",
+       synthetic_tokenizer_config_json(model->vocab_size, model->max_positions)}};
   for (const auto& [name, text] : files)
     if (absl::Status s = write_text(out / name, text); !s.ok()) return s;
   // Under its real name only when whole: a run that was cut short must not look like a model.
   const fs::path partial = out / "model.safetensors.partial";
   std::error_code error;
   fs::remove(out / "model.safetensors", error);
-  if (absl::Status s = write_tensors(partial, *p, seed, dtype); !s.ok()) {
+  if (absl::Status s = write_tensors(partial, *model, seed, dtype); !s.ok()) {
     fs::remove(partial, error);
     return s;
   }

@@ -8,18 +8,28 @@
 
 #include "base/status.h"
 #include "base/types.h"
-#include "kernels/tensor.h"
+#include "kernels/ops.h"
 
 namespace sluice {
 
-// How rotary frequencies are made from head_dim.
+// How rotary frequencies are made from the number of dims that rotate. The scaled kinds and their
+// formulas are those of transformers' modeling_rope_utils; what depends there on the length of a
+// prompt depends here on the longest that is served, so that no token's keys change afterwards.
 struct RopeConfig {
-  enum class Type { standard, llama3 };
+  enum class Type { standard, linear, dynamic, llama3, yarn, longrope };
   Type type = Type::standard;
   double theta = 10000;
-  // llama3 only: long wavelengths are stretched by `factor`, short ones kept, between them blended.
-  double factor = 1, low_freq_factor = 1, high_freq_factor = 4;
-  double original_max_positions = 8192;
+  double factor = 1;                     // linear: all wavelengths are stretched by it
+  double original_max_positions = 8192;  // of training; not of standard and linear
+  // llama3: long wavelengths are stretched by `factor`, short ones kept, between them blended.
+  double low_freq_factor = 1, high_freq_factor = 4;
+  // yarn: the same, between the dims that turn beta_slow and beta_fast times in the original
+  // length; rounded outwards to whole dims with `truncate`.
+  double beta_fast = 32, beta_slow = 1;
+  bool truncate = true;
+  // longrope: each wavelength has its factor, by whether more than the original length is served.
+  std::vector<double> short_factors, long_factors;
+  double attention_factor = 1;  // yarn, longrope: cosines and sines are multiplied by it
 };
 
 // What generation_config.json asks for when a request does not say. Absent: not in the file.
@@ -30,8 +40,16 @@ struct GenerationDefaults {
   std::optional<int> max_new_tokens;
 };
 
+// What tells one layer of a decoder from another.
+struct LayerConfig {
+  int window = 0;           // > 0: a token sees the last `window` positions only, itself included
+  bool local_rope = false;  // rotates by `local_rope` rather than by `rope`
+};
+
 // A model directory's config.json and generation_config.json, checked: every size is positive and
 // fits, and everything the files ask for is something the models here do. Immutable after reading.
+// The traits say what a decoder computes; a family (engine/models/) is the keys and tensor names
+// they are read from.
 struct ModelConfig {
   std::string architecture;  // "LlamaForCausalLM"
   int num_layers = 0;
@@ -40,11 +58,28 @@ struct ModelConfig {
   int num_heads = 0, num_kv_heads = 0, head_dim = 0;
   int vocab_size = 0;
   int max_positions = 0;
-  float rms_norm_eps = 1e-6f;
   bool tied_embeddings = false;  // the head is the embedding
-  bool qk_norm = false;          // RMS norm of each query and key head before the rotation
-  bool qkv_bias = false, o_bias = false, mlp_bias = false;
-  RopeConfig rope;
+
+  // --- traits ---
+  std::vector<LayerConfig> layers;  // num_layers
+  enum class Norm { rms, layer } norm = Norm::rms;
+  float norm_eps = 1e-6f;
+  bool norm_plus_one = false;  // a stored norm weight w means 1 + w
+  bool norm_bias = false;      // of layer norms
+  // RMS norm of queries and keys before the rotation: of each head, or of all heads together.
+  enum class QkNorm { none, head, row } qk_norm = QkNorm::none;
+  bool parallel_residual = false;  // attention and MLP read the same residual
+  Activation activation = Activation::silu;
+  bool gated_mlp = true;  // activation(gate) * up; silu and gelu_tanh alone are gated
+  bool qkv_bias = false, o_bias = false, mlp_bias = false, head_bias = false;
+  enum class Positions { rotary, learned } positions = Positions::rotary;
+  int rotary_dim = 0;  // of each head, the first ones; 0 unless rotary
+  RopeConfig rope, local_rope;
+  float attention_scale = 1;                        // of scores, before softmax
+  float attention_softcap = 0, logits_softcap = 0;  // 0: none
+  float embedding_scale = 1, residual_scale = 1;    // of embeddings, of what is added to them
+  float logits_scale = 1;
+
   std::optional<DType> dtype;  // as the file declares it; the tensors themselves decide
   std::vector<TokenId> eos_ids;
   std::optional<TokenId> bos_id;

@@ -65,10 +65,10 @@ absl::StatusOr<const StoredTensor*> expect_scale(const Safetensors& stored,
   const std::vector<int64_t>& shape = scale->shape;
   const bool one =
       shape.empty() || shape == std::vector<int64_t>{1} || shape == std::vector<int64_t>{1, 1};
-  if (!one && shape != std::vector<int64_t>{part.rows} &&
-      shape != std::vector<int64_t>{part.rows, 1})
+  const int64_t rows = part.rows_stored();
+  if (!one && shape != std::vector<int64_t>{rows} && shape != std::vector<int64_t>{rows, 1})
     return invalid_argument("{}: tensor {}: shape {}, expected [1] or [{}, 1]", scale->file, name,
-                            shape_text(shape), part.rows);
+                            shape_text(shape), rows);
   if (!is_float(scale->dtype))
     return invalid_argument("{}: tensor {}: dtype {}, expected F32, F16 or BF16", scale->file, name,
                             scale->dtype_name);
@@ -87,13 +87,26 @@ float element(const std::byte* data, DType dtype, int64_t i) {
   return dtype == DType::bf16 ? from_bf16(h) : from_f16(h);
 }
 
-// Some rows of one part, small enough that threads finish together.
+// Some rows of one part that lie one after the other, small enough that threads finish together.
 struct Task {
   const StoredTensor* from;
   const StoredTensor* scale;  // null unless fp8
   const Weight* to;
   int64_t from_row, to_row, rows;
+  bool transposed = false;
 };
+
+// Rows of a matrix that is stored by columns.
+void gather_columns(const Task& t, std::vector<std::byte>& out) {
+  const int64_t columns = t.to->in_features(), stored = t.from->shape[1];
+  const size_t size = bits_of(*t.from->dtype) / 8;
+  out.resize(t.rows * columns * size);
+  for (int64_t c = 0; c < columns; ++c) {
+    const std::byte* from = t.from->data + (c * stored + t.from_row) * size;
+    for (int64_t r = 0; r < t.rows; ++r)
+      std::memcpy(&out[(r * columns + c) * size], from + r * size, size);
+  }
+}
 
 class Packer {
  public:
@@ -172,7 +185,10 @@ class Packer {
     const size_t element_bytes = bits_of(dtype) / 8;
     const std::byte* source = task.from->data + task.from_row * columns * element_bytes;
     // The format promises no alignment, pack_rows wants it.
-    if (reinterpret_cast<uintptr_t>(source) % element_bytes != 0) {
+    if (task.transposed) {
+      gather_columns(task, aligned);
+      source = aligned.data();
+    } else if (reinterpret_cast<uintptr_t>(source) % element_bytes != 0) {
       aligned.assign(source, source + bytes_of(task));
       source = aligned.data();
     }
@@ -210,10 +226,23 @@ class Filler {
     at_ += rounded(bytes);
     return piece;
   }
-  Tensor vector(const std::vector<const StoredTensor*>& parts) {
+  Tensor vector(const StoredTensor* t, float plus) {
     std::vector<float> host;
-    for (const StoredTensor* t : parts)
-      for (int64_t i = 0; i < t->shape[0]; ++i) host.push_back(element(t->data, *t->dtype, i));
+    for (int64_t i = 0; i < t->shape[0]; ++i) host.push_back(element(t->data, *t->dtype, i) + plus);
+    return upload(host);
+  }
+  Tensor biases(const std::vector<LinearPart>& parts, const Safetensors& stored) {
+    std::vector<float> host;
+    for (const LinearPart& part : parts) {
+      const StoredTensor* t = stored.find(part.bias);
+      for (int64_t i = 0; i < part.rows; ++i)
+        host.push_back(element(t->data, *t->dtype, part.stored_row(i)));
+    }
+    return upload(host);
+  }
+
+ private:
+  Tensor upload(const std::vector<float>& host) {
     const size_t bytes = host.size() * sizeof(float);
     Tensor out = Tensor::of(take(bytes), DType::f32, {static_cast<int64_t>(host.size())});
     device_.copy(out.data, host.data(), bytes, device_.copy_stream());
@@ -221,7 +250,6 @@ class Filler {
     return out;
   }
 
- private:
   Device& device_;
   char* at_;
 };
@@ -271,8 +299,9 @@ absl::StatusOr<WeightPlan> plan_weights(const WeightList& list, const Safetensor
     bool has_bias = false;
     std::optional<DType> as_stored;
     for (const LinearPart& part : linear.parts) {
-      const auto weight = expect(stored, part.weight, {part.rows, linear.in_features},
-                                 linear.use != LinearSpec::Use::table);
+      std::vector<int64_t> shape = {part.rows_stored(), linear.in_features};
+      if (part.transposed) std::swap(shape[0], shape[1]);
+      const auto weight = expect(stored, part.weight, shape, linear.use != LinearSpec::Use::table);
       if (!weight.ok()) return weight.status();
       const DType found = *(*weight)->dtype;
       if (found == DType::fp8_e4m3) {
@@ -280,7 +309,7 @@ absl::StatusOr<WeightPlan> plan_weights(const WeightList& list, const Safetensor
       }
       as_stored = as_stored && *as_stored != found ? DType::f32 : found;
       if (!part.bias.empty()) {
-        if (const auto bias = expect(stored, part.bias, {part.rows}); !bias.ok())
+        if (const auto bias = expect(stored, part.bias, {part.rows_stored()}); !bias.ok())
           return bias.status();
         has_bias = true;
       }
@@ -312,15 +341,15 @@ absl::StatusOr<Device::Buffer> load_weights(const WeightList& list, const Safete
   for (size_t i = 0; i < list.linears.size(); ++i) {
     const LinearSpec& linear = list.linears[i];
     int64_t rows = 0;
-    std::vector<const StoredTensor*> biases;
+    size_t num_biases = 0;
     for (const LinearPart& part : linear.parts) {
       rows += part.rows;
-      if (!part.bias.empty()) biases.push_back(stored.find(part.bias));
+      num_biases += !part.bias.empty();
     }
-    CHECK(biases.empty() || biases.size() == linear.parts.size());
+    CHECK(num_biases == 0 || num_biases == linear.parts.size());
     const size_t bytes = ops.weight_bytes(plan.dtypes[i], rows, linear.in_features);
     *linear.out = ops.make_weight(filler.take(bytes), plan.dtypes[i], rows, linear.in_features);
-    if (!biases.empty()) linear.out->bias = filler.vector(biases);
+    if (num_biases > 0) linear.out->bias = filler.biases(linear.parts, stored);
     int64_t to_row = 0;
     const int64_t step = std::max<int64_t>(64, (1 << 21) / linear.in_features / 64 * 64);
     for (const LinearPart& part : linear.parts) {
@@ -328,13 +357,16 @@ absl::StatusOr<Device::Buffer> load_weights(const WeightList& list, const Safete
       const StoredTensor* scale = from->dtype == DType::fp8_e4m3
                                       ? stored.find(beside(part.weight, "weight_scale"))
                                       : nullptr;
-      for (int64_t row = 0; row < part.rows; row += step)
+      const int64_t run = part.run > 0 ? part.run : part.rows;
+      for (int64_t row = 0, count; row < part.rows; row += count) {
+        count = std::min({step, part.rows - row, run - row % run});
         tasks.push_back(
-            {from, scale, linear.out, row, to_row + row, std::min(step, part.rows - row)});
+            {from, scale, linear.out, part.stored_row(row), to_row + row, count, part.transposed});
+      }
       to_row += part.rows;
     }
   }
-  for (const VectorSpec& v : list.vectors) *v.out = filler.vector({stored.find(v.name)});
+  for (const VectorSpec& v : list.vectors) *v.out = filler.vector(stored.find(v.name), v.plus);
   Packer packer(ops, std::move(tasks));
   if (absl::Status s = packer.run(std::max(1, threads)); !s.ok()) return s;
   return memory;

@@ -21,6 +21,16 @@ struct LinearPart {
   std::string weight;  // [rows, in_features]
   int64_t rows = 0;
   std::string bias;  // [rows]; empty: none. All parts of a layer have one or none has
+  // Of a tensor that holds other rows too, `stored_rows` in all: `run` rows every `step`, from
+  // `first` on. 0: the tensor is the part.
+  int64_t stored_rows = 0, first = 0, run = 0, step = 0;
+  bool transposed = false;  // stored as [in_features, rows]
+
+  int64_t rows_stored() const { return stored_rows > 0 ? stored_rows : rows; }
+  // Where the part's row lies in the tensor.
+  int64_t stored_row(int64_t row) const {
+    return run > 0 ? first + row / run * step + row % run : first + row;
+  }
 };
 struct LinearSpec {
   Weight* out = nullptr;
@@ -35,6 +45,7 @@ struct VectorSpec {
   Tensor* out = nullptr;  // f32 [size]
   std::string name;
   int64_t size = 0;
+  float plus = 0;  // added to every element
 };
 struct WeightList {
   std::vector<LinearSpec> linears;

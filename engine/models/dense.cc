@@ -1,29 +1,33 @@
 #include "engine/models/dense.h"
 
-#include <cmath>
-
 #include "engine/layers.h"
 #include "engine/weights.h"
 
 namespace sluice {
 namespace {
 
+struct Norm {
+  Tensor weight;  // [hidden]; absent: there is no such norm
+  Tensor bias;    // [hidden]; absent but for layer norms
+};
+
 struct Layer {
-  Tensor input_norm;      // [hidden]
+  Norm before_attention, after_attention;
   Weight qkv;             // [(heads + 2 * kv_heads) * head_dim, hidden]
-  Tensor q_norm, k_norm;  // [head_dim]; absent in Llama
+  Tensor q_norm, k_norm;  // [head_dim], or of all heads; absent: none
   Weight o;               // [hidden, heads * head_dim]
-  Tensor post_norm;       // [hidden]
-  Weight gate_up;         // [2 * ffn, hidden]
-  Weight down;            // [hidden, ffn]
+  Norm before_mlp, after_mlp;
+  Weight up;    // [2 * ffn, hidden], the gate first; [ffn, hidden] without one
+  Weight down;  // [hidden, ffn]
 };
 
 class DenseModel final : public Model {
  public:
-  DenseModel(const ModelConfig& config, DType act, int max_len)
-      : config_(config), act_(act), max_len_(max_len), layers_(config.num_layers) {}
+  DenseModel(const ModelConfig& config, const TensorNames& names, DType act, int max_len)
+      : config_(config), names_(names), act_(act), max_len_(max_len), layers_(config.num_layers) {}
 
   absl::Status open(const Safetensors& stored, Device& device, const LoadOptions& options);
+  std::vector<CheckpointTensor> checkpoint();
 
   Tensor hidden(const ForwardContext&, Tensor ids, Tensor positions) override;
   Tensor logits(const ForwardContext&, Tensor hidden, Tensor rows) override;
@@ -42,65 +46,155 @@ class DenseModel final : public Model {
   // Scratch of one step, shared by all layers; q is a view of qkv.
   struct Buffers {
     Tensor normed, projected;  // [num_tokens, hidden]
+    Tensor parallel;           // [num_tokens, hidden]; absent without parallel residuals
     Tensor qkv;                // [num_tokens, (heads + 2 * kv_heads) * head_dim]
     Tensor attended;           // [num_tokens, heads * head_dim]
-    Tensor gate_up;            // [num_tokens, 2 * ffn]
+    Tensor up;                 // [num_tokens, 2 * ffn]; absent without a gate
     Tensor activated;          // [num_tokens, ffn]
   };
-  WeightList weight_list();
+  void embed(const ForwardContext&, Tensor residual, Tensor ids, Tensor positions,
+             const Buffers&) const;
+  void attend(const ForwardContext&, int layer, Tensor x, Tensor positions, const Buffers&) const;
+  void mlp(const ForwardContext&, const Layer&, Tensor x, Tensor out, const Buffers&) const;
+  Tensor normed(Ops&, Tensor out, Tensor x, const Norm&) const;
+  Tensor add_normed(Ops&, Tensor out, Tensor residual, Tensor x, const Norm&) const;
+
+  int64_t q_cols() const { return int64_t{config_.num_heads} * config_.head_dim; }
+  int64_t kv_cols() const { return int64_t{config_.num_kv_heads} * config_.head_dim; }
+  int64_t up_rows() const { return int64_t{config_.ffn_size} * (config_.gated_mlp ? 2 : 1); }
+  WeightList weight_list(const std::string& base);
+  void list_layer(WeightList&, Layer&, const std::string& at) const;
+  LinearSpec qkv_spec(Weight* out, const std::string& at) const;
+  LinearSpec up_spec(Weight* out, const std::string& at) const;
+  size_t rope_bytes() const;  // of one table
+  void make_rope_tables(Device& device, int threads);
   Tensor take_residual(Arena&, int64_t num_tokens) const;
   Buffers take_buffers(Arena&, int64_t num_tokens) const;
   Tensor take_logits(Arena&, int64_t num_rows) const;
   Tensor take_picked(Arena&, int64_t num_rows) const;
 
   const ModelConfig config_;
+  const TensorNames names_;
   const DType act_;
   const int max_len_;
+  bool has_local_rope_ = false;
   DType weight_dtype_ = DType::f32;
   size_t weight_bytes_ = 0;
   Device::Buffer memory_, rope_memory_;
 
   Weight embedding_;  // [vocab, hidden]
+  Weight positions_;  // [max_positions, hidden]; absent unless positions are learned
   std::vector<Layer> layers_;
-  Tensor final_norm_;  // [hidden]
-  Weight head_;        // [vocab, hidden]; the embedding when tied
-  Tensor cos_sin_;     // f32 [max_len, head_dim]
+  Norm final_norm_;
+  Weight head_;                     // [vocab, hidden]; the embedding when tied
+  Tensor cos_sin_, local_cos_sin_;  // f32 [max_len, rotary_dim]; absent unless used
 };
+
+// --- a step ---
 
 Tensor DenseModel::hidden(const ForwardContext& ctx, Tensor ids, Tensor positions) {
   CHECK(embedding_.data);  // a plan has no weights
   const ModelConfig& c = config_;
   Ops& ops = ctx.ops;
-  const AttnParams attn{.scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim))};
   const Tensor residual = take_residual(ctx.scratch, ids.shape[0]);
   Arena::Scope scope(ctx.scratch);
   const Buffers b = take_buffers(ctx.scratch, ids.shape[0]);
-  const Tensor q = b.qkv.cols(0, int64_t{c.num_heads} * c.head_dim).heads(c.head_dim);
 
-  ops.embed(residual, embedding_, ids);
-  ops.rms_norm(b.normed, residual, layers_[0].input_norm, c.rms_norm_eps);
+  embed(ctx, residual, ids, positions, b);
+  Tensor x = normed(ops, b.normed, residual, layers_[0].before_attention);
   for (int i = 0; i < c.num_layers; ++i) {
     const Layer& layer = layers_[i];
-    const KvView kv = ctx.kv.layer(i);
-    ops.matmul(b.qkv, b.normed, layer.qkv);
-    ops.qkv_rope_write(b.qkv,
-                       {c.num_heads, c.num_kv_heads, c.head_dim, layer.q_norm, layer.k_norm,
-                        c.rms_norm_eps, cos_sin_},
-                       positions, kv, ctx.attn.slot_mapping);
-    ops.attention(b.attended.heads(c.head_dim), q, kv, ctx.attn, attn);
-    ops.matmul(b.projected, b.attended, layer.o);
-    ctx.comm.all_reduce(b.projected);
-    ops.add_rms_norm(b.normed, residual, b.projected, layer.post_norm, c.rms_norm_eps);
-    ops.matmul_silu_mul(b.activated, b.normed, layer.gate_up, b.gate_up);
-    ops.matmul(b.projected, b.activated, layer.down);
-    ctx.comm.all_reduce(b.projected);
-    if (i + 1 < c.num_layers) {
-      ops.add_rms_norm(b.normed, residual, b.projected, layers_[i + 1].input_norm, c.rms_norm_eps);
+    attend(ctx, i, x, positions, b);
+    if (c.parallel_residual) {
+      const Tensor y =
+          layer.before_mlp.weight ? normed(ops, b.parallel, residual, layer.before_mlp) : x;
+      mlp(ctx, layer, y, b.parallel, b);
+      ops.add(b.projected, b.projected, b.parallel);
     } else {
-      ops.add(residual, residual, b.projected);
+      normed(ops, b.projected, b.projected, layer.after_attention);
+      x = add_normed(ops, b.normed, residual, b.projected, layer.before_mlp);
+      mlp(ctx, layer, x, b.projected, b);
+      normed(ops, b.projected, b.projected, layer.after_mlp);
     }
+    const Norm next = i + 1 < c.num_layers ? layers_[i + 1].before_attention : Norm{};
+    x = add_normed(ops, b.normed, residual, b.projected, next);
   }
   return residual;
+}
+
+void DenseModel::embed(const ForwardContext& ctx, Tensor residual, Tensor ids, Tensor positions,
+                       const Buffers& b) const {
+  ctx.ops.embed(residual, embedding_, ids);
+  if (config_.embedding_scale != 1) ctx.ops.scale(residual, config_.embedding_scale);
+  if (!positions_.data) return;
+  ctx.ops.embed(b.projected, positions_, positions);
+  ctx.ops.add(residual, residual, b.projected);
+}
+
+// projected = attention of x.
+void DenseModel::attend(const ForwardContext& ctx, int i, Tensor x, Tensor positions,
+                        const Buffers& b) const {
+  const ModelConfig& c = config_;
+  const Layer& layer = layers_[i];
+  const KvView kv = ctx.kv.layer(i);
+  QkvParams qkv{c.num_heads,
+                c.num_kv_heads,
+                c.head_dim,
+                layer.q_norm,
+                layer.k_norm,
+                c.norm_eps,
+                c.layers[i].local_rope ? local_cos_sin_ : cos_sin_};
+  ctx.ops.matmul(b.qkv, x, layer.qkv);
+  if (c.qk_norm == ModelConfig::QkNorm::row) {
+    const Tensor q = b.qkv.cols(0, q_cols()), k = b.qkv.cols(q_cols(), kv_cols());
+    ctx.ops.rms_norm(q, q, layer.q_norm, c.norm_eps);
+    ctx.ops.rms_norm(k, k, layer.k_norm, c.norm_eps);
+    qkv.q_norm = qkv.k_norm = {};
+  }
+  ctx.ops.qkv_rope_write(b.qkv, qkv, positions, kv, ctx.attn.slot_mapping);
+  ctx.ops.attention(b.attended.heads(c.head_dim), b.qkv.cols(0, q_cols()).heads(c.head_dim), kv,
+                    ctx.attn, {c.attention_scale, c.layers[i].window, c.attention_softcap});
+  ctx.ops.matmul(b.projected, b.attended, layer.o);
+  ctx.comm.all_reduce(b.projected);
+}
+
+// out may be x.
+void DenseModel::mlp(const ForwardContext& ctx, const Layer& layer, Tensor x, Tensor out,
+                     const Buffers& b) const {
+  if (!config_.gated_mlp) {
+    ctx.ops.matmul(b.activated, x, layer.up);
+    ctx.ops.activate(b.activated, config_.activation);
+  } else if (config_.activation == Activation::silu) {
+    ctx.ops.matmul_silu_mul(b.activated, x, layer.up, b.up);
+  } else {
+    ctx.ops.matmul(b.up, x, layer.up);
+    ctx.ops.gelu_mul(b.activated, b.up);
+  }
+  ctx.ops.matmul(out, b.activated, layer.down);
+  ctx.comm.all_reduce(out);
+}
+
+// x, or its norm in `out`, where there is one.
+Tensor DenseModel::normed(Ops& ops, Tensor out, Tensor x, const Norm& norm) const {
+  if (!norm.weight) return x;
+  if (config_.norm == ModelConfig::Norm::rms) {
+    ops.rms_norm(out, x, norm.weight, config_.norm_eps);
+  } else {
+    ops.layer_norm(out, x, norm.weight, norm.bias, config_.norm_eps);
+  }
+  return out;
+}
+
+// residual += x; then its norm.
+Tensor DenseModel::add_normed(Ops& ops, Tensor out, Tensor residual, Tensor x,
+                              const Norm& norm) const {
+  if (config_.residual_scale != 1) ops.scale(x, config_.residual_scale);
+  if (norm.weight && config_.norm == ModelConfig::Norm::rms) {
+    ops.add_rms_norm(out, residual, x, norm.weight, config_.norm_eps);
+    return out;
+  }
+  ops.add(residual, residual, x);
+  return normed(ops, out, residual, norm);
 }
 
 Tensor DenseModel::logits(const ForwardContext& ctx, Tensor hidden, Tensor rows) {
@@ -109,10 +203,14 @@ Tensor DenseModel::logits(const ForwardContext& ctx, Tensor hidden, Tensor rows)
   Arena::Scope scope(ctx.scratch);
   const Tensor picked = take_picked(ctx.scratch, rows.shape[0]);
   ctx.ops.gather_rows(picked, hidden, rows);
-  ctx.ops.rms_norm(picked, picked, final_norm_, config_.rms_norm_eps);
+  normed(ctx.ops, picked, picked, final_norm_);
   ctx.ops.matmul(out, picked, head_);
+  if (config_.logits_scale != 1 || config_.logits_softcap > 0)
+    ctx.ops.scale(out, config_.logits_scale, config_.logits_softcap);
   return out;
 }
+
+// --- memory ---
 
 Tensor DenseModel::take_residual(Arena& arena, int64_t num_tokens) const {
   return arena.take(act_, {num_tokens, config_.hidden_size});
@@ -120,14 +218,13 @@ Tensor DenseModel::take_residual(Arena& arena, int64_t num_tokens) const {
 
 DenseModel::Buffers DenseModel::take_buffers(Arena& arena, int64_t n) const {
   const ModelConfig& c = config_;
-  const int64_t q_cols = int64_t{c.num_heads} * c.head_dim;
-  const int64_t kv_cols = int64_t{c.num_kv_heads} * c.head_dim;
   Buffers b;
   b.normed = arena.take(act_, {n, c.hidden_size});
   b.projected = arena.take(act_, {n, c.hidden_size});
-  b.qkv = arena.take(act_, {n, q_cols + 2 * kv_cols});
-  b.attended = arena.take(act_, {n, q_cols});
-  b.gate_up = arena.take(act_, {n, 2 * int64_t{c.ffn_size}});
+  if (c.parallel_residual) b.parallel = arena.take(act_, {n, c.hidden_size});
+  b.qkv = arena.take(act_, {n, q_cols() + 2 * kv_cols()});
+  b.attended = arena.take(act_, {n, q_cols()});
+  if (c.gated_mlp) b.up = arena.take(act_, {n, up_rows()});
   b.activated = arena.take(act_, {n, c.ffn_size});
   return b;
 }
@@ -159,51 +256,111 @@ KvShape DenseModel::kv_shape() const {
   return shape;
 }
 
-WeightList DenseModel::weight_list() {
+// --- weights ---
+
+LinearPart part(const std::string& name, int64_t rows, bool bias) {
+  return {name + ".weight", rows, bias ? name + ".bias" : ""};
+}
+
+void list_norm(WeightList& list, const ModelConfig& c, Norm& norm, const std::string& name) {
+  list.vectors.push_back(
+      {&norm.weight, name + ".weight", c.hidden_size, c.norm_plus_one ? 1.0f : 0.0f});
+  if (c.norm_bias) list.vectors.push_back({&norm.bias, name + ".bias", c.hidden_size});
+}
+
+WeightList DenseModel::weight_list(const std::string& base) {
   const ModelConfig& c = config_;
-  const int64_t q_cols = int64_t{c.num_heads} * c.head_dim;
   WeightList list;
   list.linears.push_back({&embedding_,
                           c.hidden_size,
-                          {{"model.embed_tokens.weight", c.vocab_size, ""}},
+                          {part(base + names_.embedding, c.vocab_size, false)},
                           LinearSpec::Use::table});
-  for (int i = 0; i < c.num_layers; ++i) {
-    Layer& layer = layers_[i];
-    const std::string at = fmt::format("model.layers.{}.", i);
-    const auto bias = [&](bool has, const char* name) { return has ? at + name : std::string(); };
-    list.vectors.push_back({&layer.input_norm, at + "input_layernorm.weight", c.hidden_size});
-    list.linears.push_back(qkv_spec(&layer.qkv, at, c));
-    if (c.qk_norm) {
-      list.vectors.push_back({&layer.q_norm, at + "self_attn.q_norm.weight", c.head_dim});
-      list.vectors.push_back({&layer.k_norm, at + "self_attn.k_norm.weight", c.head_dim});
-    }
-    list.linears.push_back({&layer.o,
-                            q_cols,
-                            {{at + "self_attn.o_proj.weight", c.hidden_size,
-                              bias(c.o_bias, "self_attn.o_proj.bias")}}});
-    list.vectors.push_back(
-        {&layer.post_norm, at + "post_attention_layernorm.weight", c.hidden_size});
-    list.linears.push_back(gate_up_spec(&layer.gate_up, at, c));
-    list.linears.push_back(
-        {&layer.down,
-         c.ffn_size,
-         {{at + "mlp.down_proj.weight", c.hidden_size, bias(c.mlp_bias, "mlp.down_proj.bias")}}});
+  if (c.positions == ModelConfig::Positions::learned) {
+    LinearPart rows = part(base + names_.positions, c.max_positions, false);
+    rows.first = names_.first_position;
+    rows.stored_rows = c.max_positions + rows.first;
+    list.linears.push_back({&positions_, c.hidden_size, {rows}, LinearSpec::Use::table});
   }
-  list.vectors.push_back({&final_norm_, "model.norm.weight", c.hidden_size});
+  for (int i = 0; i < c.num_layers; ++i)
+    list_layer(list, layers_[i], base + fmt::format(fmt::runtime(names_.layer), i));
+  list_norm(list, c, final_norm_, base + names_.final_norm);
   if (!c.tied_embeddings)
-    list.linears.push_back(
-        {&head_, c.hidden_size, {{"lm_head.weight", c.vocab_size, ""}}, LinearSpec::Use::head});
+    list.linears.push_back({&head_,
+                            c.hidden_size,
+                            {part(names_.head, c.vocab_size, c.head_bias)},
+                            LinearSpec::Use::head});
   return list;
+}
+
+void DenseModel::list_layer(WeightList& list, Layer& layer, const std::string& at) const {
+  const ModelConfig& c = config_;
+  const TensorNames& n = names_;
+  const auto norm = [&](Norm& to, const char* name) {
+    if (name) list_norm(list, c, to, at + name);
+  };
+  norm(layer.before_attention, n.before_attention);
+  list.linears.push_back(qkv_spec(&layer.qkv, at));
+  if (c.qk_norm != ModelConfig::QkNorm::none) {
+    const bool row = c.qk_norm == ModelConfig::QkNorm::row;
+    const float plus = c.norm_plus_one ? 1.0f : 0.0f;
+    list.vectors.push_back(
+        {&layer.q_norm, at + n.q_norm + ".weight", row ? q_cols() : c.head_dim, plus});
+    list.vectors.push_back(
+        {&layer.k_norm, at + n.k_norm + ".weight", row ? kv_cols() : c.head_dim, plus});
+  }
+  list.linears.push_back({&layer.o, q_cols(), {part(at + n.o, c.hidden_size, c.o_bias)}});
+  norm(layer.after_attention, n.after_attention);
+  norm(layer.before_mlp, n.before_mlp);
+  list.linears.push_back(up_spec(&layer.up, at));
+  list.linears.push_back({&layer.down, c.ffn_size, {part(at + n.down, c.hidden_size, c.mlp_bias)}});
+  norm(layer.after_mlp, n.after_mlp);
+  if (!n.transposed) return;
+  for (LinearSpec& linear : list.linears)
+    for (LinearPart& p : linear.parts) p.transposed |= p.weight.starts_with(at);
+}
+
+LinearSpec DenseModel::qkv_spec(Weight* out, const std::string& at) const {
+  const ModelConfig& c = config_;
+  const int64_t q = q_cols(), kv = kv_cols();
+  if (names_.k)
+    return {out,
+            c.hidden_size,
+            {part(at + names_.q, q, c.qkv_bias), part(at + names_.k, kv, c.qkv_bias),
+             part(at + names_.v, kv, c.qkv_bias)}};
+  if (!names_.qkv_by_kv_head)
+    return {out, c.hidden_size, {part(at + names_.q, q + 2 * kv, c.qkv_bias)}};
+  // The queries, the key and the value of a KV head lie together.
+  const int64_t dim = c.head_dim, queries = q / c.num_kv_heads, step = queries + 2 * dim;
+  LinearSpec spec{out, c.hidden_size, {}};
+  const auto add = [&](int64_t rows, int64_t first, int64_t run) {
+    LinearPart p = part(at + names_.q, rows, c.qkv_bias);
+    p.stored_rows = q + 2 * kv, p.first = first, p.run = run, p.step = step;
+    spec.parts.push_back(p);
+  };
+  add(q, 0, queries);
+  add(kv, queries, dim);
+  add(kv, queries + dim, dim);
+  return spec;
+}
+
+LinearSpec DenseModel::up_spec(Weight* out, const std::string& at) const {
+  const ModelConfig& c = config_;
+  if (!names_.gate) return {out, c.hidden_size, {part(at + names_.up, up_rows(), c.mlp_bias)}};
+  return {out,
+          c.hidden_size,
+          {part(at + names_.gate, c.ffn_size, c.mlp_bias),
+           part(at + names_.up, c.ffn_size, c.mlp_bias)}};
 }
 
 absl::Status DenseModel::open(const Safetensors& stored, Device& device,
                               const LoadOptions& options) {
-  const WeightList list = weight_list();
+  const bool without_base = stored.find(std::string(names_.embedding) + ".weight");
+  const WeightList list = weight_list(without_base ? "" : names_.base);
   absl::StatusOr<WeightPlan> plan = plan_weights(list, stored, device.ops(), options.dtype);
   if (!plan.ok()) return plan.status();
-  const size_t table_bytes = size_t(max_len_) * config_.head_dim * sizeof(float);
+  for (const LayerConfig& layer : config_.layers) has_local_rope_ |= layer.local_rope;
   weight_dtype_ = plan->dtype;
-  weight_bytes_ = plan->bytes + table_bytes;
+  weight_bytes_ = plan->bytes + rope_bytes() * (has_local_rope_ ? 2 : 1);
   if (options.plan_only) return absl::OkStatus();
 
   absl::StatusOr<Device::Buffer> memory =
@@ -211,15 +368,49 @@ absl::Status DenseModel::open(const Safetensors& stored, Device& device,
   if (!memory.ok()) return memory.status();
   memory_ = *std::move(memory);
   if (config_.tied_embeddings) head_ = embedding_;
-
-  rope_memory_ = device.allocate(table_bytes, Memory::device);
-  const Device::Buffer host = device.allocate(table_bytes, Memory::pinned_host);
-  fill_rope_table(static_cast<float*>(host.get()), config_.rope, config_.head_dim, max_len_,
-                  options.threads);
-  device.copy(rope_memory_.get(), host.get(), table_bytes, device.copy_stream());
-  device.sync(device.record(device.copy_stream()));
-  cos_sin_ = Tensor::of(rope_memory_.get(), DType::f32, {max_len_, config_.head_dim});
+  if (config_.rotary_dim > 0) make_rope_tables(device, options.threads);
   return absl::OkStatus();
+}
+
+std::vector<CheckpointTensor> DenseModel::checkpoint() {
+  const WeightList list = weight_list(names_.base);
+  std::vector<CheckpointTensor> tensors;
+  const auto add = [&](const std::string& name, std::vector<int64_t> shape, float mean,
+                       bool layer = false) {
+    if (name.empty() || (!tensors.empty() && tensors.back().name == name)) return;
+    tensors.push_back({name, std::move(shape), mean, layer});
+  };
+  for (const LinearSpec& linear : list.linears) {
+    for (const LinearPart& p : linear.parts) {
+      std::vector<int64_t> shape = {p.rows_stored(), linear.in_features};
+      if (p.transposed) std::swap(shape[0], shape[1]);
+      add(p.weight, std::move(shape), 0, linear.use == LinearSpec::Use::layer && !p.transposed);
+    }
+    for (const LinearPart& p : linear.parts) add(p.bias, {p.rows_stored()}, 0);
+  }
+  for (const VectorSpec& v : list.vectors)
+    add(v.name, {v.size}, v.name.ends_with(".bias") ? 0 : 1 - v.plus);
+  return tensors;
+}
+
+size_t DenseModel::rope_bytes() const {
+  return size_t(max_len_) * size_t(config_.rotary_dim) * sizeof(float);
+}
+
+void DenseModel::make_rope_tables(Device& device, int threads) {
+  const size_t bytes = rope_bytes();
+  const int tables = has_local_rope_ ? 2 : 1;
+  rope_memory_ = device.allocate(bytes * tables, Memory::device);
+  const Device::Buffer host = device.allocate(bytes, Memory::pinned_host);
+  char* at = static_cast<char*>(rope_memory_.get());
+  for (int i = 0; i < tables; ++i, at += bytes) {
+    fill_rope_table(static_cast<float*>(host.get()), i == 0 ? config_.rope : config_.local_rope,
+                    config_.rotary_dim, max_len_, threads);
+    device.copy(at, host.get(), bytes, device.copy_stream());
+    device.sync(device.record(device.copy_stream()));
+    (i == 0 ? cos_sin_ : local_cos_sin_) =
+        Tensor::of(at, DType::f32, {max_len_, config_.rotary_dim});
+  }
 }
 
 }  // namespace
@@ -227,9 +418,14 @@ absl::Status DenseModel::open(const Safetensors& stored, Device& device,
 absl::StatusOr<std::unique_ptr<Model>> open_dense(const ModelConfig& config,
                                                   const Safetensors& stored, Device& device,
                                                   const LoadOptions& options) {
-  auto model = std::make_unique<DenseModel>(config, device.ops().act_dtype(), options.max_len);
+  auto model = std::make_unique<DenseModel>(config, find_family(config.architecture)->names,
+                                            device.ops().act_dtype(), options.max_len);
   if (absl::Status s = model->open(stored, device, options); !s.ok()) return s;
   return model;
+}
+
+std::vector<CheckpointTensor> checkpoint_tensors(const ModelConfig& config) {
+  return DenseModel(config, find_family(config.architecture)->names, DType::f32, 1).checkpoint();
 }
 
 }  // namespace sluice

@@ -1,5 +1,6 @@
 #include "engine/models/registry.h"
 
+#include <array>
 #include <chrono>
 
 #include "base/log.h"
@@ -9,15 +10,7 @@
 namespace sluice {
 namespace {
 
-using Bias = Family::Bias;
-using Window = Family::Window;
-
-constexpr Family kFamilies[] = {
-    {"LlamaForCausalLM", false, Bias::by_config, Window::if_set, 0, open_dense},
-    {"MistralForCausalLM", false, Bias::by_config, Window::unless_null, 0, open_dense},
-    {"Qwen2ForCausalLM", false, Bias::qkv, Window::if_used, 0, open_dense},
-    {"Qwen3ForCausalLM", true, Bias::by_config, Window::if_used, 128, open_dense},
-};
+auto all_families() { return std::array{llama_families(), gemma_families()}; }
 
 absl::StatusOr<std::unique_ptr<Model>> open_model(const Config::Model& config, Device& device,
                                                   LoadOptions options) {
@@ -36,22 +29,25 @@ absl::StatusOr<std::unique_ptr<Model>> open_model(const Config::Model& config, D
   options.max_len = config.max_model_len > 0 ? config.max_model_len : model->max_positions;
   absl::StatusOr<Safetensors> tensors = Safetensors::open(dir);
   if (!tensors.ok()) return tensors.status();
-  return find_family(model->architecture)->open(*model, *tensors, device, options);
+  return open_dense(*model, *tensors, device, options);
 }
 
 }  // namespace
 
 const Family* find_family(std::string_view architecture) {
-  for (const Family& family : kFamilies)
-    if (architecture == family.architecture) return &family;
+  for (const std::span<const Family> families : all_families())
+    for (const Family& family : families)
+      if (architecture == family.architecture) return &family;
   return nullptr;
 }
 
 std::string supported_architectures() {
   std::string names;
-  for (const Family& family : kFamilies) {
-    if (!names.empty()) names += ", ";
-    names += family.architecture;
+  for (const std::span<const Family> families : all_families()) {
+    for (const Family& family : families) {
+      if (!names.empty()) names += ", ";
+      names += family.architecture;
+    }
   }
   return names;
 }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -12,6 +13,8 @@
 
 namespace sluice {
 
+class KeyReader;
+
 struct LoadOptions {
   std::optional<DType> dtype;  // of the linear layers in memory; absent: as stored
   int max_len = 0;             // positions to serve
@@ -19,19 +22,48 @@ struct LoadOptions {
   bool plan_only = false;      // check every tensor and count, but load none
 };
 
-// What tells the members of a family apart. A new architecture is one line in registry.cc, and a
-// file beside it when no class here computes it.
-struct Family {
-  const char* architecture;  // as config.json names it
-  bool qk_norm;
-  enum class Bias { by_config, qkv } bias;  // by_config: attention_bias and mlp_bias decide
-  // Whether config.json asks for a sliding window: by a "sliding_window" that is not null, also by
-  // leaving it out, or by one together with "use_sliding_window".
-  enum class Window { if_set, unless_null, if_used } window;
-  int default_head_dim;  // 0: hidden_size / heads
-  absl::StatusOr<std::unique_ptr<Model>> (*open)(const ModelConfig&, const Safetensors&, Device&,
-                                                 const LoadOptions&);
+// Where a family keeps the tensors of a decoder, without ".weight" and ".bias"; null: it has none.
+// Defaults are Llama's.
+struct TensorNames {
+  const char* base = "model.";  // before all but the head; some files leave it out
+  const char* embedding = "embed_tokens";
+  const char* positions = nullptr;   // learned
+  int first_position = 0;            // its row for position 0
+  const char* layer = "layers.{}.";  // before all of the following, up to `down`
+  // A norm before attention or MLP is of their input, one after it of their output.
+  const char* before_attention = "input_layernorm";
+  const char* after_attention = nullptr;
+  const char* before_mlp = "post_attention_layernorm";
+  const char* after_mlp = nullptr;
+  const char* q = "self_attn.q_proj";  // or all of q, k and v
+  const char* k = "self_attn.k_proj";
+  const char* v = "self_attn.v_proj";
+  const char* q_norm = "self_attn.q_norm";
+  const char* k_norm = "self_attn.k_norm";
+  const char* o = "self_attn.o_proj";
+  const char* gate = "mlp.gate_proj";  // null: there is no gate, or it is in `up`
+  const char* up = "mlp.up_proj";
+  const char* down = "mlp.down_proj";
+  const char* final_norm = "norm";
+  const char* head = "lm_head";
+  // How a fused q, k, v lies in its tensor: all queries, all keys, all values; or these of one KV
+  // head after those of another.
+  bool qkv_by_kv_head = false;
+  bool transposed = false;  // linear layers of `layer` are stored as [in_features, out_features]
 };
+
+// An architecture, as config.json names it. Adding one that the decoder can compute is such a line
+// beside its relatives' (llama.cc, gemma.cc, gpt.cc).
+struct Family {
+  const char* architecture;
+  TensorNames names;
+  // Sets the shape and the traits from config.json. What it does not take of the file is named in a
+  // warning afterwards; what it cannot serve it refuses.
+  void (*read)(KeyReader&, ModelConfig&);
+};
+std::span<const Family> llama_families();
+std::span<const Family> gemma_families();
+
 const Family* find_family(std::string_view architecture);
 std::string supported_architectures();  // for messages
 

@@ -14,8 +14,14 @@ namespace {
 constexpr float kF32Bound = 1e-4f, kBf16Bound = 2e-2f, kF16Bound = 1e-3f;
 constexpr int kMaxTokens = 320;
 
-const char* const kCases[] = {"llama3_gqa", "llama3_tied", "llama2_bias", "qwen3_tied",
-                              "qwen3_gqa",  "qwen2",       "mistral"};
+const char* const kCases[] = {
+    "llama3_gqa", "llama3_tied", "llama2_bias", "qwen3_tied", "qwen3_gqa", "qwen2", "mistral",
+    // windows
+    "mistral_window", "qwen2_window", "gemma2", "gemma3", "gemma3_types",
+    // families
+    "gemma", "phi3_long", "phi3_short", "phi4_partial", "olmo2", "granite",
+    // rotations
+    "llama_linear", "llama_dynamic", "qwen2_yarn", "llama_yarn_mscale"};
 
 // A fixture loaded on the CPU, and its comparison.
 class LoadedCase {
@@ -34,6 +40,7 @@ class LoadedCase {
     Config::Model options;
     options.path = dir_.path();
     options.dtype = dtype;
+    options.max_model_len = golden.json.value("max_model_len", 0);
     auto model = load_model(options, *device_, 2);
     if (!model.ok()) {
       ADD_FAILURE() << message_of(model.status());
@@ -248,6 +255,48 @@ const ConfigMutant kConfigMutants[] = {
     {"no q/k norm", "qwen3_gqa", [](Json& c) { c["architectures"] = {"LlamaForCausalLM"}; }},
     {"no attention bias", "llama2_bias", [](Json& c) { c["attention_bias"] = false; }},
     {"no mlp bias", "llama2_bias", [](Json& c) { c["mlp_bias"] = false; }},
+    {"a window of one more", "mistral_window", [](Json& c) { c["sliding_window"] = 41; }},
+    {"no window", "mistral_window", [](Json& c) { c["sliding_window"] = nullptr; }},
+    {"windows from another layer on", "qwen2_window", [](Json& c) { c["max_window_layers"] = 2; }},
+    {"windows in other layers", "gemma2",
+     [](Json& c) {
+       c["layer_types"] = {"full_attention", "sliding_attention", "full_attention"};
+     }},
+    {"another pattern", "gemma3", [](Json& c) { c["sliding_window_pattern"] = 2; }},
+    {"other layers by types", "gemma3_types",
+     [](Json& c) {
+       c["layer_types"] = {"sliding_attention", "sliding_attention", "full_attention"};
+     }},
+    {"local theta", "gemma3", [](Json& c) { c["rope_local_base_freq"] = 10100.0; }},
+    {"local theta, newer layout", "gemma3_types",
+     [](Json& c) { c["rope_parameters"]["sliding_attention"]["rope_theta"] = 21000.0; }},
+    {"linear, of the layers that see everything", "gemma3",
+     [](Json& c) { c["rope_scaling"]["factor"] = 7.5; }},
+    {"scale of scores", "gemma2", [](Json& c) { c["query_pre_attn_scalar"] = 47; }},
+    {"cap of scores", "gemma2", [](Json& c) { c["attn_logit_softcapping"] = 2.1; }},
+    {"no cap of scores", "gemma2", [](Json& c) { c["attn_logit_softcapping"] = nullptr; }},
+    {"cap of logits", "gemma2", [](Json& c) { c["final_logit_softcapping"] = 10.1; }},
+    {"no cap of logits", "gemma2", [](Json& c) { c["final_logit_softcapping"] = nullptr; }},
+    {"less rotated", "phi4_partial", [](Json& c) { c["partial_rotary_factor"] = 0.4375; }},
+    {"short factor", "phi3_short", [](Json& c) { c["rope_scaling"]["short_factor"][3] = 1.16; }},
+    {"long factor", "phi3_long", [](Json& c) { c["rope_scaling"]["long_factor"][3] = 2.2; }},
+    {"original length of longrope", "phi3_long",
+     [](Json& c) { c["original_max_position_embeddings"] = 66; }},
+    {"scale of embeddings", "granite", [](Json& c) { c["embedding_multiplier"] = 12.1; }},
+    {"scale of residuals", "granite", [](Json& c) { c["residual_multiplier"] = 0.221; }},
+    {"scale of scores, given", "granite", [](Json& c) { c["attention_multiplier"] = 0.126; }},
+    {"scale of logits", "granite", [](Json& c) { c["logits_scaling"] = 0.251; }},
+    {"linear factor", "llama_linear", [](Json& c) { c["rope_scaling"]["factor"] = 3.1; }},
+    {"dynamic factor", "llama_dynamic", [](Json& c) { c["rope_scaling"]["factor"] = 4.1; }},
+    {"yarn factor", "qwen2_yarn", [](Json& c) { c["rope_scaling"]["factor"] = 4.1; }},
+    {"original length of yarn", "qwen2_yarn",
+     [](Json& c) { c["rope_scaling"]["original_max_position_embeddings"] = 500; }},
+    {"attention factor of yarn", "qwen2_yarn",
+     [](Json& c) { c["rope_scaling"]["attention_factor"] = 1.0; }},
+    {"mscale", "llama_yarn_mscale", [](Json& c) { c["rope_scaling"]["mscale"] = 1.1; }},
+    {"beta_fast", "llama_yarn_mscale", [](Json& c) { c["rope_scaling"]["beta_fast"] = 4; }},
+    {"beta_slow", "llama_yarn_mscale", [](Json& c) { c["rope_scaling"]["beta_slow"] = 1; }},
+    {"untruncated", "llama_yarn_mscale", [](Json& c) { c["rope_scaling"]["truncate"] = false; }},
     {"tied", "mistral", [](Json& c) { c["tie_word_embeddings"] = true; }},
 };
 

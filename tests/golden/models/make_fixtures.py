@@ -2,7 +2,7 @@
 """Makes the fixtures of golden_model_test.cc: logits and greedy tokens of transformers.
 
     pip install torch transformers numpy
-    python tests/golden/models/make_fixtures.py
+    python tests/golden/models/make_fixtures.py [CASE ...]
 
 Each case is a small configuration with real head sizes. Its weights are not stored: they are a
 function of seed, tensor name and index (engine/random_weights.h), rounded to bf16, and computed
@@ -19,6 +19,7 @@ context, so that every branch of its frequency scaling is used.
 import copy
 import json
 import pathlib
+import sys
 
 import numpy as np
 import torch
@@ -86,6 +87,73 @@ CASES = [
         vocab_size=320, tie_word_embeddings=False, sliding_window=None, rope_theta=1000000.0)),
 ]
 
+
+def small(**more):
+    """Two layers or a few more; the fixtures are small too (see make_case)."""
+    return common(**{"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+                     "num_key_value_heads": 2, "head_dim": 32, "intermediate_size": 192,
+                     "vocab_size": 160, "tie_word_embeddings": False, "rope_theta": 10000.0, **more})
+
+
+def gemma(**more):
+    return small(**{"rms_norm_eps": 1e-6, "tie_word_embeddings": True, "num_hidden_layers": 3,
+                    "hidden_act": "gelu_pytorch_tanh",
+                    "hidden_activation": "gelu_pytorch_tanh", **more})
+
+
+# Windows and caps are so small that most tokens are beyond them.
+SMALL_CASES = [
+    ("mistral_window", 11, small(architectures=["MistralForCausalLM"], sliding_window=40)),
+    ("qwen2_window", 12, small(
+        architectures=["Qwen2ForCausalLM"], num_hidden_layers=3, use_sliding_window=True,
+        sliding_window=24, max_window_layers=1)),
+    ("gemma", 13, gemma(
+        architectures=["GemmaForCausalLM"], num_hidden_layers=2)),
+    ("gemma2", 14, gemma(
+        architectures=["Gemma2ForCausalLM"], sliding_window=40, query_pre_attn_scalar=48,
+        attn_logit_softcapping=2.0, final_logit_softcapping=10.0)),
+    ("gemma3", 15, gemma(
+        architectures=["Gemma3ForCausalLM"], sliding_window=40, query_pre_attn_scalar=24,
+        sliding_window_pattern=3, rope_theta=1000000.0, rope_local_base_freq=10000.0,
+        rope_scaling={"rope_type": "linear", "factor": 8.0})),
+    ("gemma3_types", 16, gemma(
+        architectures=["Gemma3ForCausalLM"], sliding_window=40, query_pre_attn_scalar=32,
+        layer_types=["full_attention", "sliding_attention", "sliding_attention"],
+        rope_theta=None, rope_parameters={
+            "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 500000.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 20000.0}})),
+    ("phi3_long", 17, small(
+        architectures=["Phi3ForCausalLM"], sliding_window=100, partial_rotary_factor=0.75,
+        original_max_position_embeddings=64, pad_token_id=0, rope_scaling={
+            "type": "longrope", "short_factor": [1.0 + i / 20 for i in range(12)],
+            "long_factor": [1.0 + i * i / 8 for i in range(12)]})),
+    ("phi3_short", 18, small(
+        architectures=["Phi3ForCausalLM"], sliding_window=None, pad_token_id=0,
+        original_max_position_embeddings=400, rope_scaling={
+            "type": "longrope", "short_factor": [1.0 + i / 20 for i in range(16)],
+            "long_factor": [1.0 + i * i / 8 for i in range(16)]}), 400),
+    ("phi4_partial", 19, small(
+        architectures=["Phi3ForCausalLM"], partial_rotary_factor=0.5, pad_token_id=0,
+        tie_word_embeddings=True, sliding_window=None)),
+    ("olmo2", 20, small(architectures=["Olmo2ForCausalLM"], pad_token_id=0, num_hidden_layers=3)),
+    ("granite", 21, small(
+        architectures=["GraniteForCausalLM"], attention_bias=True, mlp_bias=True,
+        embedding_multiplier=12.0, logits_scaling=0.25, residual_multiplier=0.22,
+        attention_multiplier=0.125)),
+    ("llama_linear", 22, small(
+        architectures=["LlamaForCausalLM"], rope_scaling={"type": "linear", "factor": 3.0})),
+    ("llama_dynamic", 23, small(
+        architectures=["LlamaForCausalLM"], max_position_embeddings=128,
+        rope_scaling={"type": "dynamic", "factor": 4.0}), 400),
+    ("qwen2_yarn", 24, small(
+        architectures=["Qwen2ForCausalLM"], max_position_embeddings=128, use_sliding_window=False,
+        rope_scaling={"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128})),
+    ("llama_yarn_mscale", 25, small(
+        architectures=["LlamaForCausalLM"], rope_scaling={
+            "rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 64,
+            "beta_fast": 16.0, "beta_slow": 2.0, "mscale": 1.0, "mscale_all_dim": 0.5})),
+]
+
 MASK = (1 << 64) - 1
 
 
@@ -117,23 +185,34 @@ def random_weights(seed, name, count, mean, deviation):
     return (words << np.uint32(16)).view(np.float32)
 
 
-def recipe_of(name, shape):
-    """(mean, deviation) of a tensor."""
+def recipe_of(name, shape, one=0):
+    """(mean, deviation) of a tensor; `one`: what is stored less one."""
     if name == "model.embed_tokens.weight":
         return 0.0, 0.02
     if name == "lm_head.weight":
         return 0.0, 0.02
     if name == "model.norm.weight":
-        return 15.0, 2.0
+        return 15.0 - one, 2.0
     if name.endswith("norm.weight"):
-        return 1.2, 0.3
+        return round(1.2 - one, 1), 0.3
     if name.endswith(".bias"):
         return 0.0, 0.1
-    gain = 1.2 if "q_proj" in name or "k_proj" in name else 1.0
+    gain = 1.2 if any(x in name for x in ("q_proj", "k_proj", "qkv_proj")) else 1.0
     return 0.0, gain / shape[1] ** 0.5
 
 
-def make_case(name, seed, config):
+def pin_frequencies(model, max_model_len):
+    """Of kinds that depend on a prompt's length, as they are for `max_model_len` tokens."""
+    rotary = model.model.rotary_emb
+    if rotary.rope_type in ("dynamic", "longrope"):
+        initialise = transformers.modeling_rope_utils.ROPE_INIT_FUNCTIONS[rotary.rope_type]
+        rotary.inv_freq, rotary.attention_scaling = initialise(
+            model.config, "cpu", seq_len=max_model_len)
+        rotary.rope_type = "default"
+
+
+def make_case(name, seed, config, max_model_len=None):
+    is_small = (name, seed) not in [case[:2] for case in CASES]
     model_class = getattr(transformers, config["architectures"][0])
     # A copy: reading a config completes its nested tables in place.
     ours = model_class.config_class(**copy.deepcopy(config), attn_implementation="eager")
@@ -142,7 +221,8 @@ def make_case(name, seed, config):
     for key, parameter in model.state_dict().items():
         if key == "lm_head.weight" and config["tie_word_embeddings"]:
             continue
-        mean, deviation = recipe_of(key, parameter.shape)
+        one = 1 if config["architectures"][0].startswith("Gemma") else 0
+        mean, deviation = recipe_of(key, parameter.shape, one)
         values = random_weights(seed, key, parameter.numel(), mean, deviation)
         state[key] = torch.from_numpy(values.reshape(parameter.shape))
         recipe.append({"name": key, "shape": list(parameter.shape), "mean": mean,
@@ -151,6 +231,8 @@ def make_case(name, seed, config):
     assert not unexpected and set(missing) <= {"lm_head.weight"}, (missing, unexpected)
     model.tie_weights()
     model = model.float()
+    if is_small and hasattr(model.model, "rotary_emb") and hasattr(model.model.rotary_emb, "inv_freq"):
+        pin_frequencies(model, max_model_len or config["max_position_embeddings"])
 
     rng = np.random.default_rng(seed)
     prompts, rows = [], []
@@ -158,7 +240,7 @@ def make_case(name, seed, config):
         for length in (23, 150, 277):
             tokens = rng.integers(0, config["vocab_size"], length).tolist()
             logits = model(torch.tensor([tokens])).logits[0].numpy()
-            positions = sorted({*np.linspace(0, length - 1, 14).astype(int).tolist()})
+            positions = sorted({*np.linspace(0, length - 1, 8 if is_small else 14).astype(int).tolist()})
             rows.append(logits[positions])
             prompt = {"tokens": tokens, "positions": positions, "greedy": [], "gaps": []}
             if length < 200:  # greedy, step by step with the whole context: no cache to trust
@@ -177,7 +259,7 @@ def make_case(name, seed, config):
           f"{len(set(sum((p['greedy'] for p in prompts), [])))} distinct greedy tokens")
     stacked.tofile(HERE / f"{name}.logits")
     fixture = {"made_by": f"transformers {transformers.__version__}", "seed": seed,
-               "config": config, "tensors": recipe, "prompts": prompts}
+               "max_model_len": max_model_len or 0, "config": config, "tensors": recipe, "prompts": prompts}
     text = json.dumps(fixture, indent=None, separators=(",", ":"))
     text = text.replace('{"name"', '\n{"name"').replace('{"tokens"', '\n{"tokens"')
     (HERE / f"{name}.json").write_text(text.replace('"config"', '\n"config"') + "\n")
@@ -185,8 +267,9 @@ def make_case(name, seed, config):
 
 def main():
     torch.set_num_threads(1)
-    for case in CASES:
-        make_case(*case)
+    for case in CASES + SMALL_CASES:
+        if not sys.argv[1:] or case[0] in sys.argv[1:]:
+            make_case(*case)
 
 
 if __name__ == "__main__":

@@ -73,6 +73,36 @@ TEST(MakeModel, NanoLoadsAndRunsInEveryDType) {
   }
 }
 
+TEST(MakeModel, EveryFamilyLoadsAndRuns) {
+  int families = 0;
+  for (const std::string& name : preset_names()) {
+    if (!name.starts_with("tiny-")) continue;
+    SCOPED_TRACE(name);
+    TempDir dir;
+    const absl::Status made = make_model(name, 7, "bf16", dir.path());
+    ASSERT_TRUE(made.ok()) << made;
+    auto device = make_cpu_device({.threads = 1});
+    ASSERT_TRUE(device.ok());
+    Config::Model options;
+    options.path = dir.path();
+    const auto model = load_model(options, **device, 2);
+    ASSERT_TRUE(model.ok()) << model.status();
+    EXPECT_THAT((*model)->config().warnings, testing::IsEmpty());
+    ModelDriver driver(**device, **model, DType::f32, 1, 8);
+    const std::vector<int32_t> ids = {5, 4095, 0};
+    const DriverRow row{0, ids};
+    const Tensor logits = driver.step({&row, 1});
+    float high = 0;
+    for (int64_t i = 0; i < logits.size(); ++i) {
+      ASSERT_TRUE(std::isfinite(logits.as<float>()[i]));
+      high = std::max(high, logits.as<float>()[i]);
+    }
+    EXPECT_GT(high, 0.01f);
+    ++families;
+  }
+  EXPECT_GE(families, 8);
+}
+
 TEST(MakeModel, SameSeedSameBytes) {
   TempDir one, two, other;
   ASSERT_TRUE(make_model("nano", 3, "bf16", one.path()).ok());

@@ -51,9 +51,9 @@ TEST_F(ModelConfigTest, ReadsLlama) {
   EXPECT_EQ(c->head_dim, 64);
   EXPECT_EQ(c->vocab_size, 1000);
   EXPECT_EQ(c->max_positions, 2048);
-  EXPECT_FLOAT_EQ(c->rms_norm_eps, 1e-5f);
+  EXPECT_FLOAT_EQ(c->norm_eps, 1e-5f);
   EXPECT_TRUE(c->tied_embeddings);
-  EXPECT_FALSE(c->qk_norm);
+  EXPECT_EQ(c->qk_norm, ModelConfig::QkNorm::none);
   EXPECT_FALSE(c->qkv_bias || c->o_bias || c->mlp_bias);
   EXPECT_EQ(c->rope.type, RopeConfig::Type::standard);
   EXPECT_EQ(c->rope.theta, 500000.0);
@@ -80,13 +80,13 @@ TEST_F(ModelConfigTest, AbsentKeysMeanWhatTheirFamilySays) {
   c = read(json);
   ASSERT_TRUE(c.ok()) << c.status();
   EXPECT_EQ(c->head_dim, 128);
-  EXPECT_TRUE(c->qk_norm);
+  EXPECT_EQ(c->qk_norm, ModelConfig::QkNorm::head);
   json["architectures"] = {"Qwen2ForCausalLM"};
   c = read(json);
   ASSERT_TRUE(c.ok()) << c.status();
   EXPECT_EQ(c->head_dim, 64);
   EXPECT_TRUE(c->qkv_bias);
-  EXPECT_FALSE(c->qk_norm || c->o_bias || c->mlp_bias);
+  EXPECT_FALSE(c->o_bias || c->mlp_bias);
 }
 
 TEST_F(ModelConfigTest, RopeInBothLayouts) {
@@ -242,8 +242,8 @@ TEST_F(ModelConfigTest, WhatCannotBeServedIsRefusedByName) {
     const char* patch;  // merged into the Llama config; null removes
     const char* message;
   } cases[] = {
-      {R"({"architectures":["GPT2LMHeadModel"]})",
-       "\"architectures\" is \"GPT2LMHeadModel\", supported are LlamaForCausalLM, "},
+      {R"({"architectures":["T5ForConditionalGeneration"]})",
+       "\"architectures\" is \"T5ForConditionalGeneration\", supported are LlamaForCausalLM, "},
       {R"({"architectures":[]})", "must be a list of one name"},
       {R"({"architectures":["LlamaForCausalLM","Qwen3ForCausalLM"]})", "list of one name"},
       {R"({"architectures":null})", "must be a list of one name"},
@@ -253,9 +253,15 @@ TEST_F(ModelConfigTest, WhatCannotBeServedIsRefusedByName) {
        "\"compressed-tensors\" (of fp8), \"fp8\""},
       {R"({"quantization_config":{"bits":4}})", "\"quant_method\" is null"},
       {R"({"quantization_config":"fp8"})", "quantization_config: is \"fp8\", expected an object"},
-      {R"({"rope_scaling":{"rope_type":"yarn","factor":4.0}})",
-       "rope_scaling: rope type is \"yarn\", supported are default and llama3"},
-      {R"({"rope_scaling":{"type":"linear","factor":4.0}})", "rope type is \"linear\""},
+      {R"({"rope_scaling":{"rope_type":"ntk","factor":4.0}})",
+       "rope_scaling: rope type is \"ntk\", supported are default, linear, dynamic, llama3, yarn"},
+      {R"({"rope_scaling":{"type":"linear"}})", "\"factor\" is missing"},
+      {R"({"rope_scaling":{"type":"dynamic","factor":0.5}})", "\"factor\" is 0.5"},
+      {R"({"rope_scaling":{"type":"yarn","factor":4.0,"beta_quick":1}})", "beta_quick"},
+      {R"({"rope_scaling":{"type":"longrope","short_factor":[1,2],"long_factor":[1,2]}})",
+       "\"short_factor\" is a list of 2, expected a list of 32 numbers"},
+      {R"({"rope_scaling":{"rope_type":"default","partial_rotary_factor":0.5}})",
+       "\"partial_rotary_factor\" is 0.5, only 1 is supported"},
       {R"({"rope_scaling":{"factor":4.0}})", "rope type is \"\""},
       {R"({"rope_scaling":[]})", "expected an object"},
       {R"({"rope_scaling":{"rope_type":"llama3","factor":8.0}})", "\"low_freq_factor\" is missing"},
@@ -273,7 +279,11 @@ TEST_F(ModelConfigTest, WhatCannotBeServedIsRefusedByName) {
       {R"({"rope_theta":0})", "\"rope_theta\" is 0"},
       {R"({"partial_rotary_factor":0.5})", "\"partial_rotary_factor\" is 0.5"},
       {R"({"sliding_window":4096})", "\"sliding_window\" is 4096, only full attention"},
-      {R"({"layer_types":["full_attention","sliding_attention"]})", "\"layer_types\""},
+      {R"({"layer_types":["full_attention","sliding_attention"]})",
+       "\"layer_types\" has \"sliding_attention\" for layer 1, expected full_attention"},
+      {R"({"layer_types":["full_attention"]})", "expected a list with a type for each of 2 layers"},
+      {R"({"layer_types":["full_attention","chunked_attention"]})",
+       "\"layer_types\" has \"chunked_attention\", supported are full_attention and"},
       {R"({"torch_dtype":"float8_e4m3fn"})", "\"dtype\" is \"float8_e4m3fn\""},
       {R"({"hidden_size":0})", "\"hidden_size\" is 0, expected an integer from 1"},
       {R"({"hidden_size":-256})", "\"hidden_size\" is -256"},
@@ -293,9 +303,19 @@ TEST_F(ModelConfigTest, WhatCannotBeServedIsRefusedByName) {
       {R"({"eos_token_id":1000})", "\"eos_token_id\" has 1000, expected token ids from 0 to 999"},
       {R"({"eos_token_id":[2,-1]})", "\"eos_token_id\" has -1"},
       {R"({"pretraining_tp":2})", "\"pretraining_tp\" is 2"},
-      {R"({"architectures":["MistralForCausalLM"]})", "\"sliding_window\" is missing"},
-      {R"({"architectures":["Qwen3ForCausalLM"],"use_sliding_window":true,"sliding_window":64})",
-       "\"sliding_window\" is 64"},
+      {R"({"architectures":["MistralForCausalLM"],"sliding_window":0})", "\"sliding_window\" is 0"},
+      {R"({"architectures":["Phi3ForCausalLM"],"attention_bias":true})", "\"attention_bias\""},
+      {R"({"architectures":["Phi3ForCausalLM"],"partial_rotary_factor":0.01})",
+       "0.01 of head_dim 64 is to be rotated"},
+      {R"({"architectures":["GemmaForCausalLM"],"hidden_act":"relu"})", "\"hidden_act\" is"},
+      {R"({"architectures":["Gemma2ForCausalLM"],"hidden_act":"silu"})",
+       "\"hidden_act\" is \"silu\", supported: gelu_pytorch_tanh, "},
+      {R"({"architectures":["Gemma3ForCausalLM"],"hidden_act":"gelu_pytorch_tanh",)"
+       R"("use_bidirectional_attention":true})",
+       "\"use_bidirectional_attention\""},
+      {R"({"architectures":["Gemma3ForCausalLM"],"hidden_act":"gelu_pytorch_tanh",)"
+       R"("rope_parameters":{"full_attention":{"rope_type":"default"},"odd_attention":{}}})",
+       "rope_parameters: keys that are not supported: odd_attention"},
   };
   for (const auto& c : cases) {
     Json json = llama();
@@ -313,6 +333,51 @@ TEST_F(ModelConfigTest, WhatCannotBeServedIsRefusedByName) {
   mistral["architectures"] = {"MistralForCausalLM"};
   mistral["sliding_window"] = nullptr;
   EXPECT_EQ(error_of(mistral), "(read)");
+}
+
+std::vector<int> windows_of(const absl::StatusOr<ModelConfig>& c) {
+  std::vector<int> windows;
+  if (!c.ok()) return {-1};
+  for (const LayerConfig& layer : c->layers) windows.push_back(layer.window);
+  return windows;
+}
+
+TEST_F(ModelConfigTest, WindowsOfEachFamily) {
+  Json json = llama();
+  json["num_hidden_layers"] = 4;
+  EXPECT_THAT(windows_of(read(json)), ElementsAre(0, 0, 0, 0));
+  json["architectures"] = {"MistralForCausalLM"};
+  EXPECT_THAT(windows_of(read(json)), ElementsAre(4096, 4096, 4096, 4096)) << "when left out";
+  json["sliding_window"] = 64;
+  EXPECT_THAT(windows_of(read(json)), ElementsAre(64, 64, 64, 64));
+  json["architectures"] = {"Qwen2ForCausalLM"};
+  EXPECT_THAT(windows_of(read(json)), ElementsAre(0, 0, 0, 0)) << "unless turned on";
+  json["use_sliding_window"] = true;
+  json["max_window_layers"] = 3;
+  EXPECT_THAT(windows_of(read(json)), ElementsAre(0, 0, 0, 64));
+  json["layer_types"] = {"full_attention", "sliding_attention", "full_attention",
+                         "sliding_attention"};
+  EXPECT_THAT(windows_of(read(json)), ElementsAre(0, 64, 0, 64));
+  json.erase("layer_types");
+  json["hidden_act"] = "gelu_pytorch_tanh";
+  json["architectures"] = {"Gemma2ForCausalLM"};
+  EXPECT_THAT(windows_of(read(json)), ElementsAre(64, 0, 64, 0));
+  json["architectures"] = {"Gemma3ForCausalLM"};
+  json["sliding_window_pattern"] = 3;
+  const auto gemma3 = read(json);
+  EXPECT_THAT(windows_of(gemma3), ElementsAre(64, 64, 0, 64));
+  ASSERT_TRUE(gemma3.ok());
+  EXPECT_TRUE(gemma3->layers[0].local_rope && !gemma3->layers[2].local_rope);
+}
+
+TEST_F(ModelConfigTest, ExtendedContexts) {
+  Json json = llama();
+  json["rope_scaling"] = {{"type", "yarn"}, {"factor", 4.0}};
+  EXPECT_EQ(read(json)->max_positions, 4 * 2048);
+  json["rope_scaling"]["type"] = "dynamic";
+  EXPECT_EQ(read(json)->max_positions, 4 * 2048);
+  json["rope_scaling"]["type"] = "linear";
+  EXPECT_EQ(read(json)->max_positions, 2048) << "says the whole already";
 }
 
 TEST_F(ModelConfigTest, KeysWithoutEffectAreNamed) {

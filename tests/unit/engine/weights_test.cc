@@ -360,10 +360,10 @@ TEST(Rope, TableHoldsTheAngles) {
 TEST(Rope, Llama3KeepsStretchesAndBlends) {
   RopeConfig rope;
   rope.theta = 500000;
-  const auto plain = rope_frequencies(rope, 128);
+  const auto plain = rope_frequencies(rope, 128, 4096);
   rope.type = RopeConfig::Type::llama3;
   rope.factor = 8;
-  const auto scaled = rope_frequencies(rope, 128);
+  const auto scaled = rope_frequencies(rope, 128, 4096);
   int kept = 0, stretched = 0, blended = 0;
   for (int i = 0; i < 64; ++i) {
     const double wavelength = 2 * std::numbers::pi / plain[i];

@@ -1,0 +1,244 @@
+#include "engine/models/config_keys.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "engine/json_util.h"
+
+namespace sluice {
+
+void read_shape(KeyReader& keys, const ShapeKeys& k, ModelConfig& c) {
+  c.num_layers = keys.integer(k.num_layers, 1, 1024, {});
+  c.hidden_size = keys.integer(k.hidden_size, 1, 1 << 18, {});
+  std::optional<int> ffn;
+  if (k.default_ffn > 0) ffn = k.default_ffn * c.hidden_size;
+  c.ffn_size = keys.integer(k.ffn_size, 1, 1 << 20, ffn);
+  c.num_heads = keys.integer(k.num_heads, 1, 4096, {});
+  c.num_kv_heads =
+      k.num_kv_heads ? keys.integer(k.num_kv_heads, 1, 4096, c.num_heads) : c.num_heads;
+  c.vocab_size = keys.integer("vocab_size", 1, 1 << 24, {});
+  c.max_positions = keys.integer(k.max_positions, 1, 1 << 26, {});
+  std::optional<double> eps;
+  if (k.default_eps > 0) eps = k.default_eps;
+  c.norm_eps = static_cast<float>(keys.number(k.eps, 0, 1, eps, true));
+  const bool has_head_dim = k.head_dim && keys.find(k.head_dim);
+  if (!has_head_dim && k.default_head_dim == 0 && c.hidden_size % c.num_heads != 0)
+    keys.fail("\"{}\" {} is not a multiple of \"{}\" {}", k.hidden_size, c.hidden_size, k.num_heads,
+              c.num_heads);
+  c.head_dim = k.default_head_dim ? k.default_head_dim : c.hidden_size / c.num_heads;
+  if (has_head_dim) c.head_dim = keys.integer(k.head_dim, 2, 1024, {});
+  if (c.head_dim < 2 || c.head_dim > 1024 || c.head_dim % 2 != 0)
+    keys.fail("\"head_dim\" is {}, expected an even size from 2 to 1024", c.head_dim);
+  if (c.num_heads % c.num_kv_heads != 0)
+    keys.fail("\"{}\" {} is not a multiple of \"{}\" {}", k.num_heads, c.num_heads, k.num_kv_heads,
+              c.num_kv_heads);
+  c.attention_scale = 1.0f / std::sqrt(static_cast<float>(std::max(c.head_dim, 1)));
+  c.layers.resize(c.num_layers);
+}
+
+void read_windows(KeyReader& keys, const WindowRule& rule, ModelConfig& c) {
+  using When = WindowRule::When;
+  const bool said = keys.contains("sliding_window");
+  const Json* set = keys.find("sliding_window");
+  const bool in_use = keys.boolean("use_sliding_window", rule.when != When::if_used);
+  int window = 0, first = 0;
+  if (rule.when == When::never) {
+    if (set && in_use)
+      keys.fail("\"sliding_window\" is {}, only full attention is supported", describe(*set));
+  } else if (in_use) {
+    if (set || rule.if_absent > 0)
+      window = said && !set ? 0 : keys.integer("sliding_window", 1, 1 << 26, rule.if_absent);
+    if (rule.when == When::if_used)
+      first = keys.integer("max_window_layers", 0, 1 << 20, c.num_layers);
+  }
+  keys.find("max_window_layers");
+  for (int i = first; i < c.num_layers; ++i)
+    if (rule.pattern == 1 || (i + 1) % rule.pattern != 0) c.layers[i].window = window;
+
+  const Json* types = keys.find("layer_types");
+  if (!types) return;
+  if (!types->is_array() || types->size() != size_t(c.num_layers))
+    return keys.fail("\"layer_types\" is {}, expected a list with a type for each of {} layers",
+                     describe(*types), c.num_layers);
+  for (int i = 0; i < c.num_layers; ++i) {
+    const Json& type = (*types)[i];
+    const bool sliding = type == "sliding_attention";
+    if (!sliding && type != "full_attention")
+      return keys.fail("\"layer_types\" has {}, supported are full_attention and sliding_attention",
+                       describe(type));
+    if (sliding == (c.layers[i].window > 0)) continue;
+    if (!rule.by_layer_types || (sliding && window == 0))
+      return keys.fail("\"layer_types\" has {} for layer {}, expected {}", describe(type), i,
+                       sliding ? "full_attention" : "sliding_attention");
+    c.layers[i].window = sliding ? window : 0;
+  }
+}
+
+namespace {
+
+std::vector<double> read_factors(KeyReader& keys, const char* key, size_t count) {
+  std::vector<double> factors;
+  const Json* list = keys.find(key);
+  if (!list || !list->is_array() || list->size() != count) {
+    keys.fail("\"{}\" is {}, expected a list of {} numbers", key,
+              !list              ? "missing"
+              : list->is_array() ? fmt::format("a list of {}", list->size())
+                                 : describe(*list),
+              count);
+    return factors;
+  }
+  for (const Json& x : *list) {
+    if (!x.is_number() || !(x.get<double>() > 0)) {
+      keys.fail("\"{}\" has {}, expected numbers above 0", key, describe(x));
+      return factors;
+    }
+    factors.push_back(x.get<double>());
+  }
+  return factors;
+}
+
+void read_llama3(KeyReader& keys, RopeConfig& rope) {
+  rope.type = RopeConfig::Type::llama3;
+  rope.factor = keys.number("factor", 1, 1e6, {}, true);
+  rope.low_freq_factor = keys.number("low_freq_factor", 0, 1e6, {});
+  rope.high_freq_factor = keys.number("high_freq_factor", 0, 1e6, {});
+  rope.original_max_positions = keys.number("original_max_position_embeddings", 0, 1e9, {});
+  if (keys.status().ok() && rope.high_freq_factor <= rope.low_freq_factor)
+    keys.fail("\"high_freq_factor\" {} must be above \"low_freq_factor\" {}", rope.high_freq_factor,
+              rope.low_freq_factor);
+}
+
+// Peng et al. 2023. DeepSeek's mscale and mscale_all_dim replace the paper's 0.1 ln(factor) + 1.
+void read_yarn(KeyReader& keys, RopeConfig& rope, ModelConfig& c) {
+  rope.type = RopeConfig::Type::yarn;
+  rope.factor = keys.number("factor", 1, 1e6, {}, true);
+  rope.original_max_positions =
+      keys.number("original_max_position_embeddings", 1, 1e9, c.max_positions);
+  rope.beta_fast = keys.number("beta_fast", 0, 1e6, 32.0);
+  rope.beta_slow = keys.number("beta_slow", 0, 1e6, 1.0);
+  rope.truncate = keys.boolean("truncate", true);
+  const auto scaled = [&](double m) {
+    return rope.factor <= 1 ? 1.0 : 0.1 * m * std::log(rope.factor) + 1;
+  };
+  const double mscale = keys.number("mscale", 0, 100, 0.0, true);
+  const double all_dim = keys.number("mscale_all_dim", 0, 100, 0.0, true);
+  const double by_paper = mscale > 0 && all_dim > 0 ? scaled(mscale) / scaled(all_dim) : scaled(1);
+  rope.attention_factor = keys.number("attention_factor", 0, 100, by_paper);
+  c.max_positions = std::max<int>(
+      c.max_positions, int(std::min(rope.factor * rope.original_max_positions, double(1 << 26))));
+}
+
+// Ding et al. 2024.
+void read_longrope(KeyReader& keys, KeyReader& file, RopeConfig& rope, const ModelConfig& c) {
+  rope.type = RopeConfig::Type::longrope;
+  rope.short_factors = read_factors(keys, "short_factor", c.rotary_dim / 2);
+  rope.long_factors = read_factors(keys, "long_factor", c.rotary_dim / 2);
+  const double beside = file.number("original_max_position_embeddings", 1, 1e9, c.max_positions);
+  rope.original_max_positions = keys.number("original_max_position_embeddings", 1, 1e9, beside);
+  rope.factor = keys.number("factor", 0, 1e6, c.max_positions / rope.original_max_positions);
+  const double by_paper =
+      rope.factor <= 1
+          ? 1.0
+          : std::sqrt(1 + std::log(rope.factor) / std::log(rope.original_max_positions));
+  rope.attention_factor = keys.number("attention_factor", 0, 100, by_paper);
+}
+
+int rotary_dim(KeyReader& keys, double factor, const ModelConfig& c) {
+  const int dim = static_cast<int>(c.head_dim * factor);
+  if (dim < 2 || dim % 2 != 0)
+    keys.fail("{} of head_dim {} is to be rotated, expected an even number of dims", factor,
+              c.head_dim);
+  return dim;
+}
+
+}  // namespace
+
+RopeConfig read_rope_object(KeyReader& parent, const char* key, double theta, ModelConfig& c) {
+  RopeConfig rope;
+  rope.theta = theta;
+  const Json* json = parent.find(key);
+  if (!json) return rope;
+  if (!json->is_object()) {
+    parent.fail("\"{}\" is {}, expected an object", key, describe(*json));
+    return rope;
+  }
+  KeyReader keys(*json, fmt::format("{}: {}", parent.place(), key));
+  rope.theta = keys.number("rope_theta", 1, 1e12, theta);
+  const double part = keys.number("partial_rotary_factor", 0, 1, double(c.rotary_dim) / c.head_dim);
+  if (int(part * c.head_dim) != c.rotary_dim)
+    keys.fail("\"partial_rotary_factor\" is {}, only {} is supported", part,
+              double(c.rotary_dim) / c.head_dim);
+  const std::optional<std::string> old_type = keys.text("type");
+  const std::string type = keys.text("rope_type").value_or(old_type.value_or(""));
+  if (type == "llama3") {
+    read_llama3(keys, rope);
+  } else if (type == "yarn") {
+    read_yarn(keys, rope, c);
+  } else if (type == "longrope" || type == "su") {
+    read_longrope(keys, parent, rope, c);
+  } else if (type == "linear") {
+    rope.type = RopeConfig::Type::linear;
+    rope.factor = keys.number("factor", 1, 1e6, {}, true);
+  } else if (type == "dynamic") {
+    rope.type = RopeConfig::Type::dynamic;
+    rope.factor = keys.number("factor", 1, 1e6, {}, true);
+    rope.original_max_positions = c.max_positions;
+    c.max_positions = int(std::min(c.max_positions * rope.factor, double(1 << 26)));
+  } else if (type != "default") {
+    keys.fail(
+        "rope type is \"{}\", supported are default, linear, dynamic, llama3, yarn and longrope",
+        type.substr(0, 80));
+  }
+  if (const std::string unused = keys.unused(); !unused.empty())
+    keys.fail("keys that are not supported: {}", unused);
+  parent.adopt(keys);
+  return rope;
+}
+
+void read_rope(KeyReader& file, bool partial, ModelConfig& c) {
+  const Json* newer = file.find("rope_parameters");
+  const Json* older = file.find("rope_scaling");
+  if (newer && older && *newer != *older)
+    file.fail("\"rope_parameters\" and \"rope_scaling\" disagree, expected one of them");
+  const Json* json = newer ? newer : older;
+  const bool has_theta = file.find("rope_theta") != nullptr;
+  const double theta = file.number("rope_theta", 1, 1e12, c.rope.theta);
+  c.rotary_dim = c.head_dim;
+  if (partial) {
+    double part = 1;
+    if (json && json->is_object() && json->contains("partial_rotary_factor") &&
+        (*json)["partial_rotary_factor"].is_number())
+      part = (*json)["partial_rotary_factor"];
+    c.rotary_dim = rotary_dim(file, file.number("partial_rotary_factor", 0, 1, part), c);
+  } else {
+    file.only("partial_rotary_factor", 1.0);
+  }
+  c.rope.theta = theta;
+  if (!json) return;
+  const char* key = newer ? "rope_parameters" : "rope_scaling";
+  c.rope = read_rope_object(file, key, theta, c);
+  if (has_theta && theta != c.rope.theta)
+    file.fail("{}: \"rope_theta\" is {}, and {} beside it", key, c.rope.theta, theta);
+}
+
+Activation read_activation(KeyReader& keys, const char* key, const char* fallback,
+                           std::initializer_list<Activation> supported) {
+  constexpr struct {
+    const char* name;
+    Activation activation;
+  } kNames[] = {{"silu", Activation::silu},          {"swish", Activation::silu},
+                {"gelu", Activation::gelu},          {"gelu_pytorch_tanh", Activation::gelu_tanh},
+                {"gelu_new", Activation::gelu_tanh}, {"gelu_fast", Activation::gelu_tanh},
+                {"relu", Activation::relu}};
+  const std::string found = keys.text(key).value_or(fallback);
+  std::string expected;
+  for (const auto& [name, activation] : kNames) {
+    if (std::find(supported.begin(), supported.end(), activation) == supported.end()) continue;
+    if (found == name) return activation;
+    expected += (expected.empty() ? "" : ", ") + std::string(name);
+  }
+  keys.fail("\"{}\" is \"{}\", supported: {}", key, found.substr(0, 80), expected);
+  return *supported.begin();
+}
+
+}  // namespace sluice
