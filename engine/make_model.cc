@@ -27,9 +27,10 @@ namespace {
 namespace fs = std::filesystem;
 using OrderedJson = nlohmann::ordered_json;
 
-// A model by its config.json: what it says beside kShared.
+// A model by its config.json: what it says beside `shared`.
 struct Preset {
   const char* name;
+  const char* shared;
   const char* config;
 };
 // The tiny ones are of their family's form, and of nobody's size.
@@ -38,8 +39,11 @@ constexpr const char* kShared =
     R"("head_dim":32,"intermediate_size":256,"vocab_size":4096,"max_position_embeddings":4096,)"
     R"("rms_norm_eps":1e-6,"rope_theta":10000.0,"hidden_act":"silu","tie_word_embeddings":true,)"
     R"("initializer_range":0.02})";
+constexpr const char* kUngated =
+    R"({"hidden_size":128,"num_hidden_layers":2,"num_attention_heads":4,"vocab_size":4096,)"
+    R"("max_position_embeddings":4096,"tie_word_embeddings":true,"initializer_range":0.02})";
 constexpr Preset kPresets[] = {
-    {"llama-3.2-1b",
+    {"llama-3.2-1b", kShared,
      R"({"architectures":["LlamaForCausalLM"],"model_type":"llama","hidden_size":2048,)"
      R"("num_hidden_layers":16,"num_attention_heads":32,"num_key_value_heads":8,)"
      R"("head_dim":64,"intermediate_size":8192,"vocab_size":128256,)"
@@ -47,7 +51,7 @@ constexpr Preset kPresets[] = {
      R"("rope_theta":500000.0,"rope_scaling":{"rope_type":"llama3","factor":32,)"
      R"("low_freq_factor":1.0,"high_freq_factor":4.0,)"
      R"("original_max_position_embeddings":8192}})"},
-    {"llama-3.1-8b",
+    {"llama-3.1-8b", kShared,
      R"({"architectures":["LlamaForCausalLM"],"model_type":"llama","hidden_size":4096,)"
      R"("num_hidden_layers":32,"num_attention_heads":32,"num_key_value_heads":8,)"
      R"("head_dim":128,"intermediate_size":14336,"vocab_size":128256,)"
@@ -55,48 +59,76 @@ constexpr Preset kPresets[] = {
      R"("rope_theta":500000.0,"rope_scaling":{"rope_type":"llama3","factor":8,)"
      R"("low_freq_factor":1.0,"high_freq_factor":4.0,)"
      R"("original_max_position_embeddings":8192}})"},
-    {"qwen3-0.6b",
+    {"qwen3-0.6b", kShared,
      R"({"architectures":["Qwen3ForCausalLM"],"model_type":"qwen3","hidden_size":1024,)"
      R"("num_hidden_layers":28,"num_attention_heads":16,"num_key_value_heads":8,)"
      R"("head_dim":128,"intermediate_size":3072,"vocab_size":151936,)"
      R"("tie_word_embeddings":true,"max_position_embeddings":40960,"rms_norm_eps":1e-6,)"
      R"("rope_theta":1000000.0})"},
-    {"llama-110m",
+    {"llama-110m", kShared,
      R"({"architectures":["LlamaForCausalLM"],"model_type":"llama","hidden_size":768,)"
      R"("num_hidden_layers":12,"num_attention_heads":12,"num_key_value_heads":12,)"
      R"("head_dim":64,"intermediate_size":2048,"vocab_size":32000,)"
      R"("tie_word_embeddings":false,"max_position_embeddings":4096,"rms_norm_eps":1e-5,)"
      R"("rope_theta":10000.0})"},
-    {"nano",
+    {"nano", kShared,
      R"({"architectures":["LlamaForCausalLM"],"model_type":"llama","hidden_size":64,)"
      R"("num_hidden_layers":1,"num_attention_heads":1,"num_key_value_heads":1,"head_dim":64,)"
      R"("intermediate_size":256,"vocab_size":4096,"tie_word_embeddings":true,)"
      R"("max_position_embeddings":4096,"rms_norm_eps":1e-5,"rope_theta":10000.0})"},
-    {"tiny-mistral",
+    {"tiny-mistral", kShared,
      R"({"architectures":["MistralForCausalLM"],"model_type":"mistral","sliding_window":256})"},
-    {"tiny-qwen2", R"({"architectures":["Qwen2ForCausalLM"],"model_type":"qwen2",)"
-                   R"("use_sliding_window":true,"sliding_window":256,"max_window_layers":1})"},
-    {"tiny-gemma", R"({"architectures":["GemmaForCausalLM"],"model_type":"gemma",)"
-                   R"("hidden_act":"gelu_pytorch_tanh"})"},
-    {"tiny-gemma2",
+    {"tiny-qwen2", kShared,
+     R"({"architectures":["Qwen2ForCausalLM"],"model_type":"qwen2",)"
+     R"("use_sliding_window":true,"sliding_window":256,"max_window_layers":1})"},
+    {"tiny-gemma", kShared,
+     R"({"architectures":["GemmaForCausalLM"],"model_type":"gemma",)"
+     R"("hidden_act":"gelu_pytorch_tanh"})"},
+    {"tiny-gemma2", kShared,
      R"({"architectures":["Gemma2ForCausalLM"],"model_type":"gemma2",)"
      R"("hidden_act":"gelu_pytorch_tanh","hidden_activation":"gelu_pytorch_tanh",)"
      R"("query_pre_attn_scalar":32,"sliding_window":256,"attn_logit_softcapping":50.0,)"
      R"("final_logit_softcapping":30.0})"},
-    {"tiny-gemma3", R"({"architectures":["Gemma3ForCausalLM"],"model_type":"gemma3_text",)"
-                    R"("hidden_act":"gelu_pytorch_tanh","hidden_activation":"gelu_pytorch_tanh",)"
-                    R"("query_pre_attn_scalar":32,"sliding_window":256,"sliding_window_pattern":2,)"
-                    R"("rope_local_base_freq":10000.0,"rope_theta":1000000.0})"},
-    {"tiny-phi3",
+    {"tiny-gemma3", kShared,
+     R"({"architectures":["Gemma3ForCausalLM"],"model_type":"gemma3_text",)"
+     R"("hidden_act":"gelu_pytorch_tanh","hidden_activation":"gelu_pytorch_tanh",)"
+     R"("query_pre_attn_scalar":32,"sliding_window":256,"sliding_window_pattern":2,)"
+     R"("rope_local_base_freq":10000.0,"rope_theta":1000000.0})"},
+    {"tiny-phi3", kShared,
      R"({"architectures":["Phi3ForCausalLM"],"model_type":"phi3",)"
      R"("partial_rotary_factor":0.5,"head_dim":null,"sliding_window":null,"pad_token_id":0})"},
-    {"tiny-olmo2", R"({"architectures":["Olmo2ForCausalLM"],"model_type":"olmo2","head_dim":null,)"
-                   R"("attention_bias":false})"},
-    {"tiny-granite",
+    {"tiny-olmo2", kShared,
+     R"({"architectures":["Olmo2ForCausalLM"],"model_type":"olmo2","head_dim":null,)"
+     R"("attention_bias":false})"},
+    {"tiny-granite", kShared,
      R"({"architectures":["GraniteForCausalLM"],"model_type":"granite","head_dim":null,)"
      R"("embedding_multiplier":12.0,"attention_multiplier":0.015625,)"
      R"("residual_multiplier":0.22,"logits_scaling":8.0,"attention_bias":false,)"
-     R"("mlp_bias":false})"}};
+     R"("mlp_bias":false})"},
+    {"tiny-gpt2", "{}",
+     R"({"architectures":["GPT2LMHeadModel"],"model_type":"gpt2","n_embd":128,"n_layer":2,"vocab_size":4096,)"
+     R"("n_head":4,"n_positions":1024,"activation_function":"gelu_new",)"
+     R"("layer_norm_epsilon":1e-5,"tie_word_embeddings":true})"},
+    {"tiny-neox", kUngated,
+     R"({"architectures":["GPTNeoXForCausalLM"],"model_type":"gpt_neox","hidden_act":"gelu",)"
+     R"("intermediate_size":256,"layer_norm_eps":1e-5,"rotary_pct":0.25,"rotary_emb_base":10000,)"
+     R"("use_parallel_residual":true})"},
+    {"tiny-opt", kUngated,
+     R"({"architectures":["OPTForCausalLM"],"model_type":"opt","ffn_dim":256,)"
+     R"("activation_function":"relu","do_layer_norm_before":true,"word_embed_proj_dim":128,)"
+     R"("max_position_embeddings":1024})"},
+    {"tiny-falcon", kUngated,
+     R"({"architectures":["FalconForCausalLM"],"model_type":"falcon","alibi":false,)"
+     R"("num_kv_heads":2,"ffn_hidden_size":256,"layer_norm_epsilon":1e-5,"bias":false,)"
+     R"("new_decoder_architecture":true})"},
+    {"tiny-phi", kUngated,
+     R"({"architectures":["PhiForCausalLM"],"model_type":"phi","hidden_act":"gelu_new",)"
+     R"("intermediate_size":256,"layer_norm_eps":1e-5,"partial_rotary_factor":0.5,"tie_word_embeddings":false})"},
+    {"tiny-starcoder2", kUngated,
+     R"({"architectures":["Starcoder2ForCausalLM"],"model_type":"starcoder2",)"
+     R"("hidden_act":"gelu_pytorch_tanh","norm_epsilon":1e-5,"use_bias":true,"intermediate_size":256,)"
+     R"("num_key_value_heads":2,)"
+     R"("sliding_window":256})"}};
 
 // How a directory of ours is known again.
 constexpr std::string_view kMark = "sluice make-model ";
@@ -126,8 +158,8 @@ OrderedJson quantization_json() {
 OrderedJson config_json(const Preset& p, uint64_t seed, std::string_view dtype) {
   OrderedJson json = {{"_name_or_path", fmt::format("{}{} --seed {}", kMark, p.name, seed)},
                       {"torch_dtype", dtype}};
-  json.update(OrderedJson::parse(kShared));
-  json.update(OrderedJson::parse(p.config));
+  json.update(OrderedJson::parse(p.shared));
+  json.merge_patch(OrderedJson::parse(p.config));  // null: without it
   const SyntheticSpecials specials(json["vocab_size"]);
   json["bos_token_id"] = specials.bos();
   json["eos_token_id"] = {specials.end_of_text(), specials.end_of_turn()};

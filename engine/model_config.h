@@ -40,6 +40,36 @@ struct GenerationDefaults {
   std::optional<int> max_new_tokens;
 };
 
+// Where a family keeps the tensors of a decoder, without ".weight" and ".bias"; null: it has none.
+// Defaults are Llama's.
+struct TensorNames {
+  const char* base = "model.";  // before all but the head; some files leave it out
+  const char* embedding = "embed_tokens";
+  const char* positions = nullptr;   // learned
+  int first_position = 0;            // its row for position 0
+  const char* layer = "layers.{}.";  // before all of the following, up to `down`
+  // A norm before attention or MLP is of their input, one after it of their output.
+  const char* before_attention = "input_layernorm";
+  const char* after_attention = nullptr;
+  const char* before_mlp = "post_attention_layernorm";
+  const char* after_mlp = nullptr;
+  const char* q = "self_attn.q_proj";  // or all of q, k and v
+  const char* k = "self_attn.k_proj";
+  const char* v = "self_attn.v_proj";
+  const char* q_norm = "self_attn.q_norm";
+  const char* k_norm = "self_attn.k_norm";
+  const char* o = "self_attn.o_proj";
+  const char* gate = "mlp.gate_proj";  // null: there is no gate, or it is in `up`
+  const char* up = "mlp.up_proj";
+  const char* down = "mlp.down_proj";
+  const char* final_norm = "norm";
+  const char* head = "lm_head";
+  // How a fused q, k, v lies in its tensor: all queries, all keys, all values; or these of one KV
+  // head after those of another.
+  bool qkv_by_kv_head = false;
+  bool transposed = false;  // linear layers of `layer` are stored as [in_features, out_features]
+};
+
 // What tells one layer of a decoder from another.
 struct LayerConfig {
   int window = 0;           // > 0: a token sees the last `window` positions only, itself included
@@ -59,6 +89,8 @@ struct ModelConfig {
   int vocab_size = 0;
   int max_positions = 0;
   bool tied_embeddings = false;  // the head is the embedding
+
+  TensorNames names;
 
   // --- traits ---
   std::vector<LayerConfig> layers;  // num_layers

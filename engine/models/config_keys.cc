@@ -195,7 +195,7 @@ RopeConfig read_rope_object(KeyReader& parent, const char* key, double theta, Mo
   return rope;
 }
 
-void read_rope(KeyReader& file, bool partial, ModelConfig& c) {
+void read_rope(KeyReader& file, double share, ModelConfig& c) {
   const Json* newer = file.find("rope_parameters");
   const Json* older = file.find("rope_scaling");
   if (newer && older && *newer != *older)
@@ -204,8 +204,8 @@ void read_rope(KeyReader& file, bool partial, ModelConfig& c) {
   const bool has_theta = file.find("rope_theta") != nullptr;
   const double theta = file.number("rope_theta", 1, 1e12, c.rope.theta);
   c.rotary_dim = c.head_dim;
-  if (partial) {
-    double part = 1;
+  if (share > 0) {
+    double part = share;
     if (json && json->is_object() && json->contains("partial_rotary_factor") &&
         (*json)["partial_rotary_factor"].is_number())
       part = (*json)["partial_rotary_factor"];

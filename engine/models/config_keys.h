@@ -36,9 +36,10 @@ struct WindowRule {
 };
 void read_windows(KeyReader&, const WindowRule&, ModelConfig&);
 
-// `rope_parameters` (newer files, theta inside) or `rope_scaling` beside `rope_theta`. `partial`:
-// the family rotates only `partial_rotary_factor` of each head where that is there.
-void read_rope(KeyReader&, bool partial, ModelConfig&);
+// `rope_parameters` (newer files, theta inside) or `rope_scaling` beside `rope_theta`. The
+// family rotates `partial_rotary_factor` of each head, `share` where that is not there; 0: all of
+// it, always.
+void read_rope(KeyReader&, double share, ModelConfig&);
 // The object under `key` of `parent`; `theta` is what it means to leave that, or all, out.
 RopeConfig read_rope_object(KeyReader& parent, const char* key, double theta, ModelConfig&);
 

@@ -23,8 +23,8 @@ struct Layer {
 
 class DenseModel final : public Model {
  public:
-  DenseModel(const ModelConfig& config, const TensorNames& names, DType act, int max_len)
-      : config_(config), names_(names), act_(act), max_len_(max_len), layers_(config.num_layers) {}
+  DenseModel(const ModelConfig& config, DType act, int max_len)
+      : config_(config), act_(act), max_len_(max_len), layers_(config.num_layers) {}
 
   absl::Status open(const Safetensors& stored, Device& device, const LoadOptions& options);
   std::vector<CheckpointTensor> checkpoint();
@@ -74,7 +74,7 @@ class DenseModel final : public Model {
   Tensor take_picked(Arena&, int64_t num_rows) const;
 
   const ModelConfig config_;
-  const TensorNames names_;
+  const TensorNames& names_ = config_.names;
   const DType act_;
   const int max_len_;
   bool has_local_rope_ = false;
@@ -418,14 +418,13 @@ void DenseModel::make_rope_tables(Device& device, int threads) {
 absl::StatusOr<std::unique_ptr<Model>> open_dense(const ModelConfig& config,
                                                   const Safetensors& stored, Device& device,
                                                   const LoadOptions& options) {
-  auto model = std::make_unique<DenseModel>(config, find_family(config.architecture)->names,
-                                            device.ops().act_dtype(), options.max_len);
+  auto model = std::make_unique<DenseModel>(config, device.ops().act_dtype(), options.max_len);
   if (absl::Status s = model->open(stored, device, options); !s.ok()) return s;
   return model;
 }
 
 std::vector<CheckpointTensor> checkpoint_tensors(const ModelConfig& config) {
-  return DenseModel(config, find_family(config.architecture)->names, DType::f32, 1).checkpoint();
+  return DenseModel(config, DType::f32, 1).checkpoint();
 }
 
 }  // namespace sluice

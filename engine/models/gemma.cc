@@ -11,6 +11,10 @@ namespace {
 
 using When = WindowRule::When;
 
+constexpr TensorNames kSandwichNames = {.after_attention = "post_attention_layernorm",
+                                        .before_mlp = "pre_feedforward_layernorm",
+                                        .after_mlp = "post_feedforward_layernorm"};
+
 void read_common(KeyReader& keys, const ShapeKeys& shape, ModelConfig& c) {
   read_shape(keys, shape, c);
   c.tied_embeddings = keys.boolean("tie_word_embeddings", true);
@@ -30,7 +34,7 @@ void read_gemma(KeyReader& keys, ModelConfig& c) {
     if (found != "gelu_pytorch_tanh" && found != "gelu")
       keys.fail("\"hidden_act\" is \"{}\", supported: gelu_pytorch_tanh", found.substr(0, 80));
   read_windows(keys, {}, c);
-  read_rope(keys, false, c);
+  read_rope(keys, 0, c);
 }
 
 void read_soft_caps(KeyReader& keys, double attention, double logits, ModelConfig& c) {
@@ -48,16 +52,18 @@ void read_gemma2(KeyReader& keys, ModelConfig& c) {
   read_common(keys, {.default_head_dim = 256, .default_eps = 1e-6}, c);
   read_activation(keys, "hidden_activation", "gelu_pytorch_tanh", {Activation::gelu_tanh});
   read_activation(keys, "hidden_act", "gelu_pytorch_tanh", {Activation::gelu_tanh});
+  c.names = kSandwichNames;
   read_soft_caps(keys, 50, 30, c);
   read_windows(keys,
                {.when = When::if_set, .if_absent = 4096, .by_layer_types = true, .pattern = 2}, c);
-  read_rope(keys, false, c);
+  read_rope(keys, 0, c);
 }
 
 void read_gemma3(KeyReader& keys, ModelConfig& c) {
   read_common(keys, {.default_head_dim = 256, .default_eps = 1e-6}, c);
   read_activation(keys, "hidden_activation", "gelu_pytorch_tanh", {Activation::gelu_tanh});
   read_activation(keys, "hidden_act", "gelu_pytorch_tanh", {Activation::gelu_tanh});
+  c.names = kSandwichNames;
   read_soft_caps(keys, 0, 0, c);
   c.qk_norm = ModelConfig::QkNorm::head;
   const int pattern = keys.integer("sliding_window_pattern", 1, 1024, 6);
@@ -69,7 +75,7 @@ void read_gemma3(KeyReader& keys, ModelConfig& c) {
   c.rope.theta = 1e6;
   const Json* both = keys.find("rope_parameters");
   if (!both || !both->is_object() || !both->contains("full_attention")) {
-    read_rope(keys, false, c);
+    read_rope(keys, 0, c);
     c.local_rope.theta = keys.number("rope_local_base_freq", 1, 1e12, 1e4);
     return;
   }
@@ -86,14 +92,10 @@ void read_gemma3(KeyReader& keys, ModelConfig& c) {
   keys.adopt(kinds);
 }
 
-constexpr TensorNames kSandwichNames = {.after_attention = "post_attention_layernorm",
-                                        .before_mlp = "pre_feedforward_layernorm",
-                                        .after_mlp = "post_feedforward_layernorm"};
-
 constexpr Family kFamilies[] = {
-    {"GemmaForCausalLM", {}, read_gemma},
-    {"Gemma2ForCausalLM", kSandwichNames, read_gemma2},
-    {"Gemma3ForCausalLM", kSandwichNames, read_gemma3},
+    {"GemmaForCausalLM", read_gemma},
+    {"Gemma2ForCausalLM", read_gemma2},
+    {"Gemma3ForCausalLM", read_gemma3},
 };
 
 }  // namespace

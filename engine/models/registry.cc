@@ -10,7 +10,7 @@
 namespace sluice {
 namespace {
 
-auto all_families() { return std::array{llama_families(), gemma_families()}; }
+auto all_families() { return std::array{llama_families(), gemma_families(), gpt_families()}; }
 
 absl::StatusOr<std::unique_ptr<Model>> open_model(const Config::Model& config, Device& device,
                                                   LoadOptions options) {

@@ -21,7 +21,10 @@ const char* const kCases[] = {
     // families
     "gemma", "phi3_long", "phi3_short", "phi4_partial", "olmo2", "granite",
     // rotations
-    "llama_linear", "llama_dynamic", "qwen2_yarn", "llama_yarn_mscale"};
+    "llama_linear", "llama_dynamic", "qwen2_yarn", "llama_yarn_mscale",
+    // LayerNorm, and MLPs without a gate
+    "gpt2", "neox", "neox_serial", "opt", "falcon_7b", "falcon_40b", "falcon_serial", "starcoder2",
+    "phi"};
 
 // A fixture loaded on the CPU, and its comparison.
 class LoadedCase {
@@ -297,6 +300,20 @@ const ConfigMutant kConfigMutants[] = {
     {"beta_fast", "llama_yarn_mscale", [](Json& c) { c["rope_scaling"]["beta_fast"] = 4; }},
     {"beta_slow", "llama_yarn_mscale", [](Json& c) { c["rope_scaling"]["beta_slow"] = 1; }},
     {"untruncated", "llama_yarn_mscale", [](Json& c) { c["rope_scaling"]["truncate"] = false; }},
+    {"epsilon of GPT-2", "gpt2", [](Json& c) { c["layer_norm_epsilon"] = 1.1e-5; }},
+    {"relu for gelu", "gpt2", [](Json& c) { c["activation_function"] = "relu"; }},
+    {"gelu for its tanh", "gpt2", [](Json& c) { c["activation_function"] = "gelu"; }},
+    {"gelu's tanh for gelu", "neox", [](Json& c) { c["hidden_act"] = "gelu_new"; }},
+    {"silu for relu", "opt", [](Json& c) { c["activation_function"] = "silu"; }},
+    {"serial", "neox", [](Json& c) { c["use_parallel_residual"] = false; }},
+    {"parallel", "neox_serial", [](Json& c) { c["use_parallel_residual"] = true; }},
+    {"rotated share", "neox", [](Json& c) { c["rotary_pct"] = 0.5; }},
+    {"theta of NeoX", "neox", [](Json& c) { c["rotary_emb_base"] = 10100; }},
+    {"no bias in Falcon", "falcon_serial", [](Json& c) { c["bias"] = false; }},
+    {"no bias in OPT", "opt", [](Json& c) { c["enable_bias"] = false; }},
+    {"no bias in StarCoder2", "starcoder2", [](Json& c) { c["use_bias"] = false; }},
+    {"window of StarCoder2", "starcoder2", [](Json& c) { c["sliding_window"] = 61; }},
+    {"rotated share of Phi", "phi", [](Json& c) { c["partial_rotary_factor"] = 0.4375; }},
     {"tied", "mistral", [](Json& c) { c["tie_word_embeddings"] = true; }},
 };
 

@@ -154,6 +154,52 @@ SMALL_CASES = [
             "beta_fast": 16.0, "beta_slow": 2.0, "mscale": 1.0, "mscale_all_dim": 0.5})),
 ]
 
+# LayerNorm and MLPs without a gate.
+def without(config, *names):
+    return {key: value for key, value in config.items() if key not in names}
+
+
+def ungated(*drop, **more):
+    return without(small(**more), "rms_norm_eps", "hidden_act", "head_dim", *drop)
+
+
+SMALL_CASES += [
+    ("gpt2", 31, {
+        "architectures": ["GPT2LMHeadModel"], "n_embd": 128, "n_layer": 2, "n_head": 4,
+        "n_positions": 512, "n_inner": None, "activation_function": "gelu_new",
+        "layer_norm_epsilon": 1e-5, "vocab_size": 160, "tie_word_embeddings": True,
+        "bos_token_id": None, "eos_token_id": 1}),
+    ("neox", 32, ungated(
+        "num_key_value_heads", "rope_theta", architectures=["GPTNeoXForCausalLM"],
+        hidden_act="gelu", layer_norm_eps=1e-5, rotary_pct=0.25, rotary_emb_base=10000,
+        use_parallel_residual=True)),
+    ("neox_serial", 33, ungated(
+        "num_key_value_heads", "rope_theta", architectures=["GPTNeoXForCausalLM"],
+        layer_norm_eps=1e-5, rotary_pct=0.5, rotary_emb_base=20000, use_parallel_residual=False)),
+    ("opt", 34, ungated(
+        "num_key_value_heads", "rope_theta", "intermediate_size", architectures=["OPTForCausalLM"],
+        ffn_dim=192, activation_function="relu", do_layer_norm_before=True, word_embed_proj_dim=128,
+        tie_word_embeddings=True)),
+    ("falcon_7b", 35, ungated(
+        "num_key_value_heads", "intermediate_size", architectures=["FalconForCausalLM"],
+        tie_word_embeddings=True, layer_norm_epsilon=1e-5, alibi=False, bias=False,
+        multi_query=True, parallel_attn=True, new_decoder_architecture=False)),
+    ("falcon_40b", 36, ungated(
+        "num_key_value_heads", "intermediate_size", architectures=["FalconForCausalLM"],
+        tie_word_embeddings=True, layer_norm_epsilon=1e-5, alibi=False, bias=False,
+        num_kv_heads=2, ffn_hidden_size=256, new_decoder_architecture=True)),
+    ("falcon_serial", 37, ungated(
+        "num_key_value_heads", "intermediate_size", architectures=["FalconForCausalLM"],
+        layer_norm_epsilon=1e-5, alibi=False, bias=True, multi_query=False, parallel_attn=False,
+        new_decoder_architecture=False)),
+    ("starcoder2", 38, ungated(
+        architectures=["Starcoder2ForCausalLM"], norm_epsilon=1e-5, use_bias=True,
+        hidden_act="gelu_pytorch_tanh", sliding_window=60, tie_word_embeddings=True)),
+    ("phi", 39, ungated(
+        architectures=["PhiForCausalLM"], layer_norm_eps=1e-5, hidden_act="gelu_new",
+        partial_rotary_factor=0.5)),
+]
+
 MASK = (1 << 64) - 1
 
 
@@ -187,24 +233,49 @@ def random_weights(seed, name, count, mean, deviation):
 
 def recipe_of(name, shape, one=0):
     """(mean, deviation) of a tensor; `one`: what is stored less one."""
-    if name == "model.embed_tokens.weight":
+    leaf = name.removesuffix(".weight").split(".")[-1]
+    if leaf in ("embed_tokens", "lm_head", "wte", "wpe", "embed_in", "embed_out",
+                "embed_positions", "word_embeddings"):
         return 0.0, 0.02
-    if name == "lm_head.weight":
-        return 0.0, 0.02
-    if name == "model.norm.weight":
-        return 15.0 - one, 2.0
-    if name.endswith("norm.weight"):
-        return round(1.2 - one, 1), 0.3
     if name.endswith(".bias"):
         return 0.0, 0.1
+    if name in ("model.norm.weight", "transformer.ln_f.weight", "gpt_neox.final_layer_norm.weight",
+                "model.decoder.final_layer_norm.weight", "model.final_layernorm.weight"):
+        return 15.0 - one, 2.0
+    if len(shape) == 1:
+        return round(1.2 - one, 1), 0.3
     gain = 1.2 if any(x in name for x in ("q_proj", "k_proj", "qkv_proj")) else 1.0
-    return 0.0, gain / shape[1] ** 0.5
+    inputs = shape[0] if any(x in name for x in (".c_attn.", "attn.c_proj.", "h.0.mlp.c_", "h.1.mlp.c_")) \
+        and name.startswith("transformer.h.") else shape[1]
+    return 0.0, gain / inputs ** 0.5
+
+
+def stored_tensors(architecture, key, shape):
+    """Which tensors of a published checkpoint make this one of transformers': (name, shape, where in
+    it they lie)."""
+    if architecture == "GPTNeoXForCausalLM":
+        key = key.replace("lm_head.", "embed_out.")
+    if architecture == "MixtralForCausalLM":
+        key = key.replace(".mlp.", ".block_sparse_moe.")
+    gate, up, down = ("w1", "w3", "w2") if architecture == "MixtralForCausalLM" else (
+        "gate_proj", "up_proj", "down_proj")
+    if key.endswith("experts.gate_up_proj"):
+        half = shape[1] // 2
+        for e in range(shape[0]):
+            name = f"{key.removesuffix('gate_up_proj')}{e}."
+            yield f"{name}{gate}.weight", (half, shape[2]), (e, slice(0, half))
+            yield f"{name}{up}.weight", (half, shape[2]), (e, slice(half, None))
+    elif key.endswith("experts.down_proj"):
+        for e in range(shape[0]):
+            yield f"{key.removesuffix('down_proj')}{e}.{down}.weight", tuple(shape[1:]), (e,)
+    else:
+        yield key, tuple(shape), ()
 
 
 def pin_frequencies(model, max_model_len):
     """Of kinds that depend on a prompt's length, as they are for `max_model_len` tokens."""
     rotary = model.model.rotary_emb
-    if rotary.rope_type in ("dynamic", "longrope"):
+    if getattr(rotary, "rope_type", "") in ("dynamic", "longrope"):
         initialise = transformers.modeling_rope_utils.ROPE_INIT_FUNCTIONS[rotary.rope_type]
         rotary.inv_freq, rotary.attention_scaling = initialise(
             model.config, "cpu", seq_len=max_model_len)
@@ -219,19 +290,21 @@ def make_case(name, seed, config, max_model_len=None):
     model = model_class(ours).eval()
     recipe, state = [], {}
     for key, parameter in model.state_dict().items():
-        if key == "lm_head.weight" and config["tie_word_embeddings"]:
+        if key in ("lm_head.weight", "embed_out.weight") and config["tie_word_embeddings"]:
             continue
         one = 1 if config["architectures"][0].startswith("Gemma") else 0
-        mean, deviation = recipe_of(key, parameter.shape, one)
-        values = random_weights(seed, key, parameter.numel(), mean, deviation)
-        state[key] = torch.from_numpy(values.reshape(parameter.shape))
-        recipe.append({"name": key, "shape": list(parameter.shape), "mean": mean,
-                       "deviation": deviation})
+        state[key] = torch.zeros_like(parameter)
+        for stored, shape, where in stored_tensors(config["architectures"][0], key, parameter.shape):
+            mean, deviation = recipe_of(stored, shape, one)
+            values = random_weights(seed, stored, int(np.prod(shape)), mean, deviation)
+            state[key][where] = torch.from_numpy(values.reshape(shape))
+            recipe.append({"name": stored, "shape": list(shape), "mean": mean,
+                           "deviation": deviation})
     missing, unexpected = model.load_state_dict(state, strict=False)
     assert not unexpected and set(missing) <= {"lm_head.weight"}, (missing, unexpected)
     model.tie_weights()
     model = model.float()
-    if is_small and hasattr(model.model, "rotary_emb") and hasattr(model.model.rotary_emb, "inv_freq"):
+    if is_small and "rope_scaling" in config:
         pin_frequencies(model, max_model_len or config["max_position_embeddings"])
 
     rng = np.random.default_rng(seed)

@@ -324,6 +324,31 @@ TEST_F(ModelConfigTest, WhatCannotBeServedIsRefusedByName) {
     EXPECT_THAT(message, AllOf(HasSubstr("config.json: "), HasSubstr(c.message))) << c.patch;
     EXPECT_EQ(message.find('\n'), std::string::npos);
   }
+  const struct {
+    const char* config;
+    const char* message;
+  } others[] = {
+      {R"({"architectures":["GPT2LMHeadModel"],"n_layer":2,"n_embd":64,"n_positions":128})",
+       "\"n_head\" is missing"},
+      {R"({"architectures":["GPT2LMHeadModel"],"n_layer":2,"n_embd":64,"n_head":4,"vocab_size":99,)"
+       R"("n_positions":128,"scale_attn_by_inverse_layer_idx":true})",
+       "\"scale_attn_by_inverse_layer_idx\" is true, only false is supported"},
+      {R"({"architectures":["OPTForCausalLM"],"num_hidden_layers":2,"hidden_size":64,)"
+       R"("num_attention_heads":4,"ffn_dim":64,"vocab_size":99,"max_position_embeddings":128,)"
+       R"("word_embed_proj_dim":32})",
+       "\"word_embed_proj_dim\" is 32, only 64 is supported"},
+      {R"({"architectures":["OPTForCausalLM"],"num_hidden_layers":2,"hidden_size":64,)"
+       R"("num_attention_heads":4,"ffn_dim":64,"vocab_size":99,"max_position_embeddings":128,)"
+       R"("activation_function":"mish"})",
+       "\"activation_function\" is \"mish\", supported: silu, swish, gelu, "},
+      {R"({"architectures":["FalconForCausalLM"],"num_hidden_layers":2,"hidden_size":64,)"
+       R"("num_attention_heads":4,"vocab_size":99,"max_position_embeddings":128,"alibi":true})",
+       "\"alibi\" is true"},
+  };
+  for (const auto& c : others) {
+    EXPECT_THAT(error_of(Json::parse(c.config)),
+                AllOf(HasSubstr("config.json: "), HasSubstr(c.message)));
+  }
   Json qwen = llama();
   qwen["architectures"] = {"Qwen3ForCausalLM"};
   qwen["use_sliding_window"] = false;
