@@ -152,6 +152,9 @@ class Bench {
     const size_t bytes = ops_.weight_bytes(weight_, out, in);
     for (size_t i = 0; i < std::max<size_t>(2, cases_.rotate_bytes / bytes); ++i)
       l.weights.push_back(noise_weight(device_, weight_, out, in));
+    std::vector<Weight> all;
+    for (const DeviceWeight& w : l.weights) all.push_back(w.weight);
+    ops_.prepare(all);
     return l;
   }
   // Of a product with `m` rows: the weights once, inputs and outputs.

@@ -17,12 +17,13 @@ struct Config {
     int max_model_len = 0;       // 0: the model's own limit
   } model;
   struct Device {
-    std::string kind = "auto";  // auto, cpu, cuda
-    int index = 0;              // of the GPU
-    std::string plugin;         // file of the CUDA engine; empty: the usual places
-    std::string libraries;      // folder to look into first for NVIDIA's libraries
-    int threads = 0;            // 0: the cgroup's quota
-    std::string isa = "auto";   // auto, avx512bf16, avx512, avx2, portable: at most this
+    std::string kind = "auto";     // auto, cpu, cuda
+    int index = 0;                 // of the GPU
+    std::string plugin;            // file of the CUDA engine; empty: the usual places
+    std::string libraries;         // folder to look into first for NVIDIA's libraries
+    bool batch_invariant = false;  // a GPU's results do not depend on what else is in a batch
+    int threads = 0;               // 0: the cgroup's quota
+    std::string isa = "auto";      // auto, avx512bf16, avx512, avx2, portable: at most this
   } device;
   struct Cache {
     int block_size = 16;         // tokens

@@ -41,6 +41,7 @@ absl::StatusOr<std::unique_ptr<Device>> make_cuda_device(const Config& config) {
   options.version = kVersion;
   options.device_index = config.device.index;
   options.f16 = config.model.dtype == "f16";
+  options.batch_invariant = config.device.batch_invariant;
   options.libraries = config.device.libraries.c_str();
   char error[512] = "";
   Device* device = open(&options, error, sizeof error);

@@ -369,6 +369,9 @@ absl::StatusOr<Device::Buffer> load_weights(const WeightList& list, const Safete
   for (const VectorSpec& v : list.vectors) *v.out = filler.vector(stored.find(v.name), v.plus);
   Packer packer(ops, std::move(tasks));
   if (absl::Status s = packer.run(std::max(1, threads)); !s.ok()) return s;
+  std::vector<Weight> layers;
+  for (const LinearSpec& linear : list.linears) layers.push_back(*linear.out);
+  ops.prepare(layers);
   return memory;
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <span>
 #include <string>
 
 #include "kernels/tensor.h"
@@ -107,7 +108,7 @@ struct OpsLimits {
 //
 // On CPU every matmul and attention path accumulates an output element in one K (KV)
 // order whatever the number of rows, so results do not depend on the batch, the chunk
-// size or preemption; tests hold that bit for bit. CUDA has a batch-invariant mode.
+// size or preemption; tests hold that bit for bit. CUDA can, where it is asked for.
 class Ops {
  public:
   virtual ~Ops() = default;
@@ -139,6 +140,10 @@ class Ops {
   // finite. Different row ranges may be packed from several threads at once.
   virtual void pack_rows(const Weight& dst, int64_t first_row, const Tensor& src,
                          const Tensor& src_scale = {}) = 0;
+
+  // Once a model's layers are packed, and before the first step: a device may find out what computes
+  // them fastest.
+  virtual void prepare(std::span<const Weight> /*layers*/) {}
 
   // --- plain ops ---
   // out [n, hidden] = rows `ids` (i32 [n]) of a packed table [vocab, hidden].

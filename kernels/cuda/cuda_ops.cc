@@ -26,8 +26,11 @@ AttentionShape shape_of(const AttentionHeads& h, int window) {
 
 }  // namespace
 
-CudaOps::CudaOps(Runtime& runtime, Stream stream, DType act)
-    : runtime_(runtime), stream_(stream), act_(act) {
+CudaOps::CudaOps(Runtime& runtime, Stream stream, DType act, bool batch_invariant)
+    : runtime_(runtime),
+      stream_(stream),
+      act_(act),
+      products_(runtime, stream, batch_invariant) {
   CHECK(act == DType::bf16 || act == DType::f16);
 }
 
@@ -125,8 +128,7 @@ void CudaOps::embed(Tensor out, const Weight& table, Tensor ids) {
 
 void CudaOps::matmul(Tensor out, Tensor x, const Weight& w) {
   if (out.shape[0] == 0) return;
-  runtime_.matmul(stream_, out, x, w.data);
-  if (w.bias) add_bias(stream_, out, w.bias);
+  products_.multiply(out, x, w);
 }
 
 void CudaOps::rms_norm(Tensor out, Tensor x, Tensor weight, float eps) {
@@ -215,6 +217,11 @@ void CudaOps::token_logprobs(const SampleOut& out, Tensor logits, Tensor targets
 }
 
 // --- fusions ---
+
+void CudaOps::matmul_silu_mul(Tensor out, Tensor x, const Weight& w, Tensor scratch) {
+  if (out.shape[0] > 0 && !products_.multiply_silu_mul(out, x, w))
+    Ops::matmul_silu_mul(out, x, w, scratch);
+}
 
 void CudaOps::add_rms_norm(Tensor out, Tensor residual, Tensor x, Tensor weight, float eps) {
   cuda::rms_norm(stream_, out, residual, x, weight, eps);

@@ -4,17 +4,19 @@
 #include <vector>
 
 #include "kernels/cuda/attention_lists.h"
+#include "kernels/cuda/products.h"
 #include "kernels/cuda/runtime.h"
 #include "kernels/ops.h"
 
 namespace sluice::cuda {
 
 // Ops as launches on one stream. Activations, weights, keys and values are all of one 16-bit type.
-// Every call returns at once. Results do not depend on what else is in a batch, but for the
-// library's matrix products. Owned by the device, used by its one owner thread.
+// Every call returns at once. Results do not depend on what else is in a batch, but for matrix
+// products where that was not asked for. Owned by the device, used by its one owner thread.
 class CudaOps final : public Ops {
  public:
-  CudaOps(Runtime&, Stream, DType act);
+  // batch_invariant: results do not depend on what else is in a batch; slower with many tokens.
+  CudaOps(Runtime&, Stream, DType act, bool batch_invariant);
 
   DType act_dtype() const override { return act_; }
   DType weight_dtype(DType) const override { return act_; }
@@ -30,6 +32,8 @@ class CudaOps final : public Ops {
   Weight make_weight(void* memory, DType, int64_t out_features, int64_t in_features) override;
   void pack_rows(const Weight& dst, int64_t first_row, const Tensor& src,
                  const Tensor& src_scale) override;
+
+  void prepare(std::span<const Weight> layers) override { products_.measure(layers); }
 
   void embed(Tensor out, const Weight& table, Tensor ids) override;
   void matmul(Tensor out, Tensor x, const Weight& w) override;
@@ -48,6 +52,7 @@ class CudaOps final : public Ops {
   void sample(const SampleOut&, Tensor logits, const SampleBatch&) override;
   void token_logprobs(const SampleOut& out, Tensor logits, Tensor targets, int top) override;
 
+  void matmul_silu_mul(Tensor out, Tensor x, const Weight& w, Tensor scratch) override;
   void add_rms_norm(Tensor out, Tensor residual, Tensor x, Tensor weight, float eps) override;
   void qkv_rope_write(Tensor qkv, const QkvParams& p, Tensor positions, KvView cache,
                       Tensor slot_mapping) override;
@@ -64,6 +69,7 @@ class CudaOps final : public Ops {
   Runtime& runtime_;
   const Stream stream_;
   const DType act_;
+  Products products_;
 
   // --- from reserve() on ---
   OpsLimits limits_;

@@ -12,11 +12,11 @@ namespace {
 
 class CudaDevice final : public Device {
  public:
-  CudaDevice(std::unique_ptr<Runtime> runtime, DType act)
+  CudaDevice(std::unique_ptr<Runtime> runtime, DType act, bool batch_invariant)
       : runtime_(std::move(runtime)),
         compute_(runtime_->make_stream()),
         copies_(runtime_->make_stream()),
-        ops_(*runtime_, compute_, act) {
+        ops_(*runtime_, compute_, act, batch_invariant) {
     for (Event& e : events_) e = runtime_->make_event();
   }
 
@@ -59,8 +59,9 @@ class CudaDevice final : public Device {
 
 }  // namespace
 
-std::unique_ptr<Device> make_device(std::unique_ptr<Runtime> runtime, DType act) {
-  return std::make_unique<CudaDevice>(std::move(runtime), act);
+std::unique_ptr<Device> make_device(std::unique_ptr<Runtime> runtime, DType act,
+                                    bool batch_invariant) {
+  return std::make_unique<CudaDevice>(std::move(runtime), act, batch_invariant);
 }
 
 }  // namespace sluice::cuda

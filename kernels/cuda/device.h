@@ -7,7 +7,8 @@
 namespace sluice::cuda {
 
 // A GPU as a device, over the runtime's calls. act: of activations, weights, keys and values; bf16
-// or f16. An event is good until 256 later ones.
-std::unique_ptr<Device> make_device(std::unique_ptr<Runtime>, DType act);
+// or f16. batch_invariant: see CudaOps. An event is good until 256 later ones.
+std::unique_ptr<Device> make_device(std::unique_ptr<Runtime>, DType act,
+                                    bool batch_invariant = false);
 
 }  // namespace sluice::cuda

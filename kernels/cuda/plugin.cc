@@ -17,5 +17,6 @@ extern "C" __attribute__((visibility("default"))) sluice::Device* sluice_open_cu
     return refuse(fmt::format("it is of version {}, this is {}", kVersion, options->version));
   auto runtime = cuda::open_runtime(options->device_index, options->libraries);
   if (!runtime.ok()) return refuse(std::string(message_of(runtime.status())));
-  return cuda::make_device(*std::move(runtime), options->f16 ? DType::f16 : DType::bf16).release();
+  const DType act = options->f16 ? DType::f16 : DType::bf16;
+  return cuda::make_device(*std::move(runtime), act, options->batch_invariant).release();
 }

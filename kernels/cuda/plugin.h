@@ -10,10 +10,11 @@
 namespace sluice::cuda {
 
 struct PluginOptions {
-  const char* version = "";    // of the daemon; another one is refused
-  int device_index = 0;        // among the GPUs that are visible
-  bool f16 = false;            // what it computes in; else bf16
-  const char* libraries = "";  // the folder to look into for NVIDIA's libraries first
+  const char* version = "";      // of the daemon; another one is refused
+  int device_index = 0;          // among the GPUs that are visible
+  bool f16 = false;              // what it computes in; else bf16
+  bool batch_invariant = false;  // results do not depend on what else is in a batch
+  const char* libraries = "";    // the folder to look into for NVIDIA's libraries first
 };
 
 // null: `error` says why, in one line.

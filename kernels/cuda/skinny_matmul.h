@@ -22,7 +22,7 @@ struct SkinnyParams {
   const T* w;
   const float* bias;  // [m]; may be null
   int64_t out_stride, x_stride, w_stride;
-  int32_t n, m, k;  // k: a multiple of kSkinnyStep. Gated: m is that of `out`, w has twice as many
+  int32_t n, m, k;  // k: a multiple of 8. Gated: m is that of `out`, w has twice as many
 };
 
 constexpr int kSkinnyWarps = 8;
@@ -80,17 +80,18 @@ struct SkinnyStep {
   }
 };
 
-// This warp's slice of k. Two sets of steps: one is on its way while the other is multiplied.
+// This warp's slice of k, steps [begin, end), of which this lane has those before own_end. Two sets
+// of steps: one is on its way while the other is multiplied.
 template <class T, int kTiles>
-SIMT_DEVICE void skinny_slice(const SkinnySource<T, kTiles>& from, int begin, int end,
+SIMT_DEVICE void skinny_slice(const SkinnySource<T, kTiles>& from, int begin, int end, int own_end,
                               float (&sum)[kTiles][4]) {
   constexpr int kAhead = kTiles == 1 ? 4 : kTiles == 2 ? 3 : 1;  // as registers allow
   SkinnyStep<T, kTiles> now[kAhead], next[kAhead];
   SIMT_UNROLL
-  for (int i = 0; i < kAhead; ++i) now[i].load(from, begin + i, end);
+  for (int i = 0; i < kAhead; ++i) now[i].load(from, begin + i, own_end);
   for (int step = begin; step < end; step += kAhead) {
     SIMT_UNROLL
-    for (int i = 0; i < kAhead; ++i) next[i].load(from, step + kAhead + i, end);
+    for (int i = 0; i < kAhead; ++i) next[i].load(from, step + kAhead + i, own_end);
     SIMT_UNROLL
     for (int i = 0; i < kAhead; ++i) now[i].multiply(sum);
     SIMT_UNROLL
@@ -116,9 +117,11 @@ SIMT_DEVICE void skinny_partials(const SkinnyParams<T, Out>& p, int num_rows, in
     const int token = first_token + 8 * t + lane / 4;
     from.x[t] = token < p.n ? p.x + token * p.x_stride + at : nullptr;
   }
-  const int steps = p.k / kSkinnyStep;
+  const int steps = (p.k + kSkinnyStep - 1) / kSkinnyStep;
+  const int own_steps = (p.k - at + kSkinnyStep - 1) / kSkinnyStep;  // the last one may be a part
+  const int begin = steps * slice / kSlices, end = steps * (slice + 1) / kSlices;
   float sum[kTiles][4] = {};
-  skinny_slice<T, kTiles>(from, steps * slice / kSlices, steps * (slice + 1) / kSlices, sum);
+  skinny_slice<T, kTiles>(from, begin, end, end < own_steps ? end : own_steps, sum);
   SIMT_UNROLL
   for (int t = 0; t < kTiles; ++t) {
     SIMT_UNROLL

@@ -56,8 +56,8 @@ struct Shape {
 // Every number of tiles; rows that fill blocks of 16 and of 32 and that do not; slices of k that
 // are empty, of one step, uneven, and longer than what is read ahead.
 constexpr Shape kShapes[] = {{1, 5, 32},     {3, 16, 64},   {8, 40, 96},   {9, 33, 256},
-                             {16, 48, 1312}, {17, 16, 288}, {33, 20, 544}, {70, 17, 32},
-                             {2, 4100, 64},  {9, 4100, 160}};
+                             {16, 48, 1312}, {17, 16, 288}, {33, 20, 544}, {70, 17, 40},
+                             {5, 7, 8},      {4, 18, 312},  {2, 4100, 64}, {9, 4100, 160}};
 
 TYPED_TEST(SkinnyMatmul, IsTheProduct) {
   using T = TypeParam;
@@ -159,13 +159,14 @@ TYPED_TEST(SkinnyMatmul, WhateverTheOrderOfThreads) {
   });
 }
 
-TEST(SkinnyMatmulShapes, WhatCannotBeReadInWholeStepsIsRefused) {
+TEST(SkinnyMatmulShapes, WhatCannotBeReadBySixteenBytesIsRefused) {
   Array<Bf16> memory(64 * 64);
   const auto rows = [&](int64_t k, int64_t stride, int64_t offset) {
     return memory.tensor(DType::bf16, {8, stride}).cols(offset, k);
   };
   EXPECT_TRUE(skinny_can(rows(64, 64, 0), rows(64, 72, 0)));
-  EXPECT_FALSE(skinny_can(rows(48, 64, 0), rows(48, 64, 0)));
+  EXPECT_TRUE(skinny_can(rows(40, 64, 8), rows(40, 64, 0)));
+  EXPECT_FALSE(skinny_can(rows(36, 64, 0), rows(36, 64, 0)));
   EXPECT_FALSE(skinny_can(rows(32, 36, 0), rows(32, 64, 0)));
   EXPECT_FALSE(skinny_can(rows(32, 64, 0), rows(32, 64, 4)));
 }
