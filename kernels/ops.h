@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "kernels/tensor.h"
 
@@ -86,6 +87,7 @@ struct QkvParams {
 // What a model asks of a device in attention.
 struct AttentionHeads {
   int num_heads = 0, num_kv_heads = 0, head_dim = 0;
+  std::vector<int> windows = {0};  // of its layers, each once; as AttnParams::window
 };
 
 // The largest step that a device will see.
@@ -141,8 +143,8 @@ class Ops {
   virtual void pack_rows(const Weight& dst, int64_t first_row, const Tensor& src,
                          const Tensor& src_scale = {}) = 0;
 
-  // Once a model's layers are packed, and before the first step: a device may find out what computes
-  // them fastest.
+  // Once a model's layers are packed, and before the first step: a device may find out what
+  // computes them fastest.
   virtual void prepare(std::span<const Weight> /*layers*/) {}
 
   // --- plain ops ---

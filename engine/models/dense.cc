@@ -35,9 +35,7 @@ class DenseModel final : public Model {
   const ModelConfig& config() const override { return config_; }
   int max_len() const override { return max_len_; }
   KvShape kv_shape() const override;
-  AttentionHeads heads() const override {
-    return {config_.num_heads, config_.num_kv_heads, config_.head_dim};
-  }
+  AttentionHeads heads() const override;
   DType weight_dtype() const override { return weight_dtype_; }
   size_t weight_bytes() const override { return weight_bytes_; }
   size_t scratch_bytes(int64_t max_tokens, int64_t max_logit_rows) const override;
@@ -254,6 +252,14 @@ KvShape DenseModel::kv_shape() const {
   shape.layers.assign(config_.num_layers,
                       {config_.num_kv_heads, config_.head_dim, config_.head_dim});
   return shape;
+}
+
+AttentionHeads DenseModel::heads() const {
+  AttentionHeads h{config_.num_heads, config_.num_kv_heads, config_.head_dim, {}};
+  for (const LayerConfig& layer : config_.layers)
+    if (std::find(h.windows.begin(), h.windows.end(), layer.window) == h.windows.end())
+      h.windows.push_back(layer.window);
+  return h;
 }
 
 // --- weights ---

@@ -27,10 +27,7 @@ AttentionShape shape_of(const AttentionHeads& h, int window) {
 }  // namespace
 
 CudaOps::CudaOps(Runtime& runtime, Stream stream, DType act, bool batch_invariant)
-    : runtime_(runtime),
-      stream_(stream),
-      act_(act),
-      products_(runtime, stream, batch_invariant) {
+    : runtime_(runtime), stream_(stream), act_(act), products_(runtime, stream, batch_invariant) {
   CHECK(act == DType::bf16 || act == DType::f16);
 }
 
@@ -65,9 +62,11 @@ int CudaOps::sample_blocks(const OpsLimits& l) const {
 
 size_t CudaOps::workspace_bytes(const OpsLimits& l) const {
   const Partials p(l);
+  size_t list_bytes = 0;
+  for (const int window : l.heads.windows)
+    list_bytes += AttentionLists::bytes(shape_of(l.heads, window), l);
   return size_t(p.out + p.stats + p.tickets) * 4 +
-         sample_scratch_bytes(l.vocab_size, sample_blocks(l)) +
-         AttentionLists::bytes(shape_of(l.heads, 0), l);
+         sample_scratch_bytes(l.vocab_size, sample_blocks(l)) + list_bytes;
 }
 
 void CudaOps::reserve(const OpsLimits& limits) {
@@ -77,21 +76,21 @@ void CudaOps::reserve(const OpsLimits& limits) {
   sample_scratch_ = allocate(
       runtime_, sample_scratch_bytes(limits.vocab_size, sample_blocks(limits)), Memory::device);
   lists_.clear();
+  for (const int window : limits.heads.windows)
+    lists_.push_back(
+        std::make_unique<AttentionLists>(runtime_, shape_of(limits.heads, window), limits, p.rows));
 }
 
-AttentionLists& CudaOps::lists(const AttentionShape& shape) {
+const AttentionLists& CudaOps::lists(const AttentionShape& shape) const {
   for (const auto& l : lists_)
     if (l->shape() == shape) return *l;
-  lists_.push_back(
-      std::make_unique<AttentionLists>(runtime_, shape, limits_, Partials(limits_).rows));
-  lists_.back()->plan(host_, stream_);
-  return *lists_.back();
+  CHECK(!"attention of a shape that was not reserved");
+  return *lists_[0];
 }
 
 // A captured step has the launches of one round of decodes.
 bool CudaOps::begin_step(const AttnBatch& host) {
   CHECK(partials_ != nullptr);
-  host_ = host;
   bool as_captured = true;
   for (const auto& l : lists_) {
     l->plan(host, stream_);

@@ -64,7 +64,7 @@ class CudaOps final : public Ops {
     Partials(const OpsLimits&);
   };
   int sample_blocks(const OpsLimits&) const;
-  AttentionLists& lists(const AttentionShape&);
+  const AttentionLists& lists(const AttentionShape&) const;
 
   Runtime& runtime_;
   const Stream stream_;
@@ -74,8 +74,7 @@ class CudaOps final : public Ops {
   // --- from reserve() on ---
   OpsLimits limits_;
   Device::Buffer partials_, sample_scratch_;
-  AttnBatch host_;  // of the step
-  std::vector<std::unique_ptr<AttentionLists>> lists_;
+  std::vector<std::unique_ptr<AttentionLists>> lists_;  // one for each window
 };
 
 }  // namespace sluice::cuda
