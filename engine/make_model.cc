@@ -105,6 +105,16 @@ constexpr Preset kPresets[] = {
      R"("embedding_multiplier":12.0,"attention_multiplier":0.015625,)"
      R"("residual_multiplier":0.22,"logits_scaling":8.0,"attention_bias":false,)"
      R"("mlp_bias":false})"},
+    {"tiny-mixtral", kShared,
+     R"({"architectures":["MixtralForCausalLM"],"model_type":"mixtral","head_dim":null,)"
+     R"("num_local_experts":4,"num_experts_per_tok":2,"sliding_window":null})"},
+    {"tiny-qwen2-moe", kShared,
+     R"({"architectures":["Qwen2MoeForCausalLM"],"model_type":"qwen2_moe","head_dim":null,)"
+     R"("num_experts":8,"num_experts_per_tok":2,"moe_intermediate_size":64,)"
+     R"("shared_expert_intermediate_size":128,"norm_topk_prob":false})"},
+    {"tiny-qwen3-moe", kShared,
+     R"({"architectures":["Qwen3MoeForCausalLM"],"model_type":"qwen3_moe","num_experts":8,)"
+     R"("num_experts_per_tok":2,"moe_intermediate_size":64,"norm_topk_prob":true})"},
     {"tiny-gpt2", "{}",
      R"({"architectures":["GPT2LMHeadModel"],"model_type":"gpt2","n_embd":128,"n_layer":2,"vocab_size":4096,)"
      R"("n_head":4,"n_positions":1024,"activation_function":"gelu_new",)"

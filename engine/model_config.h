@@ -62,6 +62,14 @@ struct TensorNames {
   const char* gate = "mlp.gate_proj";  // null: there is no gate, or it is in `up`
   const char* up = "mlp.up_proj";
   const char* down = "mlp.down_proj";
+  // Layers with experts. Gates and down have names of their own in each.
+  const char* router = "mlp.gate";
+  const char* expert = "mlp.experts.{}.";
+  const char* shared_expert = "mlp.shared_expert.";
+  const char* shared_router = "mlp.shared_expert_gate";
+  const char* expert_gate = "gate_proj";
+  const char* expert_up = "up_proj";
+  const char* expert_down = "down_proj";
   const char* final_norm = "norm";
   const char* head = "lm_head";
   // How a fused q, k, v lies in its tensor: all queries, all keys, all values; or these of one KV
@@ -74,6 +82,7 @@ struct TensorNames {
 struct LayerConfig {
   int window = 0;           // > 0: a token sees the last `window` positions only, itself included
   bool local_rope = false;  // rotates by `local_rope` rather than by `rope`
+  bool experts = false;     // its MLP is a mixture of experts
 };
 
 // A model directory's config.json and generation_config.json, checked: every size is positive and
@@ -103,6 +112,11 @@ struct ModelConfig {
   bool parallel_residual = false;  // attention and MLP read the same residual
   Activation activation = Activation::silu;
   bool gated_mlp = true;  // activation(gate) * up; silu and gelu_tanh alone are gated
+  // Layers with experts: how many, how many of them a token goes to, and whether their weights are
+  // made to sum up to 1. A shared expert sees every token.
+  int num_experts = 0, experts_per_token = 0;
+  bool normed_experts = false;
+  int expert_ffn_size = 0, shared_ffn_size = 0;  // 0: there is no shared one
   bool qkv_bias = false, o_bias = false, mlp_bias = false, head_bias = false;
   enum class Positions { rotary, learned } positions = Positions::rotary;
   int rotary_dim = 0;  // of each head, the first ones; 0 unless rotary

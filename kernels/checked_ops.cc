@@ -217,6 +217,39 @@ void CheckedOps::attention(Tensor out, Tensor q, KvView cache, const AttnBatch& 
   ops_.attention(out, q, cache, b, p);
 }
 
+void CheckedOps::route(Tensor experts, Tensor weights, Tensor logits, bool normed) {
+  check(logits, DType::f32, {-1, -1});
+  check(experts, DType::i32, {logits.shape[0], -1});
+  check(weights, DType::f32, {logits.shape[0], experts.shape[1]});
+  CHECK(experts.contiguous() && weights.contiguous());
+  CHECK(experts.shape[1] >= 1 && experts.shape[1] <= logits.shape[1]);
+  ops_.route(experts, weights, logits, normed);
+}
+
+void CheckedOps::expert_matmul(Tensor out, Tensor x, const Weight& w, Tensor experts) {
+  check_weight(w);
+  check(x, act_dtype(), {-1, w.in_features()});
+  check(out, act_dtype(), {-1, -1});
+  CHECK(!w.bias && out.shape[1] % 16 == 0 && w.out_features() % out.shape[1] == 0);
+  CHECK(x.shape[0] == 0 || out.shape[0] % x.shape[0] == 0);
+  check_indices(experts, out.shape[0], 0, w.out_features() / out.shape[1]);
+  ops_.expert_matmul(out, x, w, experts);
+}
+
+void CheckedOps::mix_rows(Tensor out, Tensor x, Tensor weights) {
+  check(weights, DType::f32, {-1, -1});
+  check(out, act_dtype(), {weights.shape[0], -1});
+  check(x, act_dtype(), {weights.shape[0] * weights.shape[1], out.shape[1]});
+  ops_.mix_rows(out, x, weights);
+}
+
+void CheckedOps::add_gated(Tensor out, Tensor x, Tensor gate) {
+  check(out, act_dtype(), {-1, -1});
+  check(x, act_dtype(), {out.shape[0], out.shape[1]});
+  check(gate, DType::f32, {out.shape[0], 1});
+  ops_.add_gated(out, x, gate);
+}
+
 void CheckedOps::gather_rows(Tensor out, Tensor x, Tensor rows) {
   check(x, x.dtype, {-1, -1});
   check(out, x.dtype, {-1, x.shape[1]});

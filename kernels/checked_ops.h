@@ -32,6 +32,10 @@ class CheckedOps final : public Ops {
   void rope(Tensor qk, Tensor positions, Tensor cos_sin) override;
   void write_kv(KvView cache, Tensor k, Tensor v, Tensor slot_mapping) override;
   void attention(Tensor out, Tensor q, KvView cache, const AttnBatch&, const AttnParams&) override;
+  void route(Tensor experts, Tensor weights, Tensor logits, bool normed) override;
+  void expert_matmul(Tensor out, Tensor x, const Weight& w, Tensor experts) override;
+  void mix_rows(Tensor out, Tensor x, Tensor weights) override;
+  void add_gated(Tensor out, Tensor x, Tensor gate) override;
   void gather_rows(Tensor out, Tensor x, Tensor rows) override;
   void move_tokens(Tensor dst, Tensor to, Tensor src, Tensor from) override;
   void sample(const SampleOut&, Tensor logits, const SampleBatch&) override;

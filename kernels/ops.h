@@ -176,6 +176,17 @@ class Ops {
   // out, q [n, heads, dim] (strided). Query head h reads KV head h / (heads / kv_heads).
   virtual void attention(Tensor out, Tensor q, KvView cache, const AttnBatch&,
                          const AttnParams&) = 0;
+  // Experts for each row of logits [n, num_experts], f32: the k likeliest, best first, of equals
+  // the lower id, into experts (i32 [n, k]); their softmax into weights (f32 [n, k]), divided by
+  // its sum if `normed`.
+  virtual void route(Tensor experts, Tensor weights, Tensor logits, bool normed) = 0;
+  // out [n * k, d]: row i = x [n, in] row i / k by the weights of expert experts[i] (i32 [n * k]).
+  // w [num_experts * d, in] has expert after expert and no bias; d is a multiple of 16.
+  virtual void expert_matmul(Tensor out, Tensor x, const Weight& w, Tensor experts) = 0;
+  // out [n, d] row i = the sum over j of weights [n, k] (i, j) times x [n * k, d] row i * k + j.
+  virtual void mix_rows(Tensor out, Tensor x, Tensor weights) = 0;
+  // out [n, d] += sigmoid(gate [n, 1], f32) * x.
+  virtual void add_gated(Tensor out, Tensor x, Tensor gate) = 0;
   // out [m, d] = rows (i32 [m]) of x [n, d].
   virtual void gather_rows(Tensor out, Tensor x, Tensor rows) = 0;
   // Tokens that the host does not know yet: dst[to[i]] = src[from[i]], all i32; to, from [n].

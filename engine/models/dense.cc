@@ -1,6 +1,7 @@
 #include "engine/models/dense.h"
 
 #include "engine/layers.h"
+#include "engine/models/experts.h"
 #include "engine/weights.h"
 
 namespace sluice {
@@ -17,8 +18,9 @@ struct Layer {
   Tensor q_norm, k_norm;  // [head_dim], or of all heads; absent: none
   Weight o;               // [hidden, heads * head_dim]
   Norm before_mlp, after_mlp;
-  Weight up;    // [2 * ffn, hidden], the gate first; [ffn, hidden] without one
-  Weight down;  // [hidden, ffn]
+  Weight up;            // [2 * ffn, hidden], the gate first; [ffn, hidden] without one
+  Weight down;          // [hidden, ffn]
+  ExpertLayer experts;  // in their place
 };
 
 class DenseModel final : public Model {
@@ -49,11 +51,12 @@ class DenseModel final : public Model {
     Tensor attended;           // [num_tokens, heads * head_dim]
     Tensor up;                 // [num_tokens, 2 * ffn]; absent without a gate
     Tensor activated;          // [num_tokens, ffn]
+    ExpertLayer::Buffers experts;
   };
   void embed(const ForwardContext&, Tensor residual, Tensor ids, Tensor positions,
              const Buffers&) const;
   void attend(const ForwardContext&, int layer, Tensor x, Tensor positions, const Buffers&) const;
-  void mlp(const ForwardContext&, const Layer&, Tensor x, Tensor out, const Buffers&) const;
+  void mlp(const ForwardContext&, int layer, Tensor x, Tensor out, const Buffers&) const;
   Tensor normed(Ops&, Tensor out, Tensor x, const Norm&) const;
   Tensor add_normed(Ops&, Tensor out, Tensor residual, Tensor x, const Norm&) const;
 
@@ -61,7 +64,7 @@ class DenseModel final : public Model {
   int64_t kv_cols() const { return int64_t{config_.num_kv_heads} * config_.head_dim; }
   int64_t up_rows() const { return int64_t{config_.ffn_size} * (config_.gated_mlp ? 2 : 1); }
   WeightList weight_list(const std::string& base);
-  void list_layer(WeightList&, Layer&, const std::string& at) const;
+  void list_layer(WeightList&, int layer, const std::string& at);
   LinearSpec qkv_spec(Weight* out, const std::string& at) const;
   LinearSpec up_spec(Weight* out, const std::string& at) const;
   size_t rope_bytes() const;  // of one table
@@ -106,12 +109,12 @@ Tensor DenseModel::hidden(const ForwardContext& ctx, Tensor ids, Tensor position
     if (c.parallel_residual) {
       const Tensor y =
           layer.before_mlp.weight ? normed(ops, b.parallel, residual, layer.before_mlp) : x;
-      mlp(ctx, layer, y, b.parallel, b);
+      mlp(ctx, i, y, b.parallel, b);
       ops.add(b.projected, b.projected, b.parallel);
     } else {
       normed(ops, b.projected, b.projected, layer.after_attention);
       x = add_normed(ops, b.normed, residual, b.projected, layer.before_mlp);
-      mlp(ctx, layer, x, b.projected, b);
+      mlp(ctx, i, x, b.projected, b);
       normed(ops, b.projected, b.projected, layer.after_mlp);
     }
     const Norm next = i + 1 < c.num_layers ? layers_[i + 1].before_attention : Norm{};
@@ -156,9 +159,14 @@ void DenseModel::attend(const ForwardContext& ctx, int i, Tensor x, Tensor posit
   ctx.comm.all_reduce(b.projected);
 }
 
-// out may be x.
-void DenseModel::mlp(const ForwardContext& ctx, const Layer& layer, Tensor x, Tensor out,
+// out may be x where there are no experts.
+void DenseModel::mlp(const ForwardContext& ctx, int i, Tensor x, Tensor out,
                      const Buffers& b) const {
+  const Layer& layer = layers_[i];
+  if (config_.layers[i].experts) {
+    layer.experts.run(ctx.ops, config_, out, x, b.experts);
+    return ctx.comm.all_reduce(out);
+  }
   if (!config_.gated_mlp) {
     ctx.ops.matmul(b.activated, x, layer.up);
     ctx.ops.activate(b.activated, config_.activation);
@@ -224,6 +232,7 @@ DenseModel::Buffers DenseModel::take_buffers(Arena& arena, int64_t n) const {
   b.attended = arena.take(act_, {n, q_cols()});
   if (c.gated_mlp) b.up = arena.take(act_, {n, up_rows()});
   b.activated = arena.take(act_, {n, c.ffn_size});
+  if (c.num_experts > 0) b.experts = ExpertLayer::take(arena, act_, c, n);
   return b;
 }
 
@@ -288,7 +297,7 @@ WeightList DenseModel::weight_list(const std::string& base) {
     list.linears.push_back({&positions_, c.hidden_size, {rows}, LinearSpec::Use::table});
   }
   for (int i = 0; i < c.num_layers; ++i)
-    list_layer(list, layers_[i], base + fmt::format(fmt::runtime(names_.layer), i));
+    list_layer(list, i, base + fmt::format(fmt::runtime(names_.layer), i));
   list_norm(list, c, final_norm_, base + names_.final_norm);
   if (!c.tied_embeddings)
     list.linears.push_back({&head_,
@@ -298,7 +307,8 @@ WeightList DenseModel::weight_list(const std::string& base) {
   return list;
 }
 
-void DenseModel::list_layer(WeightList& list, Layer& layer, const std::string& at) const {
+void DenseModel::list_layer(WeightList& list, int i, const std::string& at) {
+  Layer& layer = layers_[i];
   const ModelConfig& c = config_;
   const TensorNames& n = names_;
   const auto norm = [&](Norm& to, const char* name) {
@@ -317,8 +327,13 @@ void DenseModel::list_layer(WeightList& list, Layer& layer, const std::string& a
   list.linears.push_back({&layer.o, q_cols(), {part(at + n.o, c.hidden_size, c.o_bias)}});
   norm(layer.after_attention, n.after_attention);
   norm(layer.before_mlp, n.before_mlp);
-  list.linears.push_back(up_spec(&layer.up, at));
-  list.linears.push_back({&layer.down, c.ffn_size, {part(at + n.down, c.hidden_size, c.mlp_bias)}});
+  if (c.layers[i].experts) {
+    layer.experts.list(list, c, at);
+  } else {
+    list.linears.push_back(up_spec(&layer.up, at));
+    list.linears.push_back(
+        {&layer.down, c.ffn_size, {part(at + n.down, c.hidden_size, c.mlp_bias)}});
+  }
   norm(layer.after_mlp, n.after_mlp);
   if (!n.transposed) return;
   for (LinearSpec& linear : list.linears)

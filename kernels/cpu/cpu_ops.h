@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "kernels/cpu/kernels.h"
@@ -57,6 +58,10 @@ class CpuOps final : public Ops {
   void rope(Tensor qk, Tensor positions, Tensor cos_sin) override;
   void write_kv(KvView cache, Tensor k, Tensor v, Tensor slot_mapping) override;
   void attention(Tensor out, Tensor q, KvView cache, const AttnBatch&, const AttnParams&) override;
+  void route(Tensor experts, Tensor weights, Tensor logits, bool normed) override;
+  void expert_matmul(Tensor out, Tensor x, const Weight& w, Tensor experts) override;
+  void mix_rows(Tensor out, Tensor x, Tensor weights) override;
+  void add_gated(Tensor out, Tensor x, Tensor gate) override;
   void gather_rows(Tensor out, Tensor x, Tensor rows) override;
   void move_tokens(Tensor dst, Tensor to, Tensor src, Tensor from) override;
   void sample(const SampleOut&, Tensor logits, const SampleBatch&) override;
@@ -85,6 +90,7 @@ class CpuOps final : public Ops {
   void plan_attention(const AttnBatch& batch, const AttnParams& params, int num_kv_heads,
                       int group);
   void attention_by_spans(const AttentionArgs& args);
+  void plan_experts(int64_t tiles, int64_t bytes_of_tile, int64_t row_step);
   void each_worker_reserves(size_t floats);
 
   Kernels kernels_;
@@ -94,6 +100,9 @@ class CpuOps final : public Ops {
   FloatBuffer staged_x_;
   std::vector<AttentionTask> tasks_;
   FloatBuffer partial_floats_;
+  FloatBuffer expert_in_, expert_out_;
+  std::vector<int32_t> expert_begin_, expert_rows_;
+  std::vector<std::pair<int, GemmPiece>> expert_pieces_;  // by expert
   std::vector<AttentionPartial> partials_;
 };
 

@@ -198,6 +198,22 @@ void CudaOps::attention(Tensor out, Tensor q, KvView cache, const AttnBatch& bat
   });
 }
 
+void CudaOps::route(Tensor experts, Tensor weights, Tensor logits, bool normed) {
+  cuda::route(stream_, experts, weights, logits, normed);
+}
+
+void CudaOps::expert_matmul(Tensor out, Tensor x, const Weight& w, Tensor experts) {
+  cuda::expert_matmul(stream_, out, x, w.data, experts);
+}
+
+void CudaOps::mix_rows(Tensor out, Tensor x, Tensor weights) {
+  cuda::mix_rows(stream_, out, x, weights);
+}
+
+void CudaOps::add_gated(Tensor out, Tensor x, Tensor gate) {
+  cuda::add_gated(stream_, out, x, gate);
+}
+
 void CudaOps::gather_rows(Tensor out, Tensor x, Tensor rows) {
   copy_rows(stream_, out, x, rows, {}, out.shape[0]);
 }

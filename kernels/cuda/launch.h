@@ -22,6 +22,11 @@ void silu_mul(Stream, Tensor out, Tensor gate_up);
 void gelu_mul(Stream, Tensor out, Tensor gate_up);
 void activate(Stream, Tensor x, Activation);
 void scale(Stream, Tensor x, float factor, float softcap);  // also of f32
+// At most 512 experts. w: [experts * columns of out, columns of x].
+void route(Stream, Tensor experts, Tensor weights, Tensor logits, bool normed);
+void expert_matmul(Stream, Tensor out, Tensor x, Tensor w, Tensor experts);
+void mix_rows(Stream, Tensor out, Tensor x, Tensor weights);
+void add_gated(Stream, Tensor out, Tensor x, Tensor gate);
 void rope(Stream, Tensor qk, Tensor positions, Tensor cos_sin);
 void write_kv(Stream, KvView cache, Tensor k, Tensor v, Tensor slots);
 void qkv_rope_write(Stream, Tensor qkv, const QkvParams&, Tensor positions, KvView cache,

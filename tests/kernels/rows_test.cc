@@ -201,6 +201,82 @@ TEST_P(Rows, ScaleAndSoftCap) {
   }
 }
 
+TEST_P(Rows, RouteTakesTheLikeliest) {
+  std::mt19937 rng(9);
+  for (const auto& [count, k] : {std::pair{4, 2}, {6, 6}, {60, 4}, {128, 8}}) {
+    const int64_t n = 23;
+    Matrix logits(n, count, count + 3), weights(n, k);
+    logits.randomize(rng, 2);
+    for (int e = 0; e < count; ++e) logits.at(1, e) = 0;  // equals: the lower ids
+    for (const bool normed : {true, false}) {
+      std::vector<int32_t> ids(n * k);
+      ops().route(Tensor::of(ids.data(), DType::i32, {n, k}), weights.tensor(), logits.tensor(),
+                  normed);
+      for (int64_t r = 0; r < n; ++r) {
+        std::vector<int> order(count);
+        for (int e = 0; e < count; ++e) order[e] = e;
+        std::stable_sort(order.begin(), order.end(),
+                         [&](int a, int b) { return logits.at(r, a) > logits.at(r, b); });
+        double all = 0;
+        for (int e = 0; e < (normed ? k : count); ++e)
+          all += std::exp(double(logits.at(r, order[e])));
+        for (int j = 0; j < k; ++j) {
+          ASSERT_EQ(ids[r * k + j], order[j]);
+          ASSERT_NEAR(weights.at(r, j), std::exp(double(logits.at(r, order[j]))) / all, 1e-6);
+        }
+      }
+    }
+  }
+}
+
+// Experts unevenly loaded, one of them idle; each row as by a product of its own, to the bit.
+TEST_P(Rows, ExpertMatmulIsOneProductARow) {
+  std::mt19937 rng(10);
+  for (const DType type : {DType::f32, DType::bf16, DType::f16}) {
+    const int64_t n = 37, k = 2, in = 50, width = 48, count = 5;
+    Matrix x(n, in, in + 3), w(count * width, in), out(n * k, width, width + 2), one(1, width);
+    x.randomize(rng), w.randomize(rng);
+    std::vector<int32_t> experts(n * k);
+    for (int64_t i = 0; i < n * k; ++i)
+      experts[i] = i % 2 == 0 ? 3 : int32_t(rng() % 3);  // 4 has nothing to do
+    const auto pack = [&](int64_t first, int64_t rows) {
+      auto memory = device().allocate(ops().weight_bytes(type, rows, in), Memory::device);
+      const Weight packed = ops().make_weight(memory.get(), type, rows, in);
+      ops().pack_rows(packed, 0, w.tensor().rows(first, rows));
+      return std::pair{std::move(memory), packed};
+    };
+    const auto all = pack(0, count * width);
+    ops().expert_matmul(out.tensor(), x.tensor(), all.second, i32(experts));
+    for (int64_t i = 0; i < n * k; ++i) {
+      const auto own = pack(experts[i] * width, width);
+      ops().matmul(one.tensor(), x.tensor().rows(i / k, 1), own.second);
+      ASSERT_TRUE(one.same_rows(out, 0, i, 1)) << i;
+    }
+    EXPECT_TRUE(out.canaries_live());
+  }
+}
+
+TEST_P(Rows, MixRowsAndAddGated) {
+  std::mt19937 rng(11);
+  const int64_t n = 7, k = 3, d = 70;
+  Matrix x(n * k, d, d + 1), weights(n, k), out(n, d, d + 2), gate(n, 1, 4);
+  x.randomize(rng), weights.randomize(rng), gate.randomize(rng, 3);
+  ops().mix_rows(out.tensor(), x.tensor(), weights.tensor());
+  std::vector<double> want;
+  for (int64_t r = 0; r < n; ++r) {
+    for (int64_t c = 0; c < d; ++c) {
+      want.push_back(0);
+      for (int64_t j = 0; j < k; ++j) want.back() += double(weights.at(r, j)) * x.at(r * k + j, c);
+    }
+  }
+  EXPECT_LT(error_of(out, want), Tolerance::elementwise());
+  ops().add_gated(out.tensor(), x.tensor().rows(0, n), gate.tensor());
+  for (int64_t i = 0; i < n * d; ++i)
+    want[i] += x.at(i / d, i % d) / (1 + std::exp(-double(gate.at(i / d, 0))));
+  EXPECT_LT(error_of(out, want), Tolerance::elementwise());
+  EXPECT_TRUE(out.canaries_live());
+}
+
 // The exponential that silu, softmax and sampling share, over its whole range: silu(-x) * e^x.
 TEST_P(Rows, ExponentialIsAccurate) {
   const int64_t n = 20000;

@@ -19,11 +19,11 @@ import mutation  # noqa: E402
 CUDA = "kernels/cuda/"
 SOURCES = ["base/check.cc", "kernels/simt/emulator.cc", "kernels/simt/emulator_ops.cc",
            "kernels/simt/fiber.cc", "kernels/simt/stream.cc", CUDA + "attention_work.cc"] + [
-    CUDA + name + ".cu" for name in ["attention_decode", "attention_prefill", "elementwise", "norm",
+    CUDA + name + ".cu" for name in ["attention_decode", "attention_prefill", "elementwise", "experts", "norm",
                                      "rope", "rows", "sample", "skinny_matmul"]]
 USERS = {  # what has a header's kernels in it
     "paged_kv.h": ["attention_decode.cu", "attention_prefill.cu"],
-    "vector.h": ["norm.cu", "elementwise.cu"],
+    "vector.h": ["norm.cu", "elementwise.cu", "experts.cu"],
     "elementwise.h": ["elementwise.cu", "skinny_matmul.cu"],
 }
 PROGRAMS = {name: [f"tests/simt/{name}_test.cc"] for name in ["rows", "attention", "sample", "skinny_matmul"]}

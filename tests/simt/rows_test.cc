@@ -201,6 +201,86 @@ TYPED_TEST(RowOps, ScaleAndSoftCap) {
   }
 }
 
+TEST(Route, TakesTheLikeliestInEveryOrderOfThreads) {
+  for (const auto& [count, k] : {std::pair{4, 2}, {6, 6}, {60, 4}, {128, 8}, {512, 3}}) {
+    constexpr int kRows = 11;
+    Array<float> logits(size_t(kRows * (count + 1))), weights(size_t(kRows * k));
+    std::mt19937 random(3);
+    std::uniform_real_distribution<float> uniform(-4, 4);
+    for (size_t i = 0; i < logits.size(); ++i) logits[i] = uniform(random);
+    for (int e = 0; e < count; ++e) logits[size_t(count + 1 + e)] = 1;  // equals: the lower ids
+    Array<int32_t> ids(weights.size());
+    const Tensor in = logits.tensor(DType::f32, {kRows, count + 1}).cols(0, count);
+    for (const bool normed : {true, false}) {
+      simt::in_all_orders([&] {
+        route(Stream{}, ids.tensor(DType::i32, {kRows, k}), weights.tensor(DType::f32, {kRows, k}),
+              in, normed);
+        for (int r = 0; r < kRows; ++r) {
+          const float* row = in.row<float>(r);
+          std::vector<int> order(static_cast<size_t>(count));
+          for (int e = 0; e < count; ++e) order[size_t(e)] = e;
+          std::stable_sort(order.begin(), order.end(),
+                           [&](int a, int b) { return row[a] > row[b]; });
+          double all = 0;
+          for (int e = 0; e < (normed ? k : count); ++e)
+            all += std::exp(double(row[order[size_t(e)]]));
+          for (int j = 0; j < k; ++j) {
+            const int id = order[size_t(j)];
+            ASSERT_EQ(ids[size_t(r * k + j)], id);
+            ASSERT_NEAR(weights[size_t(r * k + j)], std::exp(double(row[id])) / all, 1e-5);
+          }
+        }
+      });
+    }
+  }
+}
+
+TYPED_TEST(RowOps, ExpertsMixedAndGated) {
+  using T = TypeParam;
+  for (const auto& [in, width] : {std::pair{64, 48}, {50, 16}, {264, 144}}) {
+    constexpr int kRows = 9, kOf = 2, kExperts = 5;
+    const size_t m = kRows * kOf, w_at = size_t(width) * size_t(in);
+    Array<T> x(size_t(kRows * in)), w(kExperts * w_at), out(m * size_t(width)),
+        mixed(size_t(kRows * width));
+    Array<float> weights(m), gate(2 * kRows);
+    Array<int32_t> experts(m);
+    simt::fill(x, 8), simt::fill(w, 9);
+    for (size_t i = 0; i < m; ++i)
+      experts[i] = i % 2 ? 3 : int32_t(i / 2 % 3), weights[i] = 0.1f * float(i);
+    for (size_t i = 0; i < gate.size(); ++i) gate[i] = float(i) - 8;
+    const auto view = [&](Array<T>& a, int64_t rows, int64_t cols) {
+      return a.tensor(dtype_of<T>(), {rows, cols});
+    };
+    expert_matmul(Stream{}, view(out, int64_t(m), width), view(x, kRows, in),
+                  view(w, kExperts * width, in), experts.tensor(DType::i32, {int64_t(m)}));
+    simt::Error product;
+    for (size_t i = 0; i < m; ++i) {
+      for (size_t o = 0; o < size_t(width); ++o) {
+        double sum = 0;
+        for (size_t c = 0; c < size_t(in); ++c)
+          sum += double(to_float(x[i / kOf * size_t(in) + c])) *
+                 to_float(w[size_t(experts[i]) * w_at + o * size_t(in) + c]);
+        product.add(to_float(out[i * size_t(width) + o]), sum);
+      }
+    }
+    EXPECT_LT(product.relative(), kTolerance);
+    mix_rows(Stream{}, view(mixed, kRows, width), view(out, int64_t(m), width),
+             weights.tensor(DType::f32, {kRows, kOf}));
+    add_gated(Stream{}, view(mixed, kRows, width), view(out, int64_t(m), width).rows(3, kRows),
+              gate.tensor(DType::f32, {kRows, 2}).cols(1, 1));
+    simt::Error mix;
+    for (size_t r = 0; r < kRows; ++r) {
+      for (size_t o = 0; o < size_t(width); ++o) {
+        const auto at = [&](size_t row) { return double(to_float(out[row * size_t(width) + o])); };
+        mix.add(to_float(mixed[r * size_t(width) + o]),
+                weights[2 * r] * at(2 * r) + weights[2 * r + 1] * at(2 * r + 1) +
+                    at(r + 3) / (1 + std::exp(-double(gate[2 * r + 1]))));
+      }
+    }
+    EXPECT_LT(mix.relative(), 2 * kTolerance);
+  }
+}
+
 // A layer's cache inside blocks that hold other layers too, and a QKV row.
 template <class T>
 struct QkvCase {

@@ -24,7 +24,9 @@ const char* const kCases[] = {
     "llama_linear", "llama_dynamic", "qwen2_yarn", "llama_yarn_mscale",
     // LayerNorm, and MLPs without a gate
     "gpt2", "neox", "neox_serial", "opt", "falcon_7b", "falcon_40b", "falcon_serial", "starcoder2",
-    "phi"};
+    "phi",
+    // experts
+    "mixtral", "qwen2_moe", "qwen3_moe"};
 
 // A fixture loaded on the CPU, and its comparison.
 class LoadedCase {
@@ -314,6 +316,10 @@ const ConfigMutant kConfigMutants[] = {
     {"no bias in StarCoder2", "starcoder2", [](Json& c) { c["use_bias"] = false; }},
     {"window of StarCoder2", "starcoder2", [](Json& c) { c["sliding_window"] = 61; }},
     {"rotated share of Phi", "phi", [](Json& c) { c["partial_rotary_factor"] = 0.4375; }},
+    {"experts not normed", "qwen3_moe", [](Json& c) { c["norm_topk_prob"] = false; }},
+    {"experts normed", "qwen2_moe", [](Json& c) { c["norm_topk_prob"] = true; }},
+    {"an expert less", "mixtral", [](Json& c) { c["num_experts_per_tok"] = 1; }},
+    {"an expert more", "qwen2_moe", [](Json& c) { c["num_experts_per_tok"] = 4; }},
     {"tied", "mistral", [](Json& c) { c["tie_word_embeddings"] = true; }},
 };
 
@@ -399,6 +405,12 @@ class LateNormOps final : public Ops {
   void attention(Tensor o, Tensor q, KvView c, const AttnBatch& b, const AttnParams& p) override {
     ops_.attention(o, q, c, b, p);
   }
+  void route(Tensor e, Tensor w, Tensor l, bool n) override { ops_.route(e, w, l, n); }
+  void expert_matmul(Tensor o, Tensor x, const Weight& w, Tensor e) override {
+    ops_.expert_matmul(o, x, w, e);
+  }
+  void mix_rows(Tensor o, Tensor x, Tensor w) override { ops_.mix_rows(o, x, w); }
+  void add_gated(Tensor o, Tensor x, Tensor g) override { ops_.add_gated(o, x, g); }
   void gather_rows(Tensor o, Tensor x, Tensor r) override { ops_.gather_rows(o, x, r); }
   void move_tokens(Tensor d, Tensor to, Tensor s, Tensor f) override {
     ops_.move_tokens(d, to, s, f);

@@ -200,6 +200,21 @@ SMALL_CASES += [
         partial_rotary_factor=0.5)),
 ]
 
+# Experts; what they get of a prompt's tokens differs by up to 1 to 12.
+SMALL_CASES += [
+    ("mixtral", 41, small(
+        architectures=["MixtralForCausalLM"], num_local_experts=4, num_experts_per_tok=2,
+        intermediate_size=96, sliding_window=None)),
+    ("qwen2_moe", 42, small(
+        architectures=["Qwen2MoeForCausalLM"], num_experts=6, num_experts_per_tok=3,
+        moe_intermediate_size=48, shared_expert_intermediate_size=96, norm_topk_prob=False,
+        num_hidden_layers=3, decoder_sparse_step=1, mlp_only_layers=[1], use_sliding_window=False)),
+    ("qwen3_moe", 43, small(
+        architectures=["Qwen3MoeForCausalLM"], num_experts=8, num_experts_per_tok=2,
+        moe_intermediate_size=48, norm_topk_prob=True, decoder_sparse_step=2, mlp_only_layers=[],
+        num_hidden_layers=4, use_sliding_window=False)),
+]
+
 MASK = (1 << 64) - 1
 
 

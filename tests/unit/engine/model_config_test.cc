@@ -341,6 +341,15 @@ TEST_F(ModelConfigTest, WhatCannotBeServedIsRefusedByName) {
        R"("num_attention_heads":4,"ffn_dim":64,"vocab_size":99,"max_position_embeddings":128,)"
        R"("activation_function":"mish"})",
        "\"activation_function\" is \"mish\", supported: silu, swish, gelu, "},
+      {R"({"architectures":["MixtralForCausalLM"],"num_hidden_layers":2,"hidden_size":64,)"
+       R"("num_attention_heads":4,"intermediate_size":64,"vocab_size":99,"rms_norm_eps":1e-5,)"
+       R"("max_position_embeddings":128,"num_local_experts":4,"num_experts_per_tok":5})",
+       "\"num_experts_per_tok\" 5 is above \"num_local_experts\" 4"},
+      {R"({"architectures":["Qwen3MoeForCausalLM"],"num_hidden_layers":2,"hidden_size":64,)"
+       R"("num_attention_heads":4,"intermediate_size":64,"vocab_size":99,"rms_norm_eps":1e-5,)"
+       R"("max_position_embeddings":128,"num_experts":4,"num_experts_per_tok":2,)"
+       R"("moe_intermediate_size":24})",
+       "\"moe_intermediate_size\" is 24, expected a multiple of 16"},
       {R"({"architectures":["FalconForCausalLM"],"num_hidden_layers":2,"hidden_size":64,)"
        R"("num_attention_heads":4,"vocab_size":99,"max_position_embeddings":128,"alibi":true})",
        "\"alibi\" is true"},
