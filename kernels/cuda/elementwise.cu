@@ -60,8 +60,8 @@ void add(Stream stream, Tensor out, Tensor a, Tensor b) {
 
 void add_bias(Stream stream, Tensor out, Tensor bias) {
   const int64_t dim = out.shape[1];
-  const bool by_8 = wide(dim, {&out});
-  dispatch(out.dtype, [&]<class T>(T) {
+  const bool by_8 = out.dtype != DType::f32 && wide(dim, {&out});
+  const auto start = [&]<class T>(T) {
     AddBiasParams<T> p;
     p.out = out.as<T>(), p.bias = bias.as<float>();
     p.out_stride = out.stride[0];
@@ -69,7 +69,9 @@ void add_bias(Stream stream, Tensor out, Tensor bias) {
     p.parts = parts_of(dim, by_8 ? 8 : 1);
     simt::launch<AddBiasParams<T>>(by_8 ? add_bias_kernel<T, 8> : add_bias_kernel<T, 1>,
                                    {int(out.shape[0]) * p.parts, kElementThreads, 0}, stream, p);
-  });
+  };
+  if (out.dtype == DType::f32) return start(0.0f);
+  dispatch(out.dtype, start);
 }
 
 void silu_mul(Stream stream, Tensor out, Tensor gate_up) {

@@ -51,11 +51,17 @@ add_bias_kernel(AddBiasParams<T> p) {
   const int part = simt::block_id() % p.parts;
   for (int i = (part * kElementThreads + simt::thread_id()) * kVector; i < p.dim;
        i += p.parts * kElementThreads * kVector) {
-    float x[kVector];
-    load<kVector>(x, p.out + row * p.out_stride + i);
-    SIMT_UNROLL
-    for (int k = 0; k < kVector; ++k) x[k] += p.bias[i + k];
-    store<kVector>(p.out + row * p.out_stride + i, x);
+    T* out = p.out + row * p.out_stride + i;
+    if constexpr (sizeof(T) == sizeof(float)) {  // logits
+      SIMT_UNROLL
+      for (int k = 0; k < kVector; ++k) out[k] += p.bias[i + k];
+    } else {
+      float x[kVector];
+      load<kVector>(x, out);
+      SIMT_UNROLL
+      for (int k = 0; k < kVector; ++k) x[k] += p.bias[i + k];
+      store<kVector>(out, x);
+    }
   }
 }
 
