@@ -92,8 +92,8 @@ std::vector<Field> engine_fields(Config& c) {
        "File with a Jinja chat template to use instead of the model's own"},
       {"model.dtype",
        &c.model.dtype,
-       "Weights in memory; auto: on CPU as stored, on a GPU bf16 (it has bf16 and f16); fp8: "
-       "layers as e4m3, quantised at load unless stored so",
+       "Weights in memory; auto: on CPU as stored, on a GPU bf16 (it has bf16 and f16), but fp8 "
+       "layers as stored where it can; fp8: layers as e4m3, quantised at load unless stored so",
        "--dtype",
        0,
        0,

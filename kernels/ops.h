@@ -96,6 +96,7 @@ struct OpsLimits {
   int max_tokens = 0;      // of a step
   int max_context = 0;     // tokens of a sequence
   int max_logit_rows = 0;  // of one sample() or token_logprobs()
+  int max_fp8_inputs = 0;  // in_features of a layer in fp8; 0: there is none
   int vocab_size = 0;
   AttentionHeads heads;
 };

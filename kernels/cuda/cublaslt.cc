@@ -38,7 +38,16 @@ std::vector<std::string> candidates(const std::string& folder) {
 }
 
 cudaDataType_t type_of(DType t) {
-  return t == DType::bf16 ? CUDA_R_16BF : t == DType::f16 ? CUDA_R_16F : CUDA_R_32F;
+  switch (t) {
+    case DType::bf16:
+      return CUDA_R_16BF;
+    case DType::f16:
+      return CUDA_R_16F;
+    case DType::fp8_e4m3:
+      return CUDA_R_8F_E4M3;
+    default:
+      return CUDA_R_32F;
+  }
 }
 
 }  // namespace
@@ -117,15 +126,41 @@ CublasLt::~CublasLt() {
   if (handle_ != nullptr) library_->destroy(handle_);
 }
 
+// Its w is the library's A.
+void CublasLt::set_scales(const Plan& plan, const Scales& scales) const {
+  const auto set = [&](cublasLtMatmulDescAttributes_t name, const float* value) {
+    library_->check(library_->desc_set(plan.desc, name, &value, sizeof value),
+                    "MatmulDescSetAttribute");
+  };
+  set(CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, scales.w);
+  set(CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, scales.x);
+}
+
+bool CublasLt::has_fp8_products() const {
+  // Nothing is read: a plan only looks at shapes and alignments.
+  const auto somewhere = [](DType t) {
+    return Tensor::of(reinterpret_cast<void*>(uintptr_t{4096}), t, {64, 64});
+  };
+  const Tensor codes = somewhere(DType::fp8_e4m3);
+  const auto* scale = reinterpret_cast<const float*>(uintptr_t{4096});
+  return make_plan(somewhere(DType::bf16), codes, codes, {scale, scale}) != nullptr;
+}
+
 // In the library's words, which count columns first: out^T [m, n] = w [k, m]^T * x^T [k, n].
 std::unique_ptr<CublasLt::Plan> CublasLt::make_plan(const Tensor& out, const Tensor& x,
-                                                    const Tensor& w) const {
+                                                    const Tensor& w, const Scales& scales) const {
   const Library& l = *library_;
   auto plan = std::make_unique<Plan>(l);
   const cublasOperation_t transposed = CUBLAS_OP_T;
   l.check(l.desc_create(&plan->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F), "MatmulDescCreate");
   l.check(l.desc_set(plan->desc, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed),
           "MatmulDescSetAttribute");
+  if (scales.w != nullptr) {
+    const int32_t of_rows = CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
+    for (const auto mode : {CUBLASLT_MATMUL_DESC_A_SCALE_MODE, CUBLASLT_MATMUL_DESC_B_SCALE_MODE})
+      l.check(l.desc_set(plan->desc, mode, &of_rows, sizeof of_rows), "MatmulDescSetAttribute");
+    set_scales(*plan, scales);
+  }
   const auto layout = [&](cublasLtMatrixLayout_t* to, const Tensor& t) {
     l.check(l.layout_create(to, type_of(t.dtype), uint64_t(t.shape[1]), uint64_t(t.shape[0]),
                             t.stride[0]),
@@ -140,22 +175,28 @@ std::unique_ptr<CublasLt::Plan> CublasLt::make_plan(const Tensor& out, const Ten
           "MatmulPreferenceSetAttribute");
   cublasLtMatmulHeuristicResult_t best{};
   int found = 0;
-  l.check(l.heuristic(handle_, plan->desc, plan->w, plan->x, plan->out, plan->out, preference, 1,
-                      &best, &found),
-          "MatmulAlgoGetHeuristic");
-  l.check(found > 0 ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED,
-          "MatmulAlgoGetHeuristic");
+  const cublasStatus_t status = l.heuristic(handle_, plan->desc, plan->w, plan->x, plan->out,
+                                            plan->out, preference, 1, &best, &found);
   l.preference_destroy(preference);
+  if (status != CUBLAS_STATUS_NOT_SUPPORTED) l.check(status, "MatmulAlgoGetHeuristic");
+  if (status != CUBLAS_STATUS_SUCCESS || found == 0) return nullptr;
   plan->algo = best.algo;
   return plan;
 }
 
 void CublasLt::matmul(cudaStream_t stream, void* workspace, const Tensor& out, const Tensor& x,
-                      const Tensor& w) {
+                      const Tensor& w, const Scales& scales) {
   const Key key{x.shape[0],    w.shape[0],       w.shape[1],        x.stride[0],
                 out.stride[0], int64_t(x.dtype), int64_t(out.dtype)};
   std::unique_ptr<Plan>& plan = plans_[key];
-  if (plan == nullptr) plan = make_plan(out, x, w);
+  if (plan == nullptr) plan = make_plan(out, x, w, scales);
+  if (plan == nullptr) {
+    std::fprintf(stderr, "cuBLASLt: no algorithm for %s [%lld, %lld] times %s [%lld, %lld]\n",
+                 name_of(x.dtype), (long long)x.shape[0], (long long)x.shape[1], name_of(w.dtype),
+                 (long long)w.shape[0], (long long)w.shape[1]);
+    std::_Exit(1);
+  }
+  if (scales.w != nullptr) set_scales(*plan, scales);
   const float one = 1, zero = 0;
   library_->check(library_->matmul(handle_, plan->desc, &one, w.data, plan->w, x.data, plan->x,
                                    &zero, out.data, plan->out, out.data, plan->out, &plan->algo,

@@ -21,10 +21,19 @@ class CublasLt {
   static absl::StatusOr<std::unique_ptr<CublasLt>> open(const std::string& folder);
   ~CublasLt();
 
-  // As Runtime::matmul. `workspace`: kWorkspaceBytes on the device, for this stream alone. An
-  // algorithm is chosen when a shape comes for the first time, which must not be under capture.
+  // Of the rows of x and of w, f32; none but for fp8.
+  struct Scales {
+    const float* x;
+    const float* w;
+  };
+  // As Runtime::matmul and scaled_matmul. `workspace`: kWorkspaceBytes on the device, for this
+  // stream alone. An algorithm is chosen when a shape comes for the first time, which must not be
+  // under capture.
   static constexpr size_t kWorkspaceBytes = size_t{32} << 20;
-  void matmul(cudaStream_t, void* workspace, const Tensor& out, const Tensor& x, const Tensor& w);
+  void matmul(cudaStream_t, void* workspace, const Tensor& out, const Tensor& x, const Tensor& w,
+              const Scales& scales = {});
+  // Whether it has a product of fp8 with these scales for this GPU (Hopper has; the library tells).
+  bool has_fp8_products() const;
 
  private:
   struct Library;                      // its functions
@@ -32,7 +41,10 @@ class CublasLt {
   using Key = std::array<int64_t, 7>;  // rows, columns, inputs, strides of x and out, types
 
   CublasLt() = default;
-  std::unique_ptr<Plan> make_plan(const Tensor& out, const Tensor& x, const Tensor& w) const;
+  // Null: there is no algorithm.
+  std::unique_ptr<Plan> make_plan(const Tensor& out, const Tensor& x, const Tensor& w,
+                                  const Scales&) const;
+  void set_scales(const Plan&, const Scales&) const;
 
   std::unique_ptr<Library> library_;
   cublasLtHandle_t handle_ = nullptr;

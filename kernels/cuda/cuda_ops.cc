@@ -55,6 +55,12 @@ CudaOps::Partials::Partials(const OpsLimits& l) {
   tickets = int64_t{l.max_seqs} * l.heads.num_kv_heads;
 }
 
+CudaOps::Quantized::Quantized(const OpsLimits& l) {
+  const int64_t rows = l.max_fp8_inputs > 0 ? std::max(l.max_tokens, l.max_logit_rows) : 0;
+  codes = rounded(size_t(rows * l.max_fp8_inputs));
+  scales = rounded(size_t(rows) * sizeof(float));
+}
+
 // Draws wait for each other where there are more of them than blocks at a time.
 int CudaOps::sample_blocks(const OpsLimits& l) const {
   return std::min(l.max_seqs, kBlocksPerMultiprocessor * runtime_.info().num_multiprocessors);
@@ -62,10 +68,11 @@ int CudaOps::sample_blocks(const OpsLimits& l) const {
 
 size_t CudaOps::workspace_bytes(const OpsLimits& l) const {
   const Partials p(l);
+  const Quantized q(l);
   size_t list_bytes = 0;
   for (const int window : l.heads.windows)
     list_bytes += AttentionLists::bytes(shape_of(l.heads, window), l);
-  return size_t(p.out + p.stats + p.tickets) * 4 +
+  return size_t(p.out + p.stats + p.tickets) * 4 + q.codes + q.scales +
          sample_scratch_bytes(l.vocab_size, sample_blocks(l)) + list_bytes;
 }
 
@@ -75,6 +82,8 @@ void CudaOps::reserve(const OpsLimits& limits) {
   partials_ = allocate(runtime_, size_t(p.out + p.stats + p.tickets) * 4, Memory::device);
   sample_scratch_ = allocate(
       runtime_, sample_scratch_bytes(limits.vocab_size, sample_blocks(limits)), Memory::device);
+  const Quantized q(limits);
+  quantized_ = allocate(runtime_, q.codes + q.scales, Memory::device);
   lists_.clear();
   for (const int window : limits.heads.windows)
     lists_.push_back(
@@ -99,21 +108,50 @@ bool CudaOps::begin_step(const AttnBatch& host) {
   return as_captured;
 }
 
-size_t CudaOps::weight_bytes(DType, int64_t out_features, int64_t in_features) const {
-  return rounded(size_t(out_features * in_features) * sizeof(uint16_t));
+// The library wants multiples of 16 for fp8.
+DType CudaOps::kept_as(DType wanted, int64_t out_features, int64_t in_features) const {
+  return out_features % 16 == 0 && in_features % 16 == 0 ? weight_dtype(wanted) : act_;
 }
 
-Weight CudaOps::make_weight(void* memory, DType, int64_t out_features, int64_t in_features) {
-  return {Tensor::of(memory, act_, {out_features, in_features}), {}, {}};
+// Scales, where there are any, follow the codes.
+size_t CudaOps::weight_bytes(DType type, int64_t out_features, int64_t in_features) const {
+  const size_t size = size_t(out_features * in_features);
+  if (kept_as(type, out_features, in_features) == act_) return rounded(size * sizeof(uint16_t));
+  return rounded(size) + rounded(size_t(out_features) * sizeof(float));
+}
+
+Weight CudaOps::make_weight(void* memory, DType type, int64_t out_features, int64_t in_features) {
+  const DType kept = kept_as(type, out_features, in_features);
+  Weight w;
+  w.data = Tensor::of(memory, kept, {out_features, in_features});
+  if (kept == DType::fp8_e4m3) {
+    void* scales = static_cast<char*>(memory) + rounded(size_t(w.data.size()));
+    w.scale = Tensor::of(scales, DType::f32, {out_features});
+  }
+  return w;
 }
 
 void CudaOps::pack_rows(const Weight& dst, int64_t first_row, const Tensor& src,
                         const Tensor& src_scale) {
   const Tensor to = dst.data.rows(first_row, src.shape[0]);
-  const size_t size = size_t(to.size()), bytes = size * sizeof(uint16_t);
-  if (src.dtype == act_ && src.contiguous()) return runtime_.upload(to.data, src.data, bytes);
+  const size_t size = size_t(to.size()), bytes = size * size_t(bits_of(to.dtype)) / 8;
+  const Tensor scale = dst.scale ? dst.scale.rows(first_row, src.shape[0]) : Tensor();
+  const size_t scale_bytes = size_t(src.shape[0]) * sizeof(float);
+  if (src.dtype == to.dtype && src.contiguous()) {
+    if (scale) runtime_.upload(scale.data, src_scale.data, scale_bytes);
+    return runtime_.upload(to.data, src.data, bytes);
+  }
   std::vector<float> wide(size);
   widen_rows(wide.data(), src, src_scale);
+  if (scale) {
+    std::vector<uint8_t> codes(size);
+    std::vector<float> scales(size_t(src.shape[0]));
+    const int64_t in = src.shape[1];
+    for (int64_t r = 0; r < src.shape[0]; ++r)
+      quantize_row(codes.data() + r * in, &scales[size_t(r)], wide.data() + r * in, in);
+    runtime_.upload(scale.data, scales.data(), scale_bytes);
+    return runtime_.upload(to.data, codes.data(), bytes);
+  }
   std::vector<uint16_t> narrow(size);
   std::transform(wide.begin(), wide.end(), narrow.begin(), act_ == DType::bf16 ? to_bf16 : to_f16);
   runtime_.upload(to.data, narrow.data(), bytes);
@@ -122,12 +160,21 @@ void CudaOps::pack_rows(const Weight& dst, int64_t first_row, const Tensor& src,
 // --- ops ---
 
 void CudaOps::embed(Tensor out, const Weight& table, Tensor ids) {
+  CHECK(table.data.dtype == act_);
   copy_rows(stream_, out, table.data, ids, {}, out.shape[0]);
 }
 
 void CudaOps::matmul(Tensor out, Tensor x, const Weight& w) {
   if (out.shape[0] == 0) return;
-  products_.multiply(out, x, w);
+  if (w.data.dtype != DType::fp8_e4m3) return products_.multiply(out, x, w);
+  const Quantized q(limits_);
+  CHECK(size_t(x.size()) <= q.codes && size_t(x.shape[0]) * sizeof(float) <= q.scales);
+  auto* memory = static_cast<char*>(quantized_.get());
+  const Tensor codes = Tensor::of(memory, w.data.dtype, {x.shape[0], x.shape[1]});
+  const Tensor scale = Tensor::of(memory + q.codes, DType::f32, {x.shape[0]});
+  quantize_rows(stream_, codes, scale, x);
+  runtime_.scaled_matmul(stream_, out, codes, scale, w.data, w.scale);
+  if (w.bias) add_bias(stream_, out, w.bias);
 }
 
 void CudaOps::rms_norm(Tensor out, Tensor x, Tensor weight, float eps) {

@@ -10,7 +10,10 @@
 
 namespace sluice::cuda {
 
-// Ops as launches on one stream. Activations, weights, keys and values are all of one 16-bit type.
+// Ops as launches on one stream. Activations, weights, keys and values are all of one 16-bit type,
+// but for layers in fp8, where the library multiplies such for this GPU: their inputs are quantised
+// by the row as they come. Elsewhere, where a layer's sizes are no multiples of 16, and where
+// results must not depend on the batch, weights of fp8 are widened as they are packed.
 // Every call returns at once. Results do not depend on what else is in a batch, but for matrix
 // products where that was not asked for. Owned by the device, used by its one owner thread.
 class CudaOps final : public Ops {
@@ -19,7 +22,10 @@ class CudaOps final : public Ops {
   CudaOps(Runtime&, Stream, DType act, bool batch_invariant);
 
   DType act_dtype() const override { return act_; }
-  DType weight_dtype(DType) const override { return act_; }
+  DType weight_dtype(DType wanted) const override {
+    const bool fp8 = runtime_.info().has_fp8_products && !products_.invariant();
+    return wanted == DType::fp8_e4m3 && fp8 ? wanted : act_;
+  }
   DType kv_dtype(DType) const override { return act_; }
   bool keeps_kv_as(DType t) const override { return t == act_; }
   std::string lacks(const AttentionHeads&, int block_size) const override;
@@ -67,6 +73,12 @@ class CudaOps final : public Ops {
     int64_t rows, out, stats, tickets;
     Partials(const OpsLimits&);
   };
+  // A matmul's inputs in fp8, in bytes: codes, then scales.
+  struct Quantized {
+    size_t codes, scales;
+    Quantized(const OpsLimits&);
+  };
+  DType kept_as(DType wanted, int64_t out_features, int64_t in_features) const;
   int sample_blocks(const OpsLimits&) const;
   const AttentionLists& lists(const AttentionShape&) const;
 
@@ -77,7 +89,7 @@ class CudaOps final : public Ops {
 
   // --- from reserve() on ---
   OpsLimits limits_;
-  Device::Buffer partials_, sample_scratch_;
+  Device::Buffer partials_, sample_scratch_, quantized_;
   std::vector<std::unique_ptr<AttentionLists>> lists_;  // one for each window
 };
 

@@ -19,6 +19,8 @@ void layer_norm(Stream, Tensor out, Tensor x, Tensor weight, Tensor bias, float 
 void add(Stream, Tensor out, Tensor a, Tensor b);
 void add_bias(Stream, Tensor out, Tensor bias);  // bias: f32 [columns]
 void silu_mul(Stream, Tensor out, Tensor gate_up);
+// out (fp8_e4m3, dense) * scale (f32 [rows]) ~ x; rows of a multiple of 16 elements.
+void quantize_rows(Stream, Tensor out, Tensor scale, Tensor x);
 void gelu_mul(Stream, Tensor out, Tensor gate_up);
 void activate(Stream, Tensor x, Activation);
 void scale(Stream, Tensor x, float factor, float softcap);  // also of f32

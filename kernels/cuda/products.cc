@@ -16,7 +16,7 @@ constexpr double kMargin = 0.97;  // of the library's time: what is as fast is l
 }  // namespace
 
 bool Products::own(const Tensor& x, const Weight& w) const {
-  if (!skinny_can(x, w.data)) return false;
+  if (x.dtype != w.data.dtype || !skinny_can(x, w.data)) return false;
   if (invariant_) return true;
   const auto found = own_rows_.find(shape_of(w.data));
   return found != own_rows_.end() && x.shape[0] <= found->second;
@@ -79,7 +79,8 @@ int64_t Products::fastest_rows(const std::vector<Tensor>& layers) {
 void Products::measure(std::span<const Weight> layers) {
   if (invariant_) return;
   std::map<Shape, std::vector<Tensor>> by_shape;
-  for (const Weight& w : layers) by_shape[shape_of(w.data)].push_back(w.data);
+  for (const Weight& w : layers)
+    if (bits_of(w.data.dtype) == 16) by_shape[shape_of(w.data)].push_back(w.data);
   for (const auto& [shape, same] : by_shape) own_rows_[shape] = fastest_rows(same);
 }
 

@@ -10,17 +10,18 @@
 
 namespace sluice::cuda {
 
-// Matrix products with weights: by NVIDIA's library, or by our own kernel (skinny_matmul.h) where
-// rows are few and it was seen to be faster, or always where results must not depend on what else
-// is in a batch. One owner thread.
+// Matrix products with weights of the activations' type: by NVIDIA's library, or by our own kernel
+// (skinny_matmul.h) where rows are few and it was seen to be faster, or always where results must
+// not depend on what else is in a batch. One owner thread.
 class Products {
  public:
   // invariant: always our own.
   Products(Runtime& runtime, Stream stream, bool invariant)
       : runtime_(runtime), stream_(stream), invariant_(invariant) {}
 
-  // Finds out, for each shape among `layers`, up to how many rows our own kernel is faster. When
-  // nothing else runs.
+  bool invariant() const { return invariant_; }
+  // Finds out, for each shape among `layers` that are of that type, up to how many rows our own
+  // kernel is faster. When nothing else runs.
   void measure(std::span<const Weight> layers);
 
   // out [n, m] = x [n, k] * w^T + bias (f32; may be absent); out: x's type or f32.

@@ -12,6 +12,7 @@ namespace sluice::cuda {
 struct DeviceInfo {
   std::string name;  // "NVIDIA H200"
   int num_multiprocessors = 0;
+  bool has_fp8_products = false;  // scaled_matmul()
 };
 
 // What the device and its ops ask of CUDA beside the kernels: memory, order, capture, and the
@@ -46,6 +47,10 @@ class Runtime {
   // By one thread: out [n, m] = x [n, k] * w [m, k]^T, summed up in f32. x, w: the same of bf16 and
   // f16; out: that or f32. Rows of x and out may be apart.
   virtual void matmul(Stream, Tensor out, Tensor x, Tensor w) = 0;
+  // The same of fp8_e4m3 x and w: out[n][m] = x_scale[n] * w_scale[m] * sum; scales are f32. Every
+  // dimension of w and the stride of x is a multiple of 16.
+  virtual void scaled_matmul(Stream, Tensor out, Tensor x, Tensor x_scale, Tensor w,
+                             Tensor w_scale) = 0;
 };
 
 // The runtime that this was linked with: of one GPU, by its index among those that are visible, or

@@ -137,6 +137,12 @@ class CudaRuntime final : public Runtime {
     use();
     blas_->matmul(of(stream), workspace_, out, x, w);
   }
+  void scaled_matmul(Stream stream, Tensor out, Tensor x, Tensor x_scale, Tensor w,
+                     Tensor w_scale) override {
+    use();
+    blas_->matmul(of(stream), workspace_, out, x, w,
+                  {x_scale.as<const float>(), w_scale.as<const float>()});
+  }
 
  private:
   // Which GPU a thread means is the thread's own affair in CUDA.
@@ -201,8 +207,9 @@ absl::StatusOr<std::unique_ptr<Runtime>> open_runtime(int index, const std::stri
                        cudaGetErrorString(e));
   auto blas = CublasLt::open(libraries);
   if (!blas.ok()) return blas.status();
-  return std::make_unique<CudaRuntime>(
-      index, DeviceInfo{properties.name, properties.multiProcessorCount}, *std::move(blas));
+  const DeviceInfo info{properties.name, properties.multiProcessorCount,
+                        (*blas)->has_fp8_products()};
+  return std::make_unique<CudaRuntime>(index, info, *std::move(blas));
 }
 
 }  // namespace sluice::cuda

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/check.h"
+#include "base/float8.h"
 #include "kernels/cuda/dispatch.h"
 #include "kernels/cuda/runtime.h"
 #include "kernels/simt/stream.h"
@@ -55,6 +56,19 @@ void multiply(const Tensor& out, const Tensor& x, const Tensor& w) {
       float sum = 0;
       for (int64_t k = 0; k < in; ++k) sum += row[size_t(k)] * load(weights[k]);
       store(out.row<Out>(i)[j], sum);
+    }
+  }
+}
+
+template <class Out>
+void multiply_scaled(const Tensor& out, const Tensor& x, const Tensor& x_scale, const Tensor& w,
+                     const Tensor& w_scale) {
+  for (int64_t i = 0; i < x.shape[0]; ++i) {
+    for (int64_t j = 0; j < w.shape[0]; ++j) {
+      const uint8_t *a = x.row<const uint8_t>(i), *b = w.row<const uint8_t>(j);
+      float sum = 0;
+      for (int64_t k = 0; k < w.shape[1]; ++k) sum += from_e4m3(a[k]) * from_e4m3(b[k]);
+      store(out.row<Out>(i)[j], x_scale.as<float>()[i] * w_scale.as<float>()[j] * sum);
     }
   }
 }
@@ -107,19 +121,37 @@ class EmulatedRuntime final : public Runtime {
   void matmul(Stream stream, Tensor out, Tensor x, Tensor w) override {
     CHECK(x.dtype == w.dtype && x.shape[1] == w.shape[1] && out.shape[0] == x.shape[0]);
     CHECK(out.shape[1] == w.shape[0] && (out.dtype == x.dtype || out.dtype == DType::f32));
-    // The library chooses an algorithm when a shape comes for the first time, and cannot under
-    // capture.
-    const bool known = !shapes_.insert({x.shape[0], w.shape[0], w.shape[1]}).second;
-    CHECK(known || !of(stream).capturing());
+    choose_algorithm(stream, x, w);
     dispatch(x.dtype, [&]<class T>(T) {
       const bool wide_out = out.dtype == DType::f32;
       of(stream).put([=] { wide_out ? multiply<float, T>(out, x, w) : multiply<T, T>(out, x, w); });
     });
   }
 
+  void scaled_matmul(Stream stream, Tensor out, Tensor x, Tensor x_scale, Tensor w,
+                     Tensor w_scale) override {
+    CHECK(x.dtype == DType::fp8_e4m3 && w.dtype == DType::fp8_e4m3 && w.contiguous());
+    CHECK(x.shape[1] == w.shape[1] && out.shape[0] == x.shape[0] && out.shape[1] == w.shape[0]);
+    CHECK(w.shape[0] % 16 == 0 && w.shape[1] % 16 == 0 && x.stride[0] % 16 == 0);
+    CHECK(x_scale.shape[0] == x.shape[0] && w_scale.shape[0] == w.shape[0]);
+    choose_algorithm(stream, x, w);
+    if (out.dtype == DType::f32)
+      return of(stream).put([=] { multiply_scaled<float>(out, x, x_scale, w, w_scale); });
+    dispatch(out.dtype, [&]<class T>(T) {
+      of(stream).put([=] { multiply_scaled<T>(out, x, x_scale, w, w_scale); });
+    });
+  }
+
  private:
-  const DeviceInfo info_{"emulated", 2};
-  std::set<std::array<int64_t, 3>> shapes_;  // of matrix products
+  // The library does that when a shape comes for the first time, and cannot under capture.
+  void choose_algorithm(Stream stream, const Tensor& x, const Tensor& w) {
+    const bool known =
+        !shapes_.insert({x.shape[0], w.shape[0], w.shape[1], int64_t(w.dtype)}).second;
+    CHECK(known || !of(stream).capturing());
+  }
+
+  const DeviceInfo info_{"emulated", 2, true};
+  std::set<std::array<int64_t, 4>> shapes_;  // of matrix products
   std::mutex mutex_;                         // guards the lists; what is in them stays where it is
   std::deque<EmulatedStream> streams_;
   std::deque<EmulatedEvent> events_;

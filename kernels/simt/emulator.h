@@ -21,6 +21,8 @@
 #include <cstring>
 #include <functional>
 
+#include "base/float8.h"
+
 #define SIMT_KERNEL(max_threads, min_blocks) inline void
 #define SIMT_DEVICE inline
 #define SIMT_UNROLL
@@ -179,6 +181,12 @@ uint32_t pack(T, float low, float high) {
   T l, h;
   from_float(l, low), from_float(h, high);
   return l.bits | uint32_t(h.bits) << 16;
+}
+
+// ---- 8-bit floats ----
+// Four as e4m3 in one register, the first lowest; as to_e4m3 (base/float8.h).
+inline uint32_t pack_e4m3(float a, float b, float c, float d) {
+  return to_e4m3(a) | to_e4m3(b) << 8 | to_e4m3(c) << 16 | uint32_t{to_e4m3(d)} << 24;
 }
 
 // ---- accesses of 16 bytes, so that vectorisation is a statement and not a hope ----

@@ -48,6 +48,19 @@ def test_one_request_gets_the_same_alone_and_in_company(daemon):
         assert [c["text"] for c in choices] == [c["text"] for c in alone[i % 6]], kinds[i % 6]
 
 
+def test_serves_fp8(tmp_path, start):
+    """W8A8 on a device that has it; the answer is that of more company, too."""
+    model = tmp_path / "nano-fp8"
+    made = run_cli("make-model", "--preset", "nano", "--seed", 1, "--dtype", "fp8", "--out", model)
+    assert made.returncode == 0, made.stderr
+    d = start(model, "--device=cuda", f"--device.plugin={EMULATED}", *SMALL)
+    assert "; fp8_e4m3 weights" in d.log()
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        texts = list(pool.map(lambda _: completion(d, temperature=0, ignore_eos=True)["choices"][0]["text"],
+                              range(4)))
+    assert texts == [completion(d, temperature=0, ignore_eos=True)["choices"][0]["text"]] * 4
+
+
 def test_decode_steps_are_replayed(daemon):
     before = daemon.metric("sluice_eager_steps_total"), daemon.metric("sluice_generation_tokens_total")
     for _ in range(3):

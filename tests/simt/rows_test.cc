@@ -1,4 +1,5 @@
 // The ops on rows: on the emulator, against the same in double precision.
+#include "base/float8.h"
 #include "kernels/cuda/launch.h"
 #include "tests/simt/kernel_test.h"
 
@@ -398,6 +399,53 @@ TYPED_TEST(RowOps, RopeRotatesPairsByTheirPositions) {
   EXPECT_LT(error.relative(), kTolerance);
 }
 
+// Codes by the conversion, of values over their row's scale; rows that are zero, tiny, huge, and
+// not finite; rows apart, on any border.
+TYPED_TEST(RowOps, QuantizesEachRow) {
+  using T = TypeParam;
+  for (const int64_t width : {16, 48, 512, 4112, 8208}) {
+    for (const int64_t extra : {0, 8, 3}) {
+      constexpr int64_t kRows = 6;
+      const int64_t stride = width + extra;
+      Array<T> x(size_t(kRows * stride));
+      simt::fill(x, 5, 3);
+      const auto at = [&](int64_t r, int64_t i) -> T& { return x[size_t(r * stride + i)]; };
+      for (int64_t i = 0; i < width; ++i) {
+        simt::from_float(at(1, i), i % 2 ? 0.0f : -0.0f);
+        simt::from_float(at(2, i), to_float(at(2, i)) * 1e-4f);
+        simt::from_float(at(3, i), to_float(at(3, i)) * 1e4f);
+      }
+      simt::from_float(at(2, width - 1), -100);  // the largest is negative, and comes last
+      simt::from_float(at(4, width / 2), NAN);
+      simt::from_float(at(5, width / 3), INFINITY);
+      Array<uint8_t> codes(size_t(kRows * width));
+      Array<float> scales(size_t{kRows});
+      Tensor in = x.tensor(dtype_of<T>(), {kRows, width});
+      in.stride[0] = stride;
+      quantize_rows(Stream{}, codes.tensor(DType::fp8_e4m3, {kRows, width}),
+                    scales.tensor(DType::f32, {kRows}), in);
+      for (int64_t r = 0; r < 5; ++r) {
+        float largest = 0;
+        for (int64_t i = 0; i < width; ++i)
+          largest = std::fmax(largest, std::fabs(to_float(at(r, i))));
+        if (r == 1) largest = 1e-30f;
+        EXPECT_FLOAT_EQ(scales[size_t(r)], largest / 448) << r;
+        for (int64_t i = 0; i < width; ++i) {
+          const uint8_t code = codes[size_t(r * width + i)];
+          const float value = to_float(at(r, i));
+          if (std::isnan(value)) {
+            ASSERT_TRUE(is_nan_e4m3(code));
+          } else {
+            ASSERT_EQ(code, to_e4m3(value * (448 / largest))) << r << " " << i << " " << width;
+          }
+        }
+      }
+      EXPECT_TRUE(std::isinf(scales[5]));  // so that nothing of the row passes for a number
+      EXPECT_TRUE(is_nan_e4m3(codes[size_t(5 * width + width / 3)]));
+    }
+  }
+}
+
 TYPED_TEST(RowOps, EveryFiberOrderGivesTheSameBits) {
   using T = TypeParam;
   QkvCase<T> first(6, 2, 80, 40, true);
@@ -412,7 +460,18 @@ TYPED_TEST(RowOps, EveryFiberOrderGivesTheSameBits) {
              weight.tensor(DType::f32, {600}), 1e-5f);
   };
   norm(out);
+  const auto quantize = [&](Array<uint8_t>& codes, Array<float>& scales) {
+    quantize_rows(Stream{}, codes.tensor(DType::fp8_e4m3, {3, 592}), scales.tensor(DType::f32, {3}),
+                  x.tensor(dtype_of<T>(), {3, 600}).cols(0, 592));
+  };
+  Array<uint8_t> codes(3 * 592);
+  Array<float> scales(3);
+  quantize(codes, scales);
   simt::in_all_orders([&] {
+    Array<uint8_t> other_codes(3 * 592);
+    Array<float> other_scales(3);
+    quantize(other_codes, other_scales);
+    EXPECT_TRUE(other_codes.same_bits(codes) && other_scales.same_bits(scales));
     QkvCase<T> again(6, 2, 80, 40, true);
     qkv_rope_write(Stream{}, again.rows(), again.params(), again.index(again.positions),
                    again.view(), again.index(again.slots));

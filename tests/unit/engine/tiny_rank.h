@@ -32,13 +32,15 @@ struct Rank {
   std::unique_ptr<Device> device;
   std::unique_ptr<Model> model;
 };
-inline Rank load_onto(std::unique_ptr<Device> device, const TinyModel& tiny) {
+inline Rank load_onto(std::unique_ptr<Device> device, const TinyModel& tiny,
+                      const std::string& dtype = "auto") {
   const std::filesystem::path dir =
       std::filesystem::path(testing::TempDir()) /
       fmt::format("tiny-{}-{}-{}", tiny.architecture, tiny.bf16, getpid());
   tiny.write(dir);
   Config::Model config;
   config.path = dir.string();
+  config.dtype = dtype;
   Rank rank;
   rank.device = std::move(device);
   auto model = load_model(config, *rank.device, 1);
@@ -47,14 +49,15 @@ inline Rank load_onto(std::unique_ptr<Device> device, const TinyModel& tiny) {
   std::filesystem::remove_all(dir);
   return rank;
 }
-inline Rank load(const TinyModel& tiny, const std::string& isa, int threads) {
+inline Rank load(const TinyModel& tiny, const std::string& isa, int threads,
+                 const std::string& dtype = "auto") {
   Config config;
   config.device.kind = "cpu";
   config.device.isa = isa;
   config.device.threads = threads;
   auto device = make_device(config);
   if (!device.ok()) return {};  // this chip lacks it
-  return load_onto(*std::move(device), tiny);
+  return load_onto(*std::move(device), tiny, dtype);
 }
 
 }  // namespace sluice
