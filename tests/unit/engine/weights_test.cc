@@ -246,6 +246,19 @@ TEST_F(Fp8WeightsTest, ScalesOfEveryShape) {
   }
 }
 
+// Packed in several pieces, each with scales of its own rows.
+TEST_F(Fp8WeightsTest, WideLayersHaveEveryRowsScale) {
+  constexpr int64_t kWide = 1 << 15, kRows = 70;
+  list_.linears = {{&linear_, kWide, {{"w.weight", kRows, ""}}}};
+  list_.vectors.clear();
+  std::vector<float> scales;
+  for (int64_t r = 0; r < kRows; ++r) scales.push_back(scale_b(r));
+  ASSERT_EQ(error_of({{"w.weight", "F8_E4M3", {kRows, kWide}, std::string(kRows * kWide, 0x38)},
+                      {"w.weight_scale", "F32", {kRows, 1}, as("F32", scales)}}),
+            "");
+  for (int64_t r = 0; r < kRows; ++r) EXPECT_EQ(linear_.scale.as<float>()[r], scales[r]) << r;
+}
+
 TEST_F(Fp8WeightsTest, QuantisesLayersAtLoadButNoHeadOrTable) {
   for (const char* from : {"F32", "BF16", "F16"}) {
     list_.linears[0].use = LinearSpec::Use::layer;
