@@ -297,11 +297,13 @@ absl::StatusOr<WeightPlan> plan_weights(const WeightList& list, const Safetensor
   for (const LinearSpec& linear : list.linears) {
     int64_t rows = 0;
     bool has_bias = false;
+    const bool may_be_fp8 =
+        linear.use == LinearSpec::Use::layer || linear.use == LinearSpec::Use::head;
     std::optional<DType> as_stored;
     for (const LinearPart& part : linear.parts) {
       std::vector<int64_t> shape = {part.rows_stored(), linear.in_features};
       if (part.transposed) std::swap(shape[0], shape[1]);
-      const auto weight = expect(stored, part.weight, shape, linear.use != LinearSpec::Use::table);
+      const auto weight = expect(stored, part.weight, shape, may_be_fp8);
       if (!weight.ok()) return weight.status();
       const DType found = *(*weight)->dtype;
       if (found == DType::fp8_e4m3) {
@@ -370,7 +372,8 @@ absl::StatusOr<Device::Buffer> load_weights(const WeightList& list, const Safete
   Packer packer(ops, std::move(tasks));
   if (absl::Status s = packer.run(std::max(1, threads)); !s.ok()) return s;
   std::vector<Weight> layers;
-  for (const LinearSpec& linear : list.linears) layers.push_back(*linear.out);
+  for (const LinearSpec& linear : list.linears)
+    if (linear.use != LinearSpec::Use::experts) layers.push_back(*linear.out);
   ops.prepare(layers);
   return memory;
 }

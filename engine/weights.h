@@ -36,9 +36,9 @@ struct LinearSpec {
   Weight* out = nullptr;
   int64_t in_features = 0;
   std::vector<LinearPart> parts;
-  // Only layers are quantised at load, as vLLM has it; a head may be stored as fp8, a table that
-  // tokens look up may not.
-  enum class Use { layer, head, table } use = Use::layer;
+  // Only layers are quantised at load, as vLLM has it; a head may be stored as fp8; a table that
+  // tokens look up, a router, and experts, which lie together, may not.
+  enum class Use { layer, head, table, router, experts } use = Use::layer;
 };
 // A norm: kept as f32.
 struct VectorSpec {

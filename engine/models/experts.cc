@@ -7,9 +7,11 @@ void ExpertLayer::list(WeightList& list, const ModelConfig& c, const std::string
   const auto part = [](const std::string& name, int64_t rows) {
     return LinearPart{name + ".weight", rows, ""};
   };
-  LinearSpec gates{&router, c.hidden_size, {part(at + n.router, c.num_experts)}};
+  using Use = LinearSpec::Use;
+  LinearSpec gates{&router, c.hidden_size, {part(at + n.router, c.num_experts)}, Use::router};
   if (c.shared_ffn_size > 0) gates.parts.push_back(part(at + n.shared_router, 1));
-  LinearSpec ups{&up, c.hidden_size, {}}, downs{&down, c.expert_ffn_size, {}};
+  LinearSpec ups{&up, c.hidden_size, {}, Use::experts},
+      downs{&down, c.expert_ffn_size, {}, Use::experts};
   for (int e = 0; e < c.num_experts; ++e) {
     const std::string expert = at + fmt::format(fmt::runtime(n.expert), e);
     ups.parts.push_back(part(expert + n.expert_gate, c.expert_ffn_size));
