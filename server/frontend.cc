@@ -26,14 +26,6 @@ uint64_t draw_number() {
 
 std::string draw_id() { return fmt::format("{:016x}{:08x}", draw_number(), draw_number() >> 32); }
 
-std::string decode(const Tokenizer& tokenizer, const std::vector<TokenId>& ids, bool skip_special) {
-  Detokenizer detokenizer(tokenizer, skip_special);
-  std::string text;
-  for (const TokenId id : ids) text += detokenizer.push(id);
-  text += detokenizer.flush();
-  return text;
-}
-
 std::string_view trim(std::string_view text) {
   constexpr std::string_view kSpace = " \t\r\n";
   const size_t begin = text.find_first_not_of(kSpace);
@@ -110,8 +102,10 @@ MaybeError Frontend::tokenize_prompt(const ApiRequest& request, const PromptInpu
     return std::nullopt;
   }
   // Text that cannot fit is refused without the work of tokenising it; normalisation may shrink
-  // text, but not fourfold.
-  const size_t fewest = prompt.text.size() / (4 * static_cast<size_t>(longest_piece_));
+  // text, but not fourfold. Other vocabularies may drop or fuse any amount of it.
+  const size_t fewest = model_.tokenizer->decoder().byte_level()
+                            ? prompt.text.size() / (4 * static_cast<size_t>(longest_piece_))
+                            : 0;
   if (fewest > static_cast<size_t>(model_.max_model_len) && !request.truncate_prompt_tokens)
     return api_error(ErrorKind::context_length, field,
                      "{} has more than {} tokens, but this model's context is {} tokens", field,

@@ -217,6 +217,8 @@ StreamOptions stream_options(const ApiRequest& r, const SamplingParams& sampling
   out.num_choices = static_cast<int>(r.n.value_or(1));
   out.stop = r.stop;
   out.include_stop = r.include_stop_str_in_output;
+  // A chat's answer is a message of its own, unless it ends one that the client began.
+  out.continues = r.kind != ApiKind::chat || r.continue_final_message;
   out.skip_special = r.skip_special_tokens;
   out.min_tokens = sampling.min_tokens;
   out.want_tokens = r.logprobs.has_value() || r.return_token_ids;

@@ -19,6 +19,7 @@
 #include "server/http_server.h"
 #include "server/stream_hub.h"
 #include "text/chat_template.h"
+#include "text/self_test.h"
 #include "text/tokenizer.h"
 
 namespace sluice {
@@ -83,6 +84,8 @@ absl::StatusOr<ModelInfo> describe(const Config& config, const ServedModel& mode
   absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = Tokenizer::load(config.model.path);
   if (!tokenizer.ok()) return tokenizer.status();
   info.tokenizer = *std::move(tokenizer);
+  if (absl::Status s = self_test(*info.tokenizer); !s.ok())
+    return annotate(s, config.model.path + "/tokenizer.json");
   if (info.tokenizer->vocab_size() > info.vocab_size)
     return invalid_argument("{}: tokenizer.json has {} tokens, config.json says vocab_size {}",
                             config.model.path, info.tokenizer->vocab_size(), info.vocab_size);

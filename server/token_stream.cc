@@ -62,7 +62,9 @@ struct TokenStream::PromptState {
 
 struct TokenStream::Choice {
   Choice(const Tokenizer& tokenizer, const StreamOptions& options)
-      : detokenizer(tokenizer, options.skip_special), stops(options.stop, options.include_stop) {}
+      : detokenizer(tokenizer, options.skip_special,
+                    options.continues ? Beginning::continues : Beginning::of_text),
+        stops(options.stop, options.include_stop) {}
 
   int index = 0;
   int prompt = 0;
@@ -238,7 +240,10 @@ void TokenStream::echo_tokens(Choice& choice, const PromptState& state) {
     tokens[i].id = prompt.ids[i];
     tokens[i].text_offset = chars;
     // A token that the tokeniser added (begin of text) is not in the text.
-    const std::string_view piece = tokenizer_->piece(prompt.ids[i]);
+    std::string_view piece = tokenizer_->piece(prompt.ids[i]);
+    // Some vocabularies begin a text with a space that is not in it.
+    if (bytes == 0 && piece.starts_with(' ') && !prompt.text.starts_with(' '))
+      piece.remove_prefix(1);
     if (std::string_view(prompt.text).substr(bytes, piece.size()) == piece) {
       bytes += piece.size();
       chars += count_chars(piece);

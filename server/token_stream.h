@@ -17,14 +17,15 @@ struct StreamOptions {
   int num_samples = 1;  // per prompt
   int num_choices = 1;  // of those, shown; fewer: the likeliest, and only once all have ended
   std::vector<std::string> stop;
-  bool include_stop = false;         // stop strings and stop tokens appear in the text
-  bool skip_special = true;          // special tokens have no text
-  int min_tokens = 0;                // no stop string ends a sample before this
-  bool want_tokens = false;          // Delta::tokens is filled in
-  bool want_prompt = false;          // ChunkWriter::prompt is called
-  bool echo = false;                 // each choice begins with its prompt
-  bool drop_output = false;          // max_tokens 0: the engine samples one token nobody asked for
-  int prompt_width = 0;              // 1 + alternatives of a prompt token; 0: no prompt logprobs
+  bool include_stop = false;  // stop strings and stop tokens appear in the text
+  bool skip_special = true;   // special tokens have no text
+  bool continues = false;     // the text goes on from the prompt's, and is not one of its own
+  int min_tokens = 0;         // no stop string ends a sample before this
+  bool want_tokens = false;   // Delta::tokens is filled in
+  bool want_prompt = false;   // ChunkWriter::prompt is called
+  bool echo = false;          // each choice begins with its prompt
+  bool drop_output = false;   // max_tokens 0: the engine samples one token nobody asked for
+  int prompt_width = 0;       // 1 + alternatives of a prompt token; 0: no prompt logprobs
   std::vector<TokenId> stop_tokens;  // the client's own, for the stop reason
   bool want_timing = false;  // ChunkWriter::end gets it; it waits for the engine's last event
   Instant received{};        // for the latency metrics

@@ -3,40 +3,11 @@
 #include <utility>
 
 #include "base/check.h"
+#include "text/characters.h"
 #include "text/utf8.h"
 
 namespace sluice {
 namespace {
-
-bool is_white_space(char32_t c) {
-  return (c >= 9 && c <= 13) || c == 0x20 || c == 0x85 || c == 0xA0 || c == 0x1680 ||
-         (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F ||
-         c == 0x3000;
-}
-
-size_t previous_character(std::string_view text, size_t end) {
-  size_t at = end - 1;
-  while (at > 0 && (text[at] & 0xC0) == 0x80) --at;
-  return at;
-}
-
-size_t strip_left(std::string_view text, size_t begin, size_t floor) {
-  while (begin > floor) {
-    const size_t at = previous_character(text, begin);
-    if (!is_white_space(utf8_step(text, at).code)) break;
-    begin = at;
-  }
-  return begin;
-}
-
-size_t strip_right(std::string_view text, size_t end) {
-  while (end < text.size()) {
-    const Utf8Step step = utf8_step(text, end);
-    if (!is_white_space(step.code)) break;
-    end += step.length;
-  }
-  return end;
-}
 
 uint64_t edge(int32_t node, char byte) {
   return static_cast<uint64_t>(node) << 8 | static_cast<uint8_t>(byte);
@@ -57,8 +28,7 @@ bool AddedTokenMatcher::add(std::string_view pattern, const AddedToken& token) {
   tokens_.push_back(token);
   begins_[static_cast<uint8_t>(pattern[0])] = true;
   if (token.single_word && !word_) {
-    // A word character by UTS 18, which has the joiners that Oniguruma's \w does not.
-    absl::StatusOr<Regex> word = Regex::compile("\\A[\\w\\u200c\\u200d]");
+    absl::StatusOr<Regex> word = Regex::compile("\\A" + word_pattern());
     CHECK(word.ok());
     word_ = *std::move(word);
   }
@@ -103,8 +73,9 @@ void AddedTokenMatcher::split(std::string_view text, Regex::Scratch& scratch, Em
     const AddedToken& token = *found.token;
     if (token.single_word && !stands_alone(text, found, scratch)) continue;
     // White space that an earlier token took along is not there any more.
-    const size_t begin = token.lstrip ? strip_left(text, found.begin, done) : found.begin;
-    const size_t end = token.rstrip ? strip_right(text, found.end) : found.end;
+    const size_t begin =
+        token.lstrip ? back_over_white_space(text, found.begin, done) : found.begin;
+    const size_t end = token.rstrip ? skip_white_space(text, found.end) : found.end;
     if (done < begin) emit_text(text.substr(done, begin - done));
     emit_token(token.id);
     done = end;

@@ -32,9 +32,9 @@ struct BytesHash {
   }
 };
 
-// Byte-level byte-pair encoding (Sennrich et al. 2016, over bytes as in GPT-2): a piece of text
-// starts as one token a byte; then, while there is one, the adjacent pair with the best rank is
-// merged, the leftmost first. Immutable after make; thread-safe.
+// Byte-pair encoding (Sennrich et al. 2016): a piece of text starts as one token a letter; then,
+// while there is one, the adjacent pair with the best rank is merged, the leftmost first. Letters
+// are bytes (as in GPT-2) or characters (as in SentencePiece). Immutable after make; thread-safe.
 class Bpe {
  public:
   Bpe() = default;
@@ -57,25 +57,35 @@ class Bpe {
     std::vector<Candidate> heap;
   };
 
-  // Both as in the file, in the byte alphabet: {content, id}, and pairs in order of rank.
+  // As in the file: {content, id}, and pairs in order of rank. In a byte-level vocabulary both are
+  // written in the byte alphabet.
   using Vocabulary = std::vector<std::pair<std::string, TokenId>>;
   using Merges = std::vector<std::pair<std::string, std::string>>;
-  // `ignore_merges`: a piece that is a vocabulary entry is that token, reachable by merges or not.
+  struct Options {
+    bool byte_level = true;      // letters are bytes, and every byte has an entry
+    bool ignore_merges = false;  // a piece that is an entry is that token, reachable or not
+    // Of characters only. One without an entry becomes its bytes' entries "<0x..>" if
+    // byte_fallback is set and all of them exist; else `unknown`; else it is lost.
+    bool byte_fallback = false;
+    std::string unknown;
+    bool fuse_unknown = false;             // neighbouring unknown characters are one token
+    std::string inner_prefix, end_suffix;  // of letters behind a piece's first, of its last one
+  };
   // Ids are distinct and not negative (the caller has checked). Error messages begin with the key.
-  static absl::StatusOr<Bpe> make(Vocabulary vocabulary, const Merges& merges, bool ignore_merges);
+  static absl::StatusOr<Bpe> make(Vocabulary vocabulary, const Merges& merges, Options options);
+  // SentencePiece's way: any two neighbours whose concatenation is a mergeable entry may be merged,
+  // and its score is the rank. Lengths of the lists are equal; -inf: not mergeable.
+  static absl::StatusOr<Bpe> make_scored(Vocabulary vocabulary, const std::vector<float>& scores,
+                                         Options options);
 
   // Appends the tokens of one piece of pre-tokenised text.
   void encode(std::string_view piece, Scratch& scratch, std::vector<TokenId>& out) const;
 
   std::optional<TokenId> find(std::string_view content) const;
-  // The bytes of every entry, by content.
   size_t size() const { return vocabulary_.size(); }
-  // Entries with their raw bytes: the alphabet undone where the content is written in it.
-  template <class Visit>
-  void for_each(Visit&& visit) const {
-    for (size_t i = 0; i < vocabulary_.size(); ++i)
-      visit(vocabulary_[i].first, vocabulary_[i].second, bytes_[i]);
-  }
+  const Vocabulary& vocabulary() const { return vocabulary_; }
+  // Every text has tokens, and they hold all of it.
+  bool covers_all_bytes() const { return options_.byte_level || covers_all_bytes_; }
 
  private:
   struct Merge {
@@ -84,7 +94,7 @@ class Bpe {
   };
   struct Piece {
     TokenId id;
-    bool whole;  // merging its own bytes gives exactly this token
+    bool whole;  // merging its own letters gives exactly this token
   };
   static uint64_t key(TokenId left, TokenId right) {
     return static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32 | static_cast<uint32_t>(right);
@@ -96,18 +106,37 @@ class Bpe {
     const auto found = merges_.find(key(left, right));
     return found == merges_.end() ? nullptr : &found->second;
   }
+  static absl::StatusOr<Bpe> begin(Vocabulary vocabulary, Options options);
   absl::Status index_vocabulary();
+  absl::Status check_bytes() const;
+  void index_bytes();
+  absl::Status index_characters();
   absl::Status index_merges(const Merges& merges);
-  void merge_short(std::string_view piece, Scratch& scratch, std::vector<TokenId>& out) const;
-  void merge_long(std::string_view piece, Scratch& scratch, std::vector<TokenId>& out) const;
+  void index_pieces();
+  void find_cut();
+  bool affixes() const { return !options_.inner_prefix.empty() || !options_.end_suffix.empty(); }
+  void encode_part(std::string_view piece, Scratch& scratch, std::vector<TokenId>& out) const;
+  void spell(std::string_view piece, Scratch& scratch) const;
+  void spell_characters(std::string_view piece, Scratch& scratch) const;
+  TokenId find_character(std::string_view character, char32_t code, bool first, bool last) const;
+  bool spell_bytes(std::string_view character, bool first, bool last, Scratch& scratch) const;
+  void merge_short(Scratch& scratch, std::vector<TokenId>& out) const;
+  void merge_long(Scratch& scratch, std::vector<TokenId>& out) const;
   void merge(std::string_view piece, Scratch& scratch, std::vector<TokenId>& out) const;
 
   Vocabulary vocabulary_;
-  std::vector<std::string> bytes_;  // [entry]
+  Options options_;
+  std::vector<std::string> bytes_;  // [entry] its text: the byte alphabet undone
   absl::flat_hash_map<std::string_view, TokenId, BytesHash> by_content_;
-  absl::flat_hash_map<std::string_view, Piece, BytesHash> by_bytes_;
+  absl::flat_hash_map<std::string_view, Piece, BytesHash> by_text_;
   absl::flat_hash_map<uint64_t, Merge, KeyHash> merges_;
-  std::array<TokenId, 256> byte_tokens_{};  // -1 for bytes that no UTF-8 text holds
+  // Byte-level: the entry of each byte, -1 for bytes that no UTF-8 text holds. Otherwise "<0x..>".
+  std::array<TokenId, 256> byte_tokens_{};
+  std::vector<TokenId> near_;                            // of characters below its size
+  absl::flat_hash_map<uint64_t, TokenId, KeyHash> far_;  // and of the others
+  TokenId unknown_ = -1;
+  bool covers_all_bytes_ = false;
+  bool cut_at_mark_ = false;  // no entry holds U+2581 behind another character
   size_t longest_piece_ = 0;
 };
 

@@ -1,113 +1,124 @@
 #include "text/normalizer.h"
 
-#include <utf8proc.h>
-
 #include <algorithm>
 #include <utility>
 
 #include "base/check.h"
-#include "text/unicode_delta.h"
+#include "text/characters.h"
 #include "text/utf8.h"
 
 namespace sluice {
 namespace {
 
-struct Mark {
-  utf8proc_int32_t code;
-  int combining_class;
-};
-
-bool compatible(NormalForm form) { return form == NormalForm::nfkc || form == NormalForm::nfkd; }
-bool composed(NormalForm form) { return form == NormalForm::nfc || form == NormalForm::nfkc; }
-
-bool not_normalized(char32_t code) {
-  const auto* range = std::lower_bound(std::begin(kNotNormalized), std::end(kNotNormalized), code,
-                                       [](const CodeRange& r, char32_t c) { return r.last < c; });
-  return range != std::end(kNotNormalized) && range->first <= code;
+// Put for what was `match` bytes at `begin`: is the text's first character still its first?
+bool keeps_front(std::string_view text, size_t begin, size_t match, const std::string& content) {
+  if (begin > 0 || match == 0) return true;
+  // The reference counts the replacement to the last character that was replaced.
+  return !content.empty() && utf8_step(text, 0).length == match;
 }
-
-// By the lead bytes alone: nothing below U+0300, U+00C0 or U+0080 changes in that form.
-bool surely_normal(std::string_view text, NormalForm form) {
-  const uint8_t limit = form == NormalForm::nfc ? 0xCC : form == NormalForm::nfd ? 0xC3 : 0x80;
-  return std::all_of(text.begin(), text.end(),
-                     [&](char c) { return static_cast<uint8_t>(c) < limit; });
-}
-
-// Puts marks into canonical order. Not utf8proc's: that is quadratic in a run of marks, which is
-// what a hostile text is made of.
-class Decomposer {
- public:
-  explicit Decomposer(NormalForm form) : form_(form) {}
-
-  void put(char32_t code) {
-    if (not_normalized(code)) {
-      // Behaves as a base character that goes with nothing.
-      finish_segment();
-      append_utf8(out_, code);
-      return;
-    }
-    utf8proc_int32_t parts[32];
-    const auto options = static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_DECOMPOSE |
-                                                        (compatible(form_) ? UTF8PROC_COMPAT : 0));
-    const utf8proc_ssize_t count =
-        utf8proc_decompose_char(static_cast<utf8proc_int32_t>(code), parts, 32, options, nullptr);
-    CHECK(count >= 0 && count <= 32);  // 18 is the longest there is
-    for (utf8proc_ssize_t i = 0; i < count; ++i) {
-      const int combining = utf8proc_get_property(parts[i])->combining_class;
-      if (combining == 0) flush_marks();
-      if (combining == 0)
-        segment_.push_back(parts[i]);
-      else
-        marks_.push_back({parts[i], combining});
-    }
-  }
-
-  std::string finish() {
-    finish_segment();
-    return std::move(out_);
-  }
-
- private:
-  void flush_marks() {
-    std::stable_sort(marks_.begin(), marks_.end(), [](const Mark& a, const Mark& b) {
-      return a.combining_class < b.combining_class;
-    });
-    for (const Mark& mark : marks_) segment_.push_back(mark.code);
-    marks_.clear();
-  }
-  void finish_segment() {
-    flush_marks();
-    auto length = static_cast<utf8proc_ssize_t>(segment_.size());
-    if (composed(form_) && length > 0)
-      length = utf8proc_normalize_utf32(
-          segment_.data(), length,
-          static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
-    CHECK(length >= 0);
-    for (utf8proc_ssize_t i = 0; i < length; ++i)
-      append_utf8(out_, static_cast<char32_t>(segment_[i]));
-    segment_.clear();
-  }
-
-  NormalForm form_;
-  std::vector<utf8proc_int32_t> segment_;
-  std::vector<Mark> marks_;
-  std::string out_;
-};
 
 }  // namespace
 
-std::string_view Normalizer::apply(std::string_view text, std::string& buffer) const {
-  for (const NormalForm form : forms_) {
-    if (surely_normal(text, form)) continue;
-    Decomposer decomposer(form);
-    for (size_t at = 0; at < text.size();) {
-      const Utf8Step step = utf8_step(text, at);
-      decomposer.put(step.code);
-      at += step.length;
-    }
-    buffer = decomposer.finish();
+void Normalizer::add_replace(std::string text, std::string content) {
+  CHECK(!text.empty());
+  steps_.emplace_back(ReplaceText{std::move(text), std::move(content)});
+}
+
+void Normalizer::add_replace(Regex regex, std::string content) {
+  steps_.emplace_back(ReplaceRegex{std::move(regex), std::move(content)});
+}
+
+bool Normalizer::step(NormalForm form, std::string_view text, std::string& out, bool&) {
+  if (surely_normal(text, form)) return false;
+  out = to_normal_form(text, form);
+  return true;
+}
+
+bool Normalizer::step(Lowercase, std::string_view text, std::string& out, bool&) {
+  for (size_t at = 0; at < text.size();) {
+    const Utf8Step step = utf8_step(text, at);
+    append_lowercase(out, step.code);
+    at += step.length;
+  }
+  return true;
+}
+
+bool Normalizer::step(Strip strip, std::string_view text, std::string& out, bool& front) {
+  const size_t begin = strip.left ? skip_white_space(text, 0) : 0;
+  const size_t end = strip.right ? back_over_white_space(text, text.size(), begin) : text.size();
+  if (begin == 0 && end == text.size()) return false;
+  if (begin > 0) front = false;
+  out = text.substr(begin, end - begin);
+  return true;
+}
+
+bool Normalizer::step(const ReplaceText& rule, std::string_view text, std::string& out,
+                      bool& front) {
+  size_t done = 0, at = text.find(rule.text);
+  if (at == text.npos) return false;
+  out.reserve(text.size() + text.size() / 2);
+  for (; at != text.npos; at = text.find(rule.text, done)) {
+    if (!keeps_front(text, at, rule.text.size(), rule.content)) front = false;
+    out.append(text, done, at - done);
+    out += rule.content;
+    done = at + rule.text.size();
+  }
+  out.append(text, done);
+  return true;
+}
+
+bool Normalizer::step(const ReplaceRegex& rule, std::string_view text, std::string& out,
+                      bool& front) {
+  Regex::Scratch scratch;
+  Regex::Matches matches(rule.regex, text, scratch);
+  size_t done = 0;
+  bool any = false;
+  while (const auto match = matches.next()) {
+    any = true;
+    if (!keeps_front(text, match->begin, match->end - match->begin, rule.content)) front = false;
+    out.append(text, done, match->begin - done);
+    out += rule.content;
+    done = match->end;
+  }
+  out.append(text, done);
+  return any;
+}
+
+bool Normalizer::step(const Prepend& rule, std::string_view text, std::string& out, bool&) {
+  if (text.empty()) return false;
+  out.reserve(rule.text.size() + text.size());
+  out += rule.text;
+  out += text;
+  return true;
+}
+
+bool Normalizer::step(const Charsmap& map, std::string_view text, std::string& out, bool&) {
+  map.rewrite_graphemes(text, out);
+  return true;
+}
+
+bool Normalizer::keeps_text() const {
+  constexpr std::string_view kMark = "\u2581";
+  return std::all_of(steps_.begin(), steps_.end(), [&](const auto& any) {
+    if (const auto* form = std::get_if<NormalForm>(&any)) return *form == NormalForm::nfc;
+    if (const auto* rule = std::get_if<Prepend>(&any)) return rule->text == kMark;
+    const auto* rule = std::get_if<ReplaceText>(&any);
+    return rule && rule->text == " " && rule->content == kMark;
+  });
+}
+
+std::string_view Normalizer::apply(std::string_view text, std::string& buffer, bool* front) const {
+  bool still_front = true;
+  std::string next;
+  for (const auto& any : steps_) {
+    next.clear();
+    const bool changed =
+        std::visit([&](const auto& rule) { return step(rule, text, next, still_front); }, any);
+    if (!changed) continue;
+    std::swap(buffer, next);
     text = buffer;
   }
+  if (front && !still_front) *front = false;
   return text;
 }
 

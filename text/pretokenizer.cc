@@ -7,33 +7,75 @@
 namespace sluice {
 
 void PreTokenizer::add_split(Regex regex, SplitBehavior behavior, bool invert) {
-  stages_.push_back({std::move(regex), behavior, invert});
+  stages_.emplace_back(Split{std::move(regex), behavior, invert});
 }
 
-void PreTokenizer::add_prefix_space() { stages_.push_back({}); }
+void PreTokenizer::add_prefix_space() { stages_.emplace_back(PrefixSpace{}); }
 
-void PreTokenizer::run_stage(size_t index, std::string_view text, Regex::Scratch& scratch,
-                             Emit emit) const {
+void PreTokenizer::add_metaspace(std::string replacement, Prepend prepend, bool split) {
+  stages_.emplace_back(Metaspace{std::move(replacement), prepend, split});
+}
+
+bool PreTokenizer::keeps_text() const {
+  return std::none_of(stages_.begin(), stages_.end(), [](const auto& any) {
+    const auto* stage = std::get_if<Split>(&any);
+    return stage && stage->behavior == SplitBehavior::removed;
+  });
+}
+
+void PreTokenizer::run_stage(size_t index, std::string_view text, bool first,
+                             Regex::Scratch& scratch, Emit emit) const {
   if (text.empty()) return;
   if (index == stages_.size()) return emit(text);
-  const Stage& stage = stages_[index];
-  if (!stage.regex) {
-    if (text.front() == ' ') return run_stage(index + 1, text, scratch, emit);
-    return run_stage(index + 1, " " + std::string(text), scratch, emit);
-  }
-  const auto descend = [&](size_t begin, size_t end) {
-    run_stage(index + 1, text.substr(begin, end - begin), scratch, emit);
+  const auto descend = [&](std::string_view piece, bool is_first) {
+    run_stage(index + 1, piece, is_first, scratch, emit);
   };
-  Regex::Matches matches(*stage.regex, text, scratch);
+  std::visit([&](const auto& stage) { cut(stage, text, first, scratch, descend); }, stages_[index]);
+}
+
+void PreTokenizer::cut(PrefixSpace, std::string_view text, bool first, Regex::Scratch&,
+                       Descend descend) {
+  if (text.front() == ' ') return descend(text, first);
+  descend(" " + std::string(text), first);
+}
+
+void PreTokenizer::cut(const Metaspace& stage, std::string_view text, bool first, Regex::Scratch&,
+                       Descend descend) {
+  const std::string& mark = stage.replacement;
+  std::string out;
+  out.reserve(text.size() + text.size() / 2 + mark.size());
+  const bool prepend =
+      stage.prepend == Prepend::always || (stage.prepend == Prepend::first && first);
+  if (prepend && text.front() != ' ' && !text.starts_with(mark)) out += mark;
+  for (size_t at = 0; at < text.size();) {
+    const size_t space = std::min(text.find(' ', at), text.size());
+    out.append(text, at, space - at);
+    if (space < text.size()) out += mark;
+    at = space + 1;
+  }
+  if (!stage.split) return descend(out, first);
+  for (size_t at = 0; at < out.size();) {
+    const size_t end = std::min(out.find(mark, at + 1), out.size());
+    descend(std::string_view(out).substr(at, end - at), first && at == 0);
+    at = end;
+  }
+}
+
+void PreTokenizer::cut(const Split& stage, std::string_view text, bool first,
+                       Regex::Scratch& scratch, Descend descend) {
+  const auto piece = [&](size_t begin, size_t end) {
+    descend(text.substr(begin, end - begin), first && begin == 0);
+  };
+  Regex::Matches matches(stage.regex, text, scratch);
   size_t done = 0;
   // Both sides of an isolated match are kept, whichever is called the match.
   if (stage.behavior == SplitBehavior::isolated) {
     while (const auto match = matches.next()) {
-      descend(done, match->begin);
-      descend(match->begin, match->end);
+      piece(done, match->begin);
+      piece(match->begin, match->end);
       done = match->end;
     }
-    return descend(done, text.size());
+    return piece(done, text.size());
   }
   std::vector<Cut> cuts;
   while (const auto match = matches.next()) {
@@ -42,7 +84,7 @@ void PreTokenizer::run_stage(size_t index, std::string_view text, Regex::Scratch
     done = match->end;
   }
   if (done != text.size()) cuts.push_back({done, text.size(), stage.invert});
-  for (const Cut& cut : join(cuts, stage.behavior)) descend(cut.begin, cut.end);
+  for (const Cut& part : join(cuts, stage.behavior)) piece(part.begin, part.end);
 }
 
 // The reference's rules to the letter, also for empty matches and neighbouring ones.

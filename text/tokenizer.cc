@@ -30,11 +30,11 @@ absl::StatusOr<std::string> read_file(const std::filesystem::path& path) {
   return text;
 }
 
-class ByteLevelTokenizer final : public Tokenizer {
+class FileTokenizer final : public Tokenizer {
  public:
   // Fails when two added tokens look the same in text.
   static absl::StatusOr<std::unique_ptr<Tokenizer>> make(TokenizerParts parts) {
-    std::unique_ptr<ByteLevelTokenizer> out(new ByteLevelTokenizer(std::move(parts)));
+    std::unique_ptr<FileTokenizer> out(new FileTokenizer(std::move(parts)));
     std::string buffer;
     for (const AddedToken& token : out->parts_.added) {
       std::string_view pattern = token.content;
@@ -62,43 +62,82 @@ class ByteLevelTokenizer final : public Tokenizer {
   std::string_view piece(TokenId id) const override {
     return known(id) ? std::string_view(pieces_[id]) : std::string_view();
   }
+  std::string_view content(TokenId id) const override {
+    return known(id) ? std::string_view(contents_[id]) : std::string_view();
+  }
   bool is_special(TokenId id) const override { return known(id) && special_[id]; }
+  bool is_byte(TokenId id) const override { return known(id) && byte_[id]; }
+  bool lossless() const override {
+    return parts_.normalizer.keeps_text() && parts_.pretokenizer.keeps_text() &&
+           std::visit([](const auto& model) { return model.covers_all_bytes(); }, parts_.model);
+  }
+  const Decoder& decoder() const override { return parts_.decoder; }
   std::optional<TokenId> find(std::string_view content) const override {
     const auto added = added_ids_.find(content);
-    return added != added_ids_.end() ? added->second : parts_.bpe.find(content);
+    return added != added_ids_.end() ? added->second : find_token(parts_.model, content);
   }
   int vocab_size() const override { return static_cast<int>(pieces_.size()); }
 
  private:
-  explicit ByteLevelTokenizer(TokenizerParts parts) : parts_(std::move(parts)) {
-    const auto set = [&](TokenId id, const std::string& bytes, bool special) {
-      if (!known(id)) {
-        pieces_.resize(id + 1);
-        special_.resize(id + 1);
-      }
-      pieces_[id] = bytes;
-      special_[id] = special;
-    };
-    parts_.bpe.for_each(
-        [&](const std::string&, TokenId id, const std::string& bytes) { set(id, bytes, false); });
-    // Their bytes are their content, also where that happens to be letters of the byte alphabet.
+  explicit FileTokenizer(TokenizerParts parts) : parts_(std::move(parts)) {
+    for_each_entry(parts_.model, [&](const std::string& content, TokenId id) {
+      set(id, content, false);
+      pieces_[id] = parts_.decoder.spell(content, false, false);
+    });
     for (const AddedToken& token : parts_.added) {
       set(token.id, token.content, token.special);
+      // In a byte-level vocabulary they are not written in the byte alphabet, also where their
+      // content happens to be letters of it.
+      pieces_[token.id] = parts_.decoder.byte_level()
+                              ? token.content
+                              : parts_.decoder.spell(token.content, false, false);
       added_ids_.emplace(token.content, token.id);
     }
+    // An entry that is written like a special token is special, too.
+    for (size_t id = 0; id < contents_.size(); ++id)
+      if (const auto same = added_ids_.find(contents_[id]); same != added_ids_.end())
+        special_[id] = special_[same->second];
+    for (size_t id = 0; id < contents_.size(); ++id)
+      if (const auto byte = parts_.decoder.byte_of(contents_[id])) {
+        byte_[id] = true;
+        pieces_[id] = std::string(1, *byte);
+      }
+  }
+
+  void set(TokenId id, const std::string& content, bool special) {
+    if (!known(id)) {
+      pieces_.resize(id + 1);
+      contents_.resize(id + 1);
+      special_.resize(id + 1);
+      byte_.resize(id + 1);
+    }
+    contents_[id] = content;
+    special_[id] = special;
   }
 
   bool known(TokenId id) const { return id >= 0 && static_cast<size_t>(id) < pieces_.size(); }
 
   void encode_valid(std::string_view text, std::vector<TokenId>& out) const {
+    std::visit([&](const auto& model) { encode_with(model, text, out); }, parts_.model);
+  }
+
+  template <class Model>
+  void encode_with(const Model& model, std::string_view text, std::vector<TokenId>& out) const {
     Regex::Scratch regex;
-    Bpe::Scratch bpe;
+    typename Model::Scratch scratch;
     std::string normal;
-    const auto token = [&](TokenId id) { out.push_back(id); };
-    const auto word = [&](std::string_view piece) { parts_.bpe.encode(piece, bpe, out); };
-    const auto words = [&](std::string_view part) { parts_.pretokenizer.run(part, regex, word); };
+    bool first = false;  // the part begins where the text does
+    const auto word = [&](std::string_view piece) { model.encode(piece, scratch, out); };
+    const auto words = [&](std::string_view part) {
+      parts_.pretokenizer.run(part, std::exchange(first, false), regex, word);
+    };
+    const auto token = [&](TokenId id) {
+      out.push_back(id);
+      first = false;
+    };
     const auto raw = [&](std::string_view part) {
-      normalized_.split(parts_.normalizer.apply(part, normal), regex, words, token);
+      first = part.data() == text.data();
+      normalized_.split(parts_.normalizer.apply(part, normal, &first), regex, words, token);
     };
     raw_.split(text, regex, raw, token);
   }
@@ -106,11 +145,20 @@ class ByteLevelTokenizer final : public Tokenizer {
   TokenizerParts parts_;
   AddedTokenMatcher raw_, normalized_;  // looked for before and after normalisation
   absl::flat_hash_map<std::string_view, TokenId, BytesHash> added_ids_;  // by content
-  std::vector<std::string> pieces_;                                      // [id]
-  std::vector<bool> special_;                                            // [id]
+  std::vector<std::string> pieces_, contents_;                           // [id]
+  std::vector<bool> special_, byte_;                                     // [id]
 };
 
 }  // namespace
+
+const Decoder& Tokenizer::decoder() const {
+  static const Decoder bytes = [] {
+    Decoder decoder;
+    decoder.set_byte_level();
+    return decoder;
+  }();
+  return bytes;
+}
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::load(const std::filesystem::path& model_dir) {
   const std::filesystem::path file = model_dir / "tokenizer.json";
@@ -127,8 +175,7 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::load(const std::filesystem
   absl::StatusOr<TokenizerParts> parts =
       parse_tokenizer(*text, file.string(), config, config_file.string());
   if (!parts.ok()) return parts.status();
-  absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer =
-      ByteLevelTokenizer::make(*std::move(parts));
+  absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = FileTokenizer::make(*std::move(parts));
   if (!tokenizer.ok()) return annotate(tokenizer.status(), file.string());
   return tokenizer;
 }

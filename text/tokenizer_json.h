@@ -6,17 +6,20 @@
 
 #include "base/status.h"
 #include "text/added_tokens.h"
-#include "text/bpe.h"
+#include "text/decoder.h"
 #include "text/normalizer.h"
 #include "text/pretokenizer.h"
+#include "text/tokenizer_model.h"
 
 namespace sluice {
 
 // What a tokenizer.json says, checked.
 struct TokenizerParts {
-  Bpe bpe;
+  TextModel model;
   Normalizer normalizer;
   PreTokenizer pretokenizer;
+  Decoder decoder;
+  bool byte_level = false;              // entries are written in the byte alphabet
   std::vector<AddedToken> added;        // distinct ids and contents
   std::vector<TokenId> prefix, suffix;  // of the post-processor's template
 };
@@ -27,5 +30,8 @@ struct TokenizerParts {
 absl::StatusOr<TokenizerParts> parse_tokenizer(const std::string& text, std::string_view file,
                                                const std::string& config,
                                                std::string_view config_file);
+
+// Adds what tokenizer_config.json's added_tokens_decoder holds. Errors name the key.
+absl::Status add_config_tokens(const std::string& config, TokenizerParts& parts);
 
 }  // namespace sluice

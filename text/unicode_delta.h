@@ -87,4 +87,51 @@ inline constexpr CodeRange kNotNormalized[] = {
     {0x1e4ec, 0x1e4ef}, {0x1f16c, 0x1f16c}, {0x1fbf0, 0x1fbf9},
 };
 
+struct LowercaseRange {
+  uint32_t first, last;
+  int32_t shift;  // what is added to a code point
+};
+
+// Letters whose lowercase is newer than utf8proc's tables.
+inline constexpr LowercaseRange kNewLowercase[] = {
+    {0x1c89, 0x1c89, 1},      {0xa7cb, 0xa7cb, -42343}, {0xa7cc, 0xa7cc, 1},
+    {0xa7ce, 0xa7ce, 1},      {0xa7d2, 0xa7d2, 1},      {0xa7d4, 0xa7d4, 1},
+    {0xa7da, 0xa7da, 1},      {0xa7dc, 0xa7dc, -42561}, {0x10d50, 0x10d65, 0x20},
+    {0x16ea0, 0x16eb8, 0x1b},
+};
+
+// Marks, punctuation and numbers of the reference's own stages come from other tables than those of
+// its regex engine. Members of a character class that are in \p{M}, \p{P} and are not meant:
+inline constexpr const char* kNotMarks =
+    R"(\x{7fd}\x{897}-\x{89f}\x{8ca}-\x{8d3}\x{9fe}\x{afa}-\x{aff}\x{b55}\x{c04}\x{c3c})"
+    R"(\x{cf3}\x{d00}\x{d3b}-\x{d3c}\x{d81}\x{eba}\x{ece}\x{1715}\x{180f}\x{1abf}-\x{1ace})"
+    R"(\x{1cf7}\x{1df6}-\x{1dfa}\x{a82c}\x{a8ff}\x{10d24}-\x{10d27}\x{10d69}-\x{10d6d})"
+    R"(\x{10eab}-\x{10eac}\x{10efc}-\x{10eff}\x{10f46}-\x{10f50}\x{10f82}-\x{10f85})"
+    R"(\x{11070}\x{11073}-\x{11074}\x{110c2}\x{11145}-\x{11146}\x{111c9}\x{111ce}-\x{111cf})"
+    R"(\x{11241}\x{1133b}\x{113b8}-\x{113c0}\x{113c2}\x{113c5}\x{113c7}-\x{113ca})"
+    R"(\x{113cc}-\x{113d0}\x{113d2}\x{113e1}-\x{113e2}\x{1145e}\x{1182c}-\x{1183a})"
+    R"(\x{11930}-\x{11935}\x{11937}-\x{11938}\x{1193b}-\x{1193e}\x{11940})"
+    R"(\x{11942}-\x{11943}\x{119d1}-\x{119d7}\x{119da}-\x{119e0}\x{119e4})"
+    R"(\x{11a01}-\x{11a0a}\x{11a33}-\x{11a39}\x{11a3b}-\x{11a3e}\x{11a47})"
+    R"(\x{11a51}-\x{11a5b}\x{11a8a}-\x{11a99}\x{11d31}-\x{11d36}\x{11d3a})"
+    R"(\x{11d3c}-\x{11d3d}\x{11d3f}-\x{11d45}\x{11d47}\x{11d8a}-\x{11d8e})"
+    R"(\x{11d90}-\x{11d91}\x{11d93}-\x{11d97}\x{11ef3}-\x{11ef6}\x{11f00}-\x{11f01})"
+    R"(\x{11f03}\x{11f34}-\x{11f3a}\x{11f3e}-\x{11f42}\x{11f5a}\x{13440}\x{13447}-\x{13455})"
+    R"(\x{1611e}-\x{1612f}\x{16f4f}\x{16f7f}-\x{16f87}\x{16fe4}\x{16ff0}-\x{16ff1})"
+    R"(\x{1cf00}-\x{1cf2d}\x{1cf30}-\x{1cf46}\x{1e08f}\x{1e130}-\x{1e136}\x{1e2ae})"
+    R"(\x{1e2ec}-\x{1e2ef}\x{1e4ec}-\x{1e4ef}\x{1e5ee}-\x{1e5ef})";
+inline constexpr const char* kNotPunctuation =
+    R"(\x{61d}\x{9fd}\x{a76}\x{c77}\x{c84}\x{1b4e}-\x{1b4f}\x{1b7d}-\x{1b7f})"
+    R"(\x{2e43}-\x{2e4f}\x{2e52}-\x{2e5d}\x{10d6e}\x{10ead}\x{10f55}-\x{10f59})"
+    R"(\x{10f86}-\x{10f89}\x{113d4}-\x{113d5}\x{113d7}-\x{113d8}\x{1144b}-\x{1144f})"
+    R"(\x{1145a}-\x{1145b}\x{1145d}\x{11660}-\x{1166c}\x{116b9}\x{1183b}\x{11944}-\x{11946})"
+    R"(\x{119e2}\x{11a3f}-\x{11a46}\x{11a9a}-\x{11a9c}\x{11a9e}-\x{11aa2})"
+    R"(\x{11b00}-\x{11b09}\x{11be1}\x{11c41}-\x{11c45}\x{11c70}-\x{11c71})"
+    R"(\x{11ef7}-\x{11ef8}\x{11f43}-\x{11f4f}\x{11fff}\x{12ff1}-\x{12ff2})"
+    R"(\x{16d6d}-\x{16d6f}\x{16e97}-\x{16e9a}\x{16fe2}\x{1e5ff}\x{1e95e}-\x{1e95f})";
+// And those that are meant and not in it.
+inline constexpr const char* kMoreMarks = R"(\x{1cf2}-\x{1cf3})";
+inline constexpr const char* kMorePunctuation = R"(\x{166d}\x{111c9})";
+inline constexpr const char* kMoreNumbers = R"(\x{11de0}-\x{11de9}\x{16ff4}-\x{16ff6})";
+
 }  // namespace sluice

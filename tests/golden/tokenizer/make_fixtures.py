@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Makes the tokenizer fixtures beside this file, with the reference library as the oracle.
 
-    python3 -m venv /tmp/venv && /tmp/venv/bin/pip install tokenizers==0.23.3
+    python3 -m venv /tmp/venv && /tmp/venv/bin/pip install tokenizers==0.23.3 sentencepiece protobuf
     /tmp/venv/bin/python make_fixtures.py              # writes the fixtures
+    /tmp/venv/bin/python make_fixtures.py variants     # only variants.json
     /tmp/venv/bin/python make_fixtures.py show NAME K  # one fuzzed string, to look into a mismatch
 
 fragments.json     what fuzzed strings are put together from, here and in the C++ test
@@ -13,6 +14,7 @@ classes.json       which code points classes of the regex language hold, and wha
                    make of every code point, as hashes
 variants.json      other settings on top of those tokenizers (JSON merge patches), with hashes
 """
+import collections
 import json
 import pathlib
 import sys
@@ -22,6 +24,7 @@ from tokenizers import pre_tokenizers, processors, trainers
 
 HERE = pathlib.Path(__file__).parent
 MASK = (1 << 64) - 1
+NAMES = ["gpt2", "llama3", "qwen2", "llama2", "gemma", "unigram", "words"]
 NUM_STRINGS = 5000
 NUM_VARIANT_STRINGS = 300
 
@@ -67,7 +70,8 @@ SPACES = [" ", "  ", "   ", "    ", "        ", "\t", "\t\t", "\n", "\n\n", "\n\
 SPECIALS = ["<|endoftext|>", "<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>",
             "<|end_header_id|>", "<|eot_id|>", "<|im_start|>", "<|im_end|>", "<tool_call>",
             "</tool_call>", "<|im_start|>user\n", "<|im_end|>\n", "<|im_", "<|endoftext", "|>", "<s>",
-            "<a>", "<b>", "<a><b>", " <a> ", " <b>\n", " word ", " the", "<c>  <a>"]
+            "<a>", "<b>", "<a><b>", " <a> ", " <b>\n", " word ", " the", "<c>  <a>",
+            "</s>", "<unk>", "<0x41>", "\u2581", "\u2581\u2581 ", "a\u2581the", "</w>", "<start_of_turn>user\n"]
 
 # Whole planes by block, so that every script is drawn from.
 RANGES = [(0x20, 0x7e), (0x80, 0xff), (0x100, 0x24f), (0x250, 0x2ff), (0x300, 0x36f), (0x370, 0x3ff),
@@ -185,9 +189,7 @@ def train(table, pre, vocab_size, salt):
     tokenizer.pre_tokenizer = pre
     trainer = trainers.BpeTrainer(vocab_size=vocab_size, show_progress=False,
                                   initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
-    corpus = [Fuzz(table, salt + i).string().decode("utf-8", "replace") for i in range(6000)]
-    corpus += ENGLISH.split("\n") * 40 + [w for w in WORDS + SPACES for _ in range(5)]
-    tokenizer.train_from_iterator(corpus, trainer)
+    tokenizer.train_from_iterator(corpus(table, salt), trainer)
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
 
@@ -222,6 +224,17 @@ def class_hash(pattern):
     return f"{fnv(''.join(f'{a:x}-{b:x} ' for a, b in ranges).encode()):08x}"
 
 
+def stage_hash(pre):
+    """Of the characters that a stage with behavior removed takes away."""
+    kept = {c for part, _ in pre.pre_tokenize_str(ALL) for c in part}
+    return f"{fnv(''.join(c for c in ALL if c not in kept).encode()):08x}"
+
+
+def step_hash(normalizer):
+    """Of what a normalizer makes of every code point."""
+    return f"{fnv(''.join(normalizer.normalize_str(c) + NL for c in ALL).encode()):08x}"
+
+
 def form_hash(form):
     """Of every code point that changes, alone or beside a mark, where its combining class shows."""
     normalize = getattr(normalizers, form)().normalize_str
@@ -235,6 +248,107 @@ def form_hash(form):
 
 
 NL, MARK = "\n", "\u0334"
+
+
+# SentencePiece's letter for a space.
+MARK_SPACE = "\u2581"
+SPM_SPECIALS = ["<unk>", "<s>", "</s>"]
+BYTES = [f"<0x{b:02X}>" for b in range(256)]
+
+
+def corpus(table, salt):
+    out = [Fuzz(table, salt + i).string().decode("utf-8", "replace") for i in range(6000)]
+    return out + ENGLISH.split("\n") * 40 + [w for w in WORDS + SPACES for _ in range(5)]
+
+
+def spm_bpe(table, vocab_size, salt):
+    """As converted from SentencePiece: characters, bytes for those without an entry."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=True)
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size, show_progress=False, limit_alphabet=250,
+                                  special_tokens=SPM_SPECIALS + BYTES)
+    tokenizer.train_from_iterator(corpus(table, salt), trainer)
+    tokenizer.pre_tokenizer = None
+    return tokenizer
+
+
+def brackets(tokenizer):
+    return processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A $B", special_tokens=[(t, tokenizer.token_to_id(t)) for t in SPM_SPECIALS[1:]])
+
+
+def keep_added(doc, contents):
+    """Bytes are entries like others; the trainer has made added tokens of them."""
+    doc["added_tokens"] = [t for t in doc["added_tokens"] if t["content"] in contents]
+    return doc
+
+
+def charsmap():
+    """A small character map, in SentencePiece's own format."""
+    rules = {"\u00a0": " ", "\u3000": " ", "\u2003": " ", "\t": " ", "\n": " ", "\r": " ", "\u200b": "", "\u00ad": "",
+             "\ufb01": "fi", "\ufb02": "fl", "\u00bd": "1\u20442", "\u2460": "1", "\u212b": "\u00c5", "e\u0301": "\u00e9",
+             "A\u030a": "\u00c5", "\u2126": "\u03a9", "\u2026": "...", "\u2122": "TM", "\u212a": "K", "\u0133": "ij",
+             "\u1112\u1161\u11ab": "\ud55c", "\uff76": "\u30ab", "\uff80": "\u30bf", "\uff85": "\u30ca", "\uff8a\uff9f": "\u30d1",
+             "\u304b\u3099": "\u304c", "\r\n": "\n", "\U0001d49c": "A", "\u0130": "i\u0307", "\u1e9b\u0323": "\u1e69"}
+    rules.update({chr(0xff01 + i): chr(0x21 + i) for i in range(94)})
+    import tempfile
+    import sentencepiece
+    from sentencepiece import sentencepiece_model_pb2 as pb
+    with tempfile.TemporaryDirectory() as at:
+        tsv = pathlib.Path(at) / "rules.tsv"
+        hexed = lambda text: " ".join(f"{ord(c):X}" for c in text)
+        tsv.write_text("".join(f"{hexed(a)}\t{hexed(b)}\n" for a, b in rules.items()))
+        (pathlib.Path(at) / "text").write_text(ENGLISH)
+        sentencepiece.SentencePieceTrainer.train(
+            input=f"{at}/text", model_prefix=f"{at}/m", vocab_size=60, normalization_rule_tsv=str(tsv), minloglevel=2)
+        model = pb.ModelProto()
+        model.ParseFromString((pathlib.Path(at) / "m.model").read_bytes())
+    return model.normalizer_spec.precompiled_charsmap
+
+
+def unigram(table, salt):
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.Sequence([
+        normalizers.Precompiled(charsmap()), normalizers.Replace(Regex(" {2,}"), " ")])
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=True)
+    trainer = trainers.UnigramTrainer(vocab_size=1300, show_progress=False, unk_token="<unk>",
+                                      special_tokens=["<pad>", "</s>", "<unk>"])
+    # This trainer takes every character that there is.
+    lines = corpus(table, salt)
+    known = {c for c, _ in collections.Counter("".join(lines)).most_common(250)}
+    tokenizer.train_from_iterator(("".join(c for c in line if c in known) for line in lines), trainer)
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 1)])
+    return json.loads(tokenizer.to_str())
+
+
+def make_spm_tokenizers(table):
+    llama2 = spm_bpe(table, 1300, 4 * 10**6)
+    llama2.normalizer = normalizers.Sequence([normalizers.Prepend(MARK_SPACE), normalizers.Replace(" ", MARK_SPACE)])
+    llama2.post_processor = brackets(llama2)
+    llama2.decoder = decoders.Sequence([decoders.Replace(MARK_SPACE, " "), decoders.ByteFallback(), decoders.Fuse(),
+                                        decoders.Strip(" ", 1, 0)])
+    gemma = spm_bpe(table, 1400, 5 * 10**6)
+    gemma.normalizer = normalizers.Replace(" ", MARK_SPACE)
+    gemma.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    gemma.add_special_tokens([special("<start_of_turn>"), special("<end_of_turn>")])
+    gemma.post_processor = brackets(gemma)
+    gemma.decoder = decoders.Sequence([decoders.Replace(MARK_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
+    out = {"llama2": keep_added(json.loads(llama2.to_str()), SPM_SPECIALS),
+           "gemma": keep_added(json.loads(gemma.to_str()), SPM_SPECIALS + ["<start_of_turn>", "<end_of_turn>"]),
+           "unigram": unigram(table, 6 * 10**6)}
+    out["llama2"]["model"]["merges"] = [" ".join(m) for m in out["llama2"]["model"]["merges"]]
+    words = Tokenizer(models.BPE(unk_token="<unk>", continuing_subword_prefix="##", end_of_word_suffix="</w>"))
+    words.normalizer = normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents(), normalizers.Lowercase()])
+    words.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    words.train_from_iterator(corpus(table, 7 * 10**6), trainers.BpeTrainer(
+        vocab_size=1000, show_progress=False, limit_alphabet=150, special_tokens=SPM_SPECIALS,
+        continuing_subword_prefix="##", end_of_word_suffix="</w>"))
+    words.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 1))
+    words.decoder = decoders.BPEDecoder("</w>")
+    out["words"] = json.loads(words.to_str())
+    return out
 
 
 def make_tokenizers(table):
@@ -267,7 +381,7 @@ def make_tokenizers(table):
             # An entry that no merge reaches.
             doc["model"]["merges"] = [m for m in doc["model"]["merges"] if m[0] + m[1] != "Ġriver"]
         out[name] = doc
-    return out
+    return out | make_spm_tokenizers(table)
 
 
 def byte_level(prefix=False, use_regex=False):
@@ -343,6 +457,87 @@ def variants(docs):
         qwen2, ("fix", "normalized"), ("1", "normalized single_word"), ("\u2003", "normalized"))}
 
 
+def metaspace(scheme="always", split=True, **more):
+    return {"type": "Metaspace", "replacement": MARK_SPACE, "prepend_scheme": scheme, "split": split, **more}
+
+
+def chain(key, *stages):
+    return {"type": "Sequence", key: list(stages)}
+
+
+def kind(name, **more):
+    return {"type": name, **more}
+
+
+def replace(pattern, content, regex=False):
+    return kind("Replace", pattern={"Regex" if regex else "String": pattern}, content=content)
+
+
+def spm_variants(docs):
+    llama2, unigram_doc = docs["llama2"], docs["unigram"]
+    bare = {"normalizer": None}
+    for scheme in ("first", "always", "never"):
+        for split in (False, True):
+            yield f"metaspace {scheme} {split}", "llama2", {**bare, "pre_tokenizer": metaspace(scheme, split)}
+    yield "metaspace as it was", "llama2", {**bare, "pre_tokenizer": {
+        "type": "Metaspace", "replacement": MARK_SPACE, "str_rep": MARK_SPACE, "add_prefix_space": True}}
+    yield "metaspace as it was, never", "llama2", {**bare, "pre_tokenizer": {
+        "type": "Metaspace", "replacement": "_", "add_prefix_space": False, "prepend_scheme": "never"},
+        "decoder": metaspace("never", replacement="_")}
+    yield "whole entries", "llama2", {"model": {"ignore_merges": True}}
+    yield "whole words", "llama2", {**bare, "pre_tokenizer": metaspace(), "model": {"ignore_merges": True}}
+    yield "no bytes", "llama2", {"model": {"byte_fallback": False}}
+    yield "no bytes, one by one", "llama2", {"model": {"byte_fallback": False, "fuse_unk": False}}
+    yield "some bytes", "llama2", {"model": {"vocab": {"<0xE4>": None, "<0x98>": None}}}
+    yield "some bytes, one by one", "llama2", {"model": {"fuse_unk": False, "vocab": {"<0xE4>": None, "<0x98>": None}}}
+    yield "nothing unknown", "llama2", {"model": {"byte_fallback": False, "unk_token": None}}
+    yield "a word goes on", "llama2", {"model": {
+        "vocab": {"e" + MARK_SPACE: 1300, "e" + MARK_SPACE + "t": 1301},
+        "merges": ["e " + MARK_SPACE, f"e{MARK_SPACE} t"] + llama2["model"]["merges"]}}
+    yield "no decoder", "llama2", {"decoder": None}
+    for front in ([kind("Strip", strip_left=True, strip_right=True)], [kind("Strip", strip_left=False, strip_right=True)],
+                  [replace(r"^\s+", "", True)], [replace(" ", "")], [replace(r"\s+", " ", True)], [replace("  ", "x")],
+                  [kind("NFD"), kind("StripAccents")], [kind("Lowercase")], [kind("Nmt")], [kind("NFKC")],
+                  [kind("Prepend", prepend="_")], [replace("[aeiou]*", "-", True)], [replace(r"\d(?=\d{3})", "\u0661", True)]):
+        yield f"normalizers {json.dumps(front)}", "llama2", {
+            "normalizer": chain("normalizers", *front), "pre_tokenizer": metaspace("first", False)}
+    for name in ("Whitespace", "WhitespaceSplit", "BertPreTokenizer"):
+        yield name, "llama2", {**bare, "pre_tokenizer": chain("pretokenizers", kind(name), metaspace("first"))}
+    for behavior in ("Isolated", "Removed", "MergedWithPrevious", "MergedWithNext", "Contiguous"):
+        yield f"punctuation {behavior}", "llama2", {**bare, "pre_tokenizer": chain(
+            "pretokenizers", kind("Punctuation", behavior=behavior), digits(True), metaspace("always"))}
+    yield "behind a template", "llama2", {"post_processor": kind("BertProcessing", sep=["x", 7], cls=["y", 9])}
+    space = replace(MARK_SPACE, " ")
+    strip = kind("Strip", content=" ", start=1, stop=0)
+    for stages in ([kind("ByteFallback"), metaspace()], [metaspace(), kind("ByteFallback"), kind("Fuse")],
+                   [metaspace("never"), kind("Fuse")], [space, kind("Fuse"), kind("Strip", content=" ", start=2, stop=0)],
+                   [kind("ByteFallback"), space, strip], [kind("Fuse"), space, strip], [kind("BPEDecoder", suffix="e")],
+                   [kind("ByteFallback"), kind("Fuse")], [replace(MARK_SPACE + "[a-m]", "-", True), kind("ByteFallback")],
+                   [space, byte_level()]):
+        yield f"decoders {json.dumps(stages)}", "llama2", {"decoder": chain("decoders", *stages)}
+    tokens = added(llama2, ("<a>", "lstrip"), ("<b>", "rstrip special"), ("word", "single_word"), ("Hello", "normalized lstrip"),
+                   ("\u2581the", ""), ("is", "normalized single_word"))
+    yield "added tokens", "llama2", tokens
+    yield "added tokens, first", "llama2", {**tokens, **bare, "pre_tokenizer": metaspace("first", False)}
+    old = [dict(t, normalized=True) for t in llama2["added_tokens"]]
+    yield "normalized specials", "llama2", {"added_tokens": old}
+    yield "lowercase tokens", "words", added(docs["words"], ("Hello", "normalized"), ("The", "normalized single_word"))
+
+    with_bytes = unigram_doc["model"]["vocab"] + [[b, 0.0 if i % 2 else -15.0] for i, b in enumerate(BYTES)]
+    yield "unigram with bytes", "unigram", {
+        "model": {"vocab": with_bytes, "byte_fallback": True},
+        "decoder": chain("decoders", kind("ByteFallback"), metaspace())}
+    yield "unigram with some bytes", "unigram", {"model": {"vocab": with_bytes[:-80], "byte_fallback": True}}
+    yield "unigram of a whole text", "unigram", {"normalizer": replace(" ", MARK_SPACE), "pre_tokenizer": None}
+    yield "unigram first", "unigram", {"normalizer": chain("normalizers", kind("Nmt"), kind("NFKC"), replace(r" {2,}", " ", True)),
+                                       "pre_tokenizer": metaspace("first", False)}
+    ties = [[piece, float(-len(piece) // 2)] for piece, _ in unigram_doc["model"]["vocab"]]
+    yield "unigram with equal scores", "unigram", {"model": {"vocab": ties}}
+    yield "unigram, a piece twice", "unigram", {"model": {"vocab": unigram_doc["model"]["vocab"] + [
+        [MARK_SPACE + "the", -50.0], ["e", -0.5]]}}
+    yield "unigram in words", "unigram", {"pre_tokenizer": chain("pretokenizers", kind("WhitespaceSplit"), metaspace("always"))}
+
+
 def merge_patch(doc, patch):
     if not isinstance(patch, dict):
         return patch
@@ -371,6 +566,20 @@ def lines(values):
     return "".join(" ".join(values[i:i + 10]) + "\n" for i in range(0, len(values), 10))
 
 
+def dump_variants(table, docs):
+    rows = []
+    for name, base, patch in [*variants(docs), *spm_variants(docs)]:
+        tokenizer = Tokenizer.from_str(json.dumps(merge_patch(docs[base], patch)))
+        # The reference decodes such tokens to their normalised form, and letters like "é" in it as
+        # if they were written in the byte alphabet, to bytes that are no text. We give the content.
+        ids_only = name in ("normalized tokens", "compatibility tokens", "normalized specials", "lowercase tokens",
+                            "added tokens")
+        row = {"name": name, "base": base, "patch": patch, "ids_only": ids_only,
+               "hashes": " ".join(hashes(tokenizer, table, NUM_VARIANT_STRINGS, ids_only))}
+        rows.append(json.dumps(row, ensure_ascii=False))
+    (HERE / "variants.json").write_text("[\n" + ",\n".join(rows) + "\n]\n", encoding="utf-8")
+
+
 def main():
     table = fragments()
     if sys.argv[1:2] == ["show"]:
@@ -380,8 +589,11 @@ def main():
         encoding = tokenizer.encode(text.decode("utf-8", "replace"), add_special_tokens=False)
         print(encoding.ids, encoding.tokens)
         return
+    if sys.argv[1:2] == ["variants"]:  # of the tokenizers that lie here
+        return dump_variants(table, {p.stem: json.loads(p.read_text()) for p in HERE.glob("*.json") if p.stem in NAMES})
     dump(HERE / "fragments.json", table, separators=(",", ":"))
     docs = make_tokenizers(table)
+    dump_variants(table, docs)
     for name, doc in docs.items():
         dump(HERE / f"{name}.json", doc, separators=(",", ":"))
         tokenizer = Tokenizer.from_file(str(HERE / f"{name}.json"))
@@ -392,17 +604,10 @@ def main():
             rows.append(json.dumps({"text": text, "ids": ids, "decoded": tokenizer.decode(ids)}, ensure_ascii=False))
         (HERE / f"{name}.cases.json").write_text("[\n" + ",\n".join(rows) + "\n]\n", encoding="utf-8")
     dump(HERE / "classes.json", {"classes": {p: class_hash(p) for p in CLASSES},
-                                 "forms": {f: form_hash(f) for f in ("NFC", "NFD", "NFKC", "NFKD")}}, indent=1)
-    rows = []
-    for name, base, patch in variants(docs):
-        tokenizer = Tokenizer.from_str(json.dumps(merge_patch(docs[base], patch)))
-        # The reference decodes such tokens to their normalised form, and letters like "é" in it as
-        # if they were written in the byte alphabet, to bytes that are no text. We give the content.
-        ids_only = name in ("normalized tokens", "compatibility tokens")
-        row = {"name": name, "base": base, "patch": patch, "ids_only": ids_only,
-               "hashes": " ".join(hashes(tokenizer, table, NUM_VARIANT_STRINGS, ids_only))}
-        rows.append(json.dumps(row, ensure_ascii=False))
-    (HERE / "variants.json").write_text("[\n" + ",\n".join(rows) + "\n]\n", encoding="utf-8")
+                                 "forms": {f: form_hash(f) for f in ("NFC", "NFD", "NFKC", "NFKD")},
+                                 "punctuation": stage_hash(pre_tokenizers.Punctuation("removed")),
+                                 "lowercase": step_hash(normalizers.Lowercase()),
+                                 "accents": step_hash(normalizers.StripAccents())}, indent=1)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
 
 #include <random>
 
+#include "tests/unit/text/golden.h"
 #include "text/utf8.h"
 
 namespace sluice {
@@ -110,6 +111,103 @@ TEST(Detokenizer, SkipsSpecialTokensAndUnknownIds) {
   EXPECT_EQ(keeping.push(first), "");
   EXPECT_EQ(keeping.push(special), std::string(kReplacement) + "<end>");
   EXPECT_EQ(keeping.push(second), kReplacement);
+}
+
+class Characters : public testing::Test {
+ protected:
+  std::unique_ptr<Tokenizer> load(const nlohmann::json& patch = nlohmann::json::object()) {
+    nlohmann::json doc = golden::fixture("llama2.json");
+    doc.merge_patch(patch);
+    auto tokenizer = golden::load(doc.dump());
+    EXPECT_TRUE(tokenizer.ok()) << tokenizer.status();
+    return *std::move(tokenizer);
+  }
+  static TokenId id(const Tokenizer& tokenizer, std::string_view content) {
+    const auto found = tokenizer.find(content);
+    EXPECT_TRUE(found) << content;
+    return found.value_or(-1);
+  }
+};
+
+TEST_F(Characters, ATextLosesItsFirstSpaceAndAContinuationKeepsIt) {
+  const auto t = load();
+  const TokenId the = id(*t, "\u2581the"), bos = id(*t, "<s>");
+  Detokenizer text(*t, true), shown(*t, false), continuation(*t, true, Beginning::continues);
+  EXPECT_EQ(text.push(bos), "");
+  EXPECT_EQ(text.push(the), "the");
+  EXPECT_EQ(text.push(the), " the");
+  EXPECT_EQ(shown.push(bos), "<s>");
+  EXPECT_EQ(shown.push(the), " the");
+  EXPECT_EQ(continuation.push(the), " the");
+  // One space of several, and not a later one.
+  Detokenizer spaces(*t, true);
+  const TokenId space = id(*t, "\u2581");
+  EXPECT_EQ(spaces.push(space), "");
+  EXPECT_EQ(spaces.push(space), " ");
+}
+
+TEST_F(Characters, BytesAreACharacterWithTheLastOfThem) {
+  const auto t = load();
+  const auto byte = [&](int value) { return id(*t, fmt::format("<0x{:02X}>", value)); };
+  Detokenizer stream(*t, true);
+  EXPECT_EQ(stream.push(byte(0xF0)), "");
+  EXPECT_EQ(stream.push(byte(0x9F)), "");
+  EXPECT_EQ(stream.push(byte(0x98)), "");
+  EXPECT_EQ(stream.push(byte(0x80)), "\U0001F600");
+  EXPECT_EQ(stream.push(byte('\n')), "\n");
+  EXPECT_EQ(stream.push(byte(0xE4)), "");
+  EXPECT_EQ(stream.push(byte(0xBD)), "");
+  // What can become no character is one U+FFFD a byte, as soon as that is known.
+  EXPECT_EQ(stream.push(id(*t, "\u2581the")),
+            std::string(kReplacement) + std::string(kReplacement) + " the");
+  EXPECT_EQ(stream.push(byte(0xE4)), "");
+  EXPECT_EQ(stream.flush(), kReplacement);
+  EXPECT_EQ(stream.flush(), "");
+}
+
+TEST_F(Characters, AWholeTextIsDecodedAsTheReferenceDoes) {
+  const auto t = load();
+  std::vector<TokenId> ids;
+  for (const int value : {0x61, 0xE4, 0xBD, 0x62})
+    ids.push_back(id(*t, fmt::format("<0x{:02X}>", value)));
+  std::string four;
+  for (int i = 0; i < 4; ++i) four += kReplacement;
+  EXPECT_EQ(decode(*t, ids, true), four);
+  Detokenizer stream(*t, true);
+  std::string shown;
+  for (const TokenId token : ids) shown += stream.push(token);
+  EXPECT_EQ(shown + stream.flush(),
+            "a" + std::string(kReplacement) + std::string(kReplacement) + "b");
+}
+
+TEST_F(Characters, BothEndsOfATextAreStrippedWhereverTheTokensEnd) {
+  const nlohmann::json strip = {{"type", "Strip"}, {"content", "="}, {"start", 2}, {"stop", 3}};
+  const auto t =
+      load({{"decoder", {{"type", "Sequence"}, {"decoders", {{{"type", "Fuse"}}, strip}}}}});
+  const TokenId equals = id(*t, "="), e = id(*t, "e");
+  const auto text = [&](int before, int between, int behind) {
+    Detokenizer stream(*t, true);
+    std::string out;
+    for (int i = 0; i < before; ++i) out += stream.push(equals);
+    out += stream.push(e);
+    for (int i = 0; i < between; ++i) out += stream.push(equals);
+    out += stream.push(e);
+    for (int i = 0; i < behind; ++i) out += stream.push(equals);
+    return out + stream.flush();
+  };
+  EXPECT_EQ(text(1, 5, 2), "e=====e");
+  EXPECT_EQ(text(3, 3, 5), "=e===e==");
+}
+
+TEST_F(Characters, TheLastTokenOfAWordVocabularyHasNoSpaceBehindIt) {
+  auto words = golden::load(golden::read(golden::fixtures() / "words.json"));
+  ASSERT_TRUE(words.ok()) << words.status();
+  const TokenId the = id(**words, "the</w>");
+  Detokenizer stream(**words, true);
+  EXPECT_EQ(stream.push(the), "");
+  EXPECT_EQ(stream.push(the), "the ");
+  EXPECT_EQ(stream.flush(), "the");
+  EXPECT_EQ(stream.flush(), "");
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 
 #include <sstream>
 
+#include "text/characters.h"
 #include "text/detokenizer.h"
 #include "text/normalizer.h"
 #include "text/regex.h"
@@ -13,7 +14,7 @@ namespace {
 
 using Json = nlohmann::json;
 
-std::string decode(const Tokenizer& tokenizer, const std::vector<TokenId>& ids, bool skip_special) {
+std::string stream(const Tokenizer& tokenizer, const std::vector<TokenId>& ids, bool skip_special) {
   Detokenizer detokenizer(tokenizer, skip_special);
   std::string out;
   for (const TokenId id : ids) out += detokenizer.push(id);
@@ -36,6 +37,9 @@ std::string everything(const Tokenizer& tokenizer, Fuzz& fuzz, std::string& text
     loose.push_back(static_cast<TokenId>(fuzz.below(tokenizer.vocab_size() + 2)));
   std::string out = packed(plain) + packed(tokenizer.encode(text, true));
   if (ids_only) return out;
+  // Of text's own tokens a stream shows the same, whenever it shows it.
+  for (const bool skip : {true, false})
+    EXPECT_EQ(stream(tokenizer, plain, skip), decode(tokenizer, plain, skip)) << text;
   for (const auto& ids : {plain, loose})
     for (const bool skip : {true, false}) out += decode(tokenizer, ids, skip) + "\xff";
   return out;
@@ -87,7 +91,9 @@ TEST_P(Golden, ReadableCases) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Families, Golden, testing::Values("gpt2", "llama3", "qwen2"),
+INSTANTIATE_TEST_SUITE_P(Families, Golden,
+                         testing::Values("gpt2", "llama3", "qwen2", "llama2", "gemma", "unigram",
+                                         "words"),
                          [](const auto& info) { return std::string(info.param); });
 
 TEST(GoldenVariants, EverySettingIsAsTheReferenceHasIt) {
@@ -149,6 +155,25 @@ TEST(GoldenUnicode, NormalFormsAreTheReferences) {
     });
     EXPECT_EQ(hash(all), fixtures["forms"][name].get<std::string>()) << name;
   }
+}
+
+TEST(GoldenUnicode, StagesOfTheReferencesOwnTakeItsCharacters) {
+  const Json fixtures = fixture("classes.json");
+  const auto punctuation = Regex::compile(punctuation_pattern());
+  const auto marks = Regex::compile(mark_pattern());
+  ASSERT_TRUE(punctuation.ok() && marks.ok());
+  Regex::Scratch scratch;
+  std::string removed, lowercase, accents;
+  for_each_character([&](const std::string& character, uint32_t code) {
+    if (Regex::Matches(*punctuation, character, scratch).next()) removed += character;
+    if (!Regex::Matches(*marks, character, scratch).next()) accents += character;
+    append_lowercase(lowercase, code);
+    lowercase += "\n";
+    accents += "\n";
+  });
+  EXPECT_EQ(hash(removed), fixtures["punctuation"].get<std::string>());
+  EXPECT_EQ(hash(lowercase), fixtures["lowercase"].get<std::string>());
+  EXPECT_EQ(hash(accents), fixtures["accents"].get<std::string>());
 }
 
 }  // namespace

@@ -37,11 +37,12 @@ const Broken kBroken[] = {
     {"version", [](Json& d) { d["version"] = "2.0"; }},
     {"model: must be an object", [](Json& d) { d.erase("model"); }},
     {"model: must be an object", [](Json& d) { d["model"] = "BPE"; }},
-    {"model.type", [](Json& d) { d["model"]["type"] = "Unigram"; }},
+    {"model.type: must be BPE", [](Json& d) { d["model"]["type"] = "Unigram"; }},
     {"model.type", [](Json& d) { d["model"]["type"] = "WordPiece"; }},
     {"model.type", [](Json& d) { d["model"].erase("type"); }},
     {"model.dropout", [](Json& d) { d["model"]["dropout"] = 0.1; }},
-    {"model.byte_fallback", [](Json& d) { d["model"]["byte_fallback"] = true; }},
+    {"model.byte_fallback", [](Json& d) { d["model"]["byte_fallback"] = 1; }},
+    {"model.fuse_unk", [](Json& d) { d["model"]["fuse_unk"] = "no"; }},
     {"model.continuing_subword_prefix",
      [](Json& d) { d["model"]["continuing_subword_prefix"] = "##"; }},
     {"model.end_of_word_suffix", [](Json& d) { d["model"]["end_of_word_suffix"] = "</w>"; }},
@@ -72,22 +73,73 @@ const Broken kBroken[] = {
     {"model.merges[2]: token '~~'", [](Json& d) { d["model"]["merges"][2] = "~ ~"; }},
     {"normalizer.type",
      [](Json& d) {
-       d["normalizer"] = {{"type", "Lowercase"}};
+       d["normalizer"] = {{"type", "BertNormalizer"}};
+     }},
+    {"normalizer.strip_left",
+     [](Json& d) {
+       d["normalizer"] = {{"type", "Strip"}, {"strip_right", true}};
+     }},
+    {"normalizer.pattern",
+     [](Json& d) {
+       d["normalizer"] = {{"type", "Replace"}, {"pattern", "x"}, {"content", ""}};
+     }},
+    {"normalizer.pattern.String",
+     [](Json& d) {
+       d["normalizer"] = {{"type", "Replace"}, {"pattern", {{"String", ""}}}, {"content", ""}};
+     }},
+    {"normalizer.content",
+     [](Json& d) {
+       d["normalizer"] = {{"type", "Replace"}, {"pattern", {{"String", "a"}}}};
+     }},
+    {"normalizer.prepend",
+     [](Json& d) {
+       d["normalizer"] = {{"type", "Prepend"}};
+     }},
+    {"normalizer.precompiled_charsmap: must be base64",
+     [](Json& d) {
+       d["normalizer"] = {{"type", "Precompiled"}, {"precompiled_charsmap", "A*AA"}};
+     }},
+    {"normalizer.precompiled_charsmap: a character map",
+     [](Json& d) {
+       d["normalizer"] = {{"type", "Precompiled"}, {"precompiled_charsmap", "AAAA"}};
+     }},
+    {"normalizer.precompiled_charsmap: a character map whose trie has",
+     [](Json& d) {
+       d["normalizer"] = {{"type", "Precompiled"}, {"precompiled_charsmap", "/////wAA"}};
      }},
     {"normalizer", [](Json& d) { d["normalizer"] = "NFC"; }},
     {"normalizer.normalizers[1].type",
      [](Json& d) {
        d["normalizer"] = {{"type", "Sequence"},
-                          {"normalizers", {{{"type", "NFC"}}, {{"type", "Prepend"}}}}};
+                          {"normalizers", {{{"type", "NFC"}}, {{"type", "ByteLevel"}}}}};
      }},
-    {"pre_tokenizer", [](Json& d) { d["pre_tokenizer"] = nullptr; }},
-    {"pre_tokenizer.type",
+    {"decoder.type",
      [](Json& d) {
-       d["pre_tokenizer"] = {{"type", "Metaspace"}};
+       d["decoder"] = {{"type", "Fuse"}};
      }},
-    {"ByteLevel stage",
+    {"pre_tokenizer.replacement",
      [](Json& d) {
-       d["pre_tokenizer"] = split({{"String", " "}});
+       d["pre_tokenizer"] = {{"type", "Metaspace"}, {"replacement", "__"}};
+     }},
+    {"pre_tokenizer.prepend_scheme",
+     [](Json& d) {
+       d["pre_tokenizer"] = {
+           {"type", "Metaspace"}, {"replacement", "_"}, {"prepend_scheme", "sometimes"}};
+     }},
+    {"pre_tokenizer.add_prefix_space",
+     [](Json& d) {
+       d["pre_tokenizer"] = {{"type", "Metaspace"},
+                             {"replacement", "_"},
+                             {"prepend_scheme", "first"},
+                             {"add_prefix_space", false}};
+     }},
+    {"pre_tokenizer.type: only",
+     [](Json& d) {
+       d["pre_tokenizer"] = {{"type", "UnicodeScripts"}};
+     }},
+    {"pre_tokenizer.behavior",
+     [](Json& d) {
+       d["pre_tokenizer"] = {{"type", "Punctuation"}, {"behavior", "Sideways"}};
      }},
     {"add_prefix_space",
      [](Json& d) {
@@ -125,13 +177,36 @@ const Broken kBroken[] = {
      }},
     {"decoder.type",
      [](Json& d) {
-       d["decoder"] = {{"type", "Metaspace"}};
+       d["decoder"] = {{"type", "CTC"}};
      }},
     {"decoder.decoders[0].type",
      [](Json& d) {
-       d["decoder"] = {{"type", "Sequence"}, {"decoders", {{{"type", "Strip"}}}}};
+       d["decoder"] = {{"type", "Sequence"}, {"decoders", {{{"type", "WordPiece"}}}}};
+     }},
+    {"decoder.start",
+     [](Json& d) {
+       d["decoder"] = {{"type", "Strip"}, {"content", " "}, {"start", -1}, {"stop", 0}};
+     }},
+    {"decoder.decoders[1].type: only Strip and Replace",
+     [](Json& d) {
+       d["decoder"] = {{"type", "Sequence"},
+                       {"decoders", {{{"type", "Fuse"}}, {{"type", "ByteFallback"}}}}};
+     }},
+    {"decoder.decoders[1].type: a Replace behind a Fuse",
+     [](Json& d) {
+       const Json replace = {
+           {"type", "Replace"}, {"pattern", {{"String", "ab"}}}, {"content", "c"}};
+       d["decoder"] = {{"type", "Sequence"}, {"decoders", {{{"type", "Fuse"}}, replace}}};
+     }},
+    {"decoder.suffix",
+     [](Json& d) {
+       d["decoder"] = {{"type", "BPEDecoder"}, {"suffix", ""}};
      }},
     {"post_processor.type",
+     [](Json& d) {
+       d["post_processor"] = {{"type", "WordPiece"}};
+     }},
+    {"post_processor.cls",
      [](Json& d) {
        d["post_processor"] = {{"type", "BertProcessing"}};
      }},
@@ -182,6 +257,41 @@ TEST(TokenizerFile, WhatCannotBeReproducedIsRefusedByName) {
   ASSERT_TRUE(golden::load(good.dump()).ok());
   for (const Broken& broken : kBroken) {
     Json doc = good;
+    broken.change(doc);
+    EXPECT_THAT(refusal(doc.dump()), HasSubstr(broken.names));
+  }
+}
+
+const Broken kBrokenCharacters[] = {
+    {"model.unk_token: 'nobody'", [](Json& d) { d["model"]["unk_token"] = "nobody"; }},
+    {"model.merges[0]: 'a' must begin with '##'",
+     [](Json& d) {
+       d["model"]["continuing_subword_prefix"] = "##";
+       d["model"]["merges"] = {"b a"};
+     }},
+    {"model.end_of_word_suffix", [](Json& d) { d["model"]["end_of_word_suffix"] = 1; }},
+};
+
+const Broken kBrokenUnigram[] = {
+    {"model.unk_id", [](Json& d) { d["model"].erase("unk_id"); }},
+    {"model.unk_id: 99999", [](Json& d) { d["model"]["unk_id"] = 99999; }},
+    {"model.vocab: must be an array", [](Json& d) { d["model"]["vocab"] = Json::object(); }},
+    {"model.vocab[3]", [](Json& d) { d["model"]["vocab"][3] = "a"; }},
+    {"model.vocab[3]",
+     [](Json& d) {
+       d["model"]["vocab"][3] = {"a", "b"};
+     }},
+    {"model.byte_fallback", [](Json& d) { d["model"]["byte_fallback"] = 7; }},
+};
+
+TEST(TokenizerFile, OtherModelsAreHeldToTheirRules) {
+  for (const Broken& broken : kBrokenCharacters) {
+    Json doc = golden::fixture("llama2.json");
+    broken.change(doc);
+    EXPECT_THAT(refusal(doc.dump()), HasSubstr(broken.names));
+  }
+  for (const Broken& broken : kBrokenUnigram) {
+    Json doc = golden::fixture("unigram.json");
     broken.change(doc);
     EXPECT_THAT(refusal(doc.dump()), HasSubstr(broken.names));
   }

@@ -1,7 +1,9 @@
 #include "text/tokenizer.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <thread>
 
 #include "base/hash.h"
@@ -10,6 +12,7 @@
 #include "text/byte_alphabet.h"
 #include "text/detokenizer.h"
 #include "text/regex.h"
+#include "text/self_test.h"
 
 namespace sluice {
 namespace {
@@ -38,7 +41,7 @@ Bpe make_bpe(const Bpe::Merges& merges, bool ignore_merges = false) {
   }
   for (const auto& [left, right] : merges)
     vocabulary.emplace_back(left + right, static_cast<TokenId>(vocabulary.size()));
-  auto bpe = Bpe::make(vocabulary, merges, ignore_merges);
+  auto bpe = Bpe::make(vocabulary, merges, {.ignore_merges = ignore_merges});
   EXPECT_TRUE(bpe.ok()) << bpe.status();
   return *std::move(bpe);
 }
@@ -115,6 +118,71 @@ TEST(Tokenizer, RunsOfMarksAreNormalisedInReasonableTime) {
   for (int i = 0; i < 70000; ++i) expected += marks[1];
   for (int i = 0; i < 70000; ++i) expected += marks[0] + marks[2];
   EXPECT_EQ(bytes_of(*tokenizer, tokenizer->encode(text, false)), expected);
+}
+
+TEST(Tokenizer, ALongLineOfAnythingTakesTimeInProportion) {
+  for (const char* name : {"gpt2", "llama3", "qwen2", "llama2", "gemma", "unigram", "words"}) {
+    const auto tokenizer = load_fixture(name);
+    for (const std::string& unit : {"a", " ", "\u2581", "\n", "\u4e2d", "\u0301", "ab ", "<s>"}) {
+      std::string text;
+      // The letter is the promise; the others would only take long.
+      while (text.size() < (unit == "a" ? 1 << 20 : 1 << 17)) text += unit;
+      const auto begin = std::chrono::steady_clock::now();
+      const std::vector<TokenId> ids = tokenizer->encode(text, false);
+      decode(*tokenizer, ids, true);
+      // What is quadratic takes minutes; a machine under load or a sanitizer, seconds.
+      EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(30))
+          << name << " " << unit;
+    }
+  }
+}
+
+std::string self_test_of(const Json& doc) {
+  const auto tokenizer = golden::load(doc.dump());
+  EXPECT_TRUE(tokenizer.ok()) << tokenizer.status();
+  const absl::Status status = self_test(**tokenizer);
+  return status.ok() ? "" : std::string(message_of(status));
+}
+
+TEST(SelfTest, PassesWhereTextComesBack) {
+  for (const char* name : {"gpt2", "llama3", "qwen2", "llama2", "gemma", "unigram", "words"})
+    EXPECT_EQ(self_test_of(golden::fixture(std::string(name) + ".json")), "") << name;
+  for (const char* name : {"gpt2", "llama3", "qwen2", "llama2", "gemma"})
+    EXPECT_TRUE(load_fixture(name)->lossless()) << name;
+  for (const char* name : {"unigram", "words"})
+    EXPECT_FALSE(load_fixture(name)->lossless()) << name;
+}
+
+TEST(SelfTest, FindsWhatIsBroken) {
+  using testing::HasSubstr;
+  Json doc = golden::fixture("llama2.json");
+  doc["decoder"] = nullptr;  // tokens with spaces between them
+  EXPECT_THAT(self_test_of(doc), HasSubstr("does not come back"));
+  doc = golden::fixture("llama2.json");
+  doc["decoder"] = {{"type", "Fuse"}};  // bytes come back as "<0x..>", spaces as U+2581
+  EXPECT_THAT(self_test_of(doc), HasSubstr("does not come back: from byte 0"));
+  doc = golden::fixture("unigram.json");
+  for (Json& entry : doc["model"]["vocab"])
+    if (entry[0] == "x" || entry[0] == "q") entry[0] = entry[0].get<std::string>() + "\u4e2d";
+  EXPECT_THAT(self_test_of(doc), HasSubstr("does not come back"));
+  doc = golden::fixture("llama2.json");  // taken for part of a longer token
+  doc["added_tokens"][1]["single_word"] = true;
+  doc["added_tokens"].push_back({{"id", 1300}, {"content", "<s"}, {"normalized", false}});
+  doc["added_tokens"][1]["content"] = "<s>";
+  doc["added_tokens"][1]["normalized"] = true;
+  EXPECT_THAT(self_test_of(doc), HasSubstr("special token '<s>'"));
+}
+
+TEST(Tokenizer, KnowsTheTokensOfCharacterVocabularies) {
+  const auto tokenizer = load_fixture("llama2");
+  const auto the = tokenizer->find("\u2581the"), newline = tokenizer->find("<0x0A>");
+  ASSERT_TRUE(the && newline);
+  EXPECT_EQ(tokenizer->piece(*the), " the");
+  EXPECT_EQ(tokenizer->content(*the), "\u2581the");
+  EXPECT_EQ(tokenizer->piece(*newline), "\n");
+  EXPECT_TRUE(tokenizer->is_byte(*newline));
+  EXPECT_FALSE(tokenizer->is_byte(*the));
+  EXPECT_TRUE(tokenizer->is_special(*tokenizer->find("<unk>")));
 }
 
 TEST(Tokenizer, KnowsItsTokens) {

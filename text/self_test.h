@@ -1,0 +1,14 @@
+#pragma once
+
+#include "base/status.h"
+#include "text/tokenizer.h"
+
+namespace sluice {
+
+// Whether a tokenizer does what every tokenizer must, so that a file that was cut, mixed up or
+// edited is found when it is loaded and not in a client's answer: every id is some token's, each
+// special token is found in text as itself, and text comes back: all of it where the tokenizer is
+// lossless, elsewhere the letters of plain words. The error is one line.
+absl::Status self_test(const Tokenizer& tokenizer);
+
+}  // namespace sluice
