@@ -14,6 +14,7 @@ sluice_library(
        jinja/parser_expr.cc
        jinja/program.cc
        jinja/string_methods.cc
+       jinja/symbols.cc
        jinja/tests.cc
        jinja/text.cc
        jinja/utf8.cc

@@ -66,14 +66,14 @@ std::optional<Value> attribute(Runtime& rt, const Value& object, std::string_vie
 }
 
 struct Bounds {
-  int64_t start, step, count;
+  int64_t start, end, step, count;
 };
 
 Bounds resolve(int64_t length, const Value& start, const Value& stop, const Value& step) {
   const auto part = [](const Value& v, int64_t fallback) {
     return v.is_none() ? fallback : to_index(v, "slice indices");
   };
-  Bounds b{0, part(step, 1), 0};
+  Bounds b{0, 0, part(step, 1), 0};
   if (b.step == 0) fail("slice step cannot be zero");
   b.step = std::clamp<int64_t>(b.step, -(int64_t{1} << 40), int64_t{1} << 40);
   const bool forward = b.step > 0;
@@ -84,8 +84,8 @@ Bounds resolve(int64_t length, const Value& start, const Value& stop, const Valu
     return std::min(i, forward ? length : length - 1);
   };
   b.start = place(start, forward ? 0 : length - 1);
-  const int64_t end = place(stop, forward ? length : -1);
-  const int64_t span = forward ? end - b.start : b.start - end;
+  b.end = place(stop, forward ? length : -1);
+  const int64_t span = forward ? b.end - b.start : b.start - b.end;
   const int64_t stride = forward ? b.step : -b.step;
   b.count = span > 0 ? (span + stride - 1) / stride : 0;
   return b;
@@ -119,7 +119,16 @@ Value slice(Runtime& rt, const Value& object, const Value& start, const Value& s
     out.reserve(static_cast<size_t>(b.count));
     for (int64_t i = 0; i < b.count; ++i)
       out.push_back(items[static_cast<size_t>(b.start + i * b.step)]);
-    return rt.list(std::move(out), object.list().flavor);
+    Value part = rt.list(std::move(out), object.list().flavor);
+    if (object.list().flavor == Flavor::range) {
+      const auto [first, last, stride] = object.list().range;
+      const auto scaled = [stride = stride](int64_t n, int64_t from) {
+        return static_cast<int64_t>(
+            std::clamp<__int128>(static_cast<__int128>(n) * stride + from, INT64_MIN, INT64_MAX));
+      };
+      part.list_ptr()->range = {scaled(b.start, first), scaled(b.end, first), scaled(b.step, 0)};
+    }
+    return part;
   }
   if (!object.is_string()) fail("'{}' object cannot be sliced", type_name(object));
   const std::string& text = object.text();

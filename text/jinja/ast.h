@@ -126,12 +126,15 @@ struct Stmt {
   Body branches;
   Body body;
   Body otherwise;
-  int loop_id = -1;  // the id of the name "loop"
+  int loop_id = -1;                         // the id of the name "loop"
+  std::vector<int> unset, otherwise_unset;  // of the scopes of body and otherwise: see symbols.h
+  bool recursive = false;                   // loop: its body may call loop(more)
   std::shared_ptr<MacroDef> macro;
 };
 
 struct Ast {
   Body body;
+  std::vector<int> unset;          // of the outermost scope
   std::vector<std::string> names;  // every name the template mentions, by id
 };
 

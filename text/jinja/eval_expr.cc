@@ -94,7 +94,11 @@ Value Runtime::eval_name(const Expr& e) {
   }
   const auto& global = globals_[static_cast<size_t>(e.id)];
   if (global) return *global;
-  return make_undefined(fmt::format("'{}' is undefined", ast_.names[static_cast<size_t>(e.id)]));
+  return undefined_name(e.id);
+}
+
+Value Runtime::undefined_name(int id) const {
+  return make_undefined(fmt::format("'{}' is undefined", ast_.names[static_cast<size_t>(id)]));
 }
 
 Value Runtime::eval_literal(const Expr& e) {
@@ -205,14 +209,13 @@ Value Runtime::call(const Value& callee, Args& args) {
     bind("joiner", args, {});
     return std::exchange(joiner->used, true) ? joiner->separator : string("");
   }
-  if (callee.as<LoopObject>() != nullptr)
-    fail("the loop must have the 'recursive' marker to be called recursively");
+  if (auto* loop = callee.as<LoopObject>()) return call_loop(*loop, args);
   fail("'{}' object is not callable", type_name(callee));
 }
 
 Value Runtime::eval_filter(const Expr& e, const Value& subject) {
   Args args = eval_args(e);
-  if (e.filter == nullptr) fail("no filter named '{}'", e.text);
+  if (e.filter == nullptr) fail("{}", no_filter(e.text));
   return e.filter(*this, subject, args);
 }
 
@@ -226,7 +229,7 @@ bool Runtime::eval_test(const Expr& e) {
 Value Runtime::apply_filter(const std::string& name, const Value& subject, Args& args) {
   const Nested nested(*this);
   const FilterFn filter = find_filter(name);
-  if (filter == nullptr) fail("no filter named '{}'", name.substr(0, 100));
+  if (filter == nullptr) fail("{}", no_filter(name));
   return filter(*this, subject, args);
 }
 

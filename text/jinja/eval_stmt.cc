@@ -7,10 +7,12 @@ namespace sluice::jinja {
 
 class Runtime::Entered {
  public:
-  explicit Entered(Runtime& rt) : Entered(rt, rt.scope_) {}
-  Entered(Runtime& rt, std::shared_ptr<Scope> parent) : rt_(rt), outer_(rt.scope_) {
+  Entered(Runtime& rt, const std::vector<int>& unset) : Entered(rt, rt.scope_, unset) {}
+  Entered(Runtime& rt, std::shared_ptr<Scope> parent, const std::vector<int>& unset)
+      : rt_(rt), outer_(rt.scope_) {
     rt.scope_ = std::make_shared<Scope>();
     rt.scope_->parent = std::move(parent);
+    rt.unset(unset);
   }
   ~Entered() { rt_.scope_ = std::move(outer_); }
   Entered(const Entered&) = delete;
@@ -19,6 +21,30 @@ class Runtime::Entered {
  private:
   Runtime& rt_;
   std::shared_ptr<Scope> outer_;
+};
+
+// Sends output to a string until it is destroyed.
+class Runtime::Captured {
+ public:
+  Captured(Runtime& rt, std::string* text) : rt_(rt), outer_(std::exchange(rt.out_, text)) {}
+  ~Captured() { rt_.out_ = outer_; }
+  Captured(const Captured&) = delete;
+  Captured& operator=(const Captured&) = delete;
+
+ private:
+  Runtime& rt_;
+  std::string* outer_;
+};
+
+// Ends a loop, however it is left. Where somebody still holds it (its function has two references)
+// it is kept, because it may hold itself.
+struct LoopEnd {
+  std::vector<std::shared_ptr<SpecialObject>>& kept;
+  const std::shared_ptr<LoopObject>& loop;
+  ~LoopEnd() {
+    loop->close();
+    if (loop.use_count() > 2) kept.push_back(loop);
+  }
 };
 
 Value* Scope::find(int id) {
@@ -52,11 +78,7 @@ Runtime::~Runtime() {
     if (auto* ns = dynamic_cast<Namespace*>(object.get())) {
       ns->attributes.entries.clear();
     } else if (auto* loop = dynamic_cast<LoopObject*>(object.get())) {
-      loop->pull = nullptr;
-      loop->ahead.clear();
-      loop->before.reset();
-      loop->current.reset();
-      loop->last_changed.reset();
+      loop->cut();
     }
   }
 }
@@ -64,8 +86,18 @@ Runtime::~Runtime() {
 std::string Runtime::run() {
   std::string out;
   out_ = &out;
+  unset(ast_.unset);
   exec(ast_.body);
   return out;
+}
+
+void Runtime::unset(const std::vector<int>& names) {
+  step(static_cast<int64_t>(names.size() / 4));
+  for (const int id : names) {
+    auto& value = unset_values_[id];
+    if (value.is_none()) value = undefined_name(id);
+    scope_->variables.emplace_back(id, value);
+  }
 }
 
 void Runtime::out_of_steps() const {
@@ -147,12 +179,12 @@ Runtime::Flow Runtime::exec(const Stmt& s) {
     case StmtType::choose:
       return choose(s);
     case StmtType::loop:
-      return loop(s);
+      return loop(s, eval(*s.value), scope_, 1);
     case StmtType::set:
       assign(*s.target, eval(*s.value));
       return Flow::normal;
     case StmtType::set_block: {
-      Value text = string(capture(s.body));
+      Value text = string(capture(s.body, s.unset));
       assign(*s.target, s.filter ? filtered(*s.filter, std::move(text)) : std::move(text));
       return Flow::normal;
     }
@@ -162,13 +194,16 @@ Runtime::Flow Runtime::exec(const Stmt& s) {
     case StmtType::call_block:
       call_block(s);
       return Flow::normal;
-    case StmtType::filter_block:
-      emit(filtered(*s.filter, string(capture(s.body))));
+    case StmtType::filter_block: {
+      const Value text = filtered(*s.filter, string(capture(s.body, s.unset)));
+      if (!text.is_string()) fail("a filter block must give a string, not {}", type_name(text));
+      emit(text);
       return Flow::normal;
+    }
     case StmtType::with:
       return with(s);
     case StmtType::scope: {
-      const Entered scope(*this);
+      const Entered scope(*this, s.unset);
       return exec(s.body);
     }
     case StmtType::stop:
@@ -193,17 +228,22 @@ Runtime::Flow Runtime::choose(const Stmt& s) {
   return Flow::normal;
 }
 
-Runtime::Flow Runtime::loop(const Stmt& s) {
-  const Value source = eval(*s.value);
+Runtime::Flow Runtime::loop(const Stmt& s, const Value& source,
+                            const std::shared_ptr<Scope>& outside, int64_t level) {
   const auto items = iterate(*this, source);
   auto loop = std::make_shared<LoopObject>();
   const Value loop_value(std::static_pointer_cast<SpecialObject>(loop));
-  const std::shared_ptr<Scope> outside = scope_;
+  const LoopEnd end{kept_, loop};
+  loop->level = level;
+  if (s.recursive) {
+    loop->recursive = &s;
+    loop->outside = outside;
+  }
   loop->pull = [this, &s, items, outside, next = size_t{0}]() mutable -> std::optional<Value> {
     while (next < items->items.size()) {
       const Value& item = items->items[next++];
       if (s.test == nullptr) return item;
-      const Entered scope(*this, outside);
+      const Entered scope(*this, outside, {});
       assign(*s.target, item);
       if (truthy(eval(*s.test))) return item;
     }
@@ -215,27 +255,37 @@ Runtime::Flow Runtime::loop(const Stmt& s) {
   bool completed = false;
   while (loop->advance()) {
     step();
-    const Entered scope(*this, outside);
+    const Entered scope(*this, outside, s.unset);
     scope_->variables.emplace_back(s.loop_id, loop_value);
     assign(*s.target, *loop->current);
     const Flow flow = exec(s.body);
     if (flow == Flow::stop) break;
     completed = completed || flow == Flow::normal;
   }
-  loop->close();
-  // Somebody still has it (this function has two references).
-  if (loop.use_count() > 2) keep(loop);
   if (!completed && !s.otherwise.empty()) {
-    const Entered scope(*this);
+    const Entered scope(*this, outside, s.otherwise_unset);
     return exec(s.otherwise);
   }
   return Flow::normal;
 }
 
+// The same statement over other items, one level down; what it prints is the call's value.
+Value Runtime::call_loop(const LoopObject& loop, Args& args) {
+  if (loop.recursive == nullptr)
+    fail("the loop must have the 'recursive' marker to be called recursively");
+  const auto arg = bind("loop", args, {"iterable"}, 1);
+  std::string text;
+  {
+    const Captured captured(*this, &text);
+    this->loop(*loop.recursive, *arg[0], loop.outside, loop.level + 1);
+  }
+  return string(std::move(text));
+}
+
 Runtime::Flow Runtime::with(const Stmt& s) {
   std::vector<Value> values;
   for (const auto& [target, value] : s.bindings) values.push_back(eval(*value));
-  const Entered scope(*this);
+  const Entered scope(*this, s.unset);
   for (size_t i = 0; i < values.size(); ++i) assign(*s.bindings[i].first, values[i]);
   return exec(s.body);
 }
@@ -251,6 +301,7 @@ void Runtime::assign(const Expr& target, const Value& v) {
       const Value owner = eval_name(target);
       auto* ns = owner.as<Namespace>();
       if (ns == nullptr) fail("cannot assign attribute on non-namespace object");
+      check_namespace_name(target.text);
       check_items(ns->attributes.entries.size());
       allocate(128);
       ns->attributes.set(string(target.text), v);
@@ -267,12 +318,11 @@ void Runtime::assign(const Expr& target, const Value& v) {
   }
 }
 
-std::string Runtime::capture(const Body& body) {
-  const Entered scope(*this);
+std::string Runtime::capture(const Body& body, const std::vector<int>& unset) {
+  const Entered scope(*this, unset);
   std::string text;
-  std::string* outer = std::exchange(out_, &text);
+  const Captured captured(*this, &text);
   exec(body);
-  out_ = outer;
   return text;
 }
 
@@ -280,7 +330,7 @@ std::shared_ptr<Macro> Runtime::make_macro(const Stmt& s) {
   allocate(256);
   // Once a scope is enough: it stays the innermost while its macros are made.
   if (captured_.back() != scope_) captured_.push_back(scope_);
-  return std::make_shared<Macro>(*s.macro, s.body, scope_);
+  return std::make_shared<Macro>(*s.macro, s.body, s.unset, scope_);
 }
 
 Value Runtime::call_macro(const Macro& macro, Args& args) {
@@ -288,7 +338,7 @@ Value Runtime::call_macro(const Macro& macro, Args& args) {
   const size_t num_parameters = def.parameters.size();
   if (args.positional.size() > num_parameters && !def.uses_varargs)
     fail("macro '{}' takes not more than {} argument(s)", def.name, num_parameters);
-  const Entered scope(*this, macro.scope);
+  const Entered scope(*this, macro.scope, {});
   const auto take_keyword = [&](std::string_view name) -> std::optional<Value> {
     for (size_t i = 0; i < args.keyword.size(); ++i) {
       if (args.keyword[i].first != name) continue;
@@ -327,7 +377,7 @@ Value Runtime::call_macro(const Macro& macro, Args& args) {
       rest.push_back(args.positional[i]);
     scope_->set(def.varargs_id, list(std::move(rest), ListObject::Flavor::tuple));
   }
-  return string(capture(macro.body));
+  return string(capture(macro.body, macro.unset));
 }
 
 void Runtime::call_block(const Stmt& s) {

@@ -55,6 +55,9 @@ class Getter {
   std::optional<Value> fallback_;
 };
 
+// Python's sort takes integers and booleans only.
+bool descending(const std::optional<Value>& v) { return v && to_index(*v, "sort: reverse") != 0; }
+
 bool flag(const std::optional<Value>& v) { return v && truthy(*v); }
 
 Value length(Runtime& rt, const Value& v, Args& args) {
@@ -117,10 +120,10 @@ Value reverse(Runtime& rt, const Value& v, Args& args) {
 
 using Keyed = std::vector<std::pair<Value, Value>>;  // sort key, item
 
-Value sorted(Runtime& rt, Keyed keyed, bool descending) {
+Value sorted(Runtime& rt, Keyed keyed, bool backwards) {
   rt.step(static_cast<int64_t>(keyed.size()));
   std::stable_sort(keyed.begin(), keyed.end(), [&](const auto& a, const auto& b) {
-    return descending ? less(rt, b.first, a.first) : less(rt, a.first, b.first);
+    return backwards ? less(rt, b.first, a.first) : less(rt, a.first, b.first);
   });
   std::vector<Value> out;
   out.reserve(keyed.size());
@@ -149,7 +152,7 @@ Value sort(Runtime& rt, const Value& v, Args& args) {
     for (const Getter& get : getters) key.push_back(get(item));
     keyed.emplace_back(rt.list(std::move(key)), item);
   }
-  return sorted(rt, std::move(keyed), flag(arg[0]));
+  return sorted(rt, std::move(keyed), descending(arg[0]));
 }
 
 Value dictsort(Runtime& rt, const Value& v, Args& args) {
@@ -162,7 +165,7 @@ Value dictsort(Runtime& rt, const Value& v, Args& args) {
   Keyed keyed;
   for (const auto& [key, value] : v.dict().entries)
     keyed.emplace_back(get(by == "key" ? key : value), rt.list({key, value}, Flavor::tuple));
-  return sorted(rt, std::move(keyed), flag(arg[2]));
+  return sorted(rt, std::move(keyed), descending(arg[2]));
 }
 
 Value unique(Runtime& rt, const Value& v, Args& args) {
@@ -200,6 +203,33 @@ Value smallest(Runtime& rt, const Value& v, Args& args) {
   return extreme(rt, v, args, "min", false);
 }
 Value largest(Runtime& rt, const Value& v, Args& args) { return extreme(rt, v, args, "max", true); }
+
+// Rows of equal attribute, each a pair (grouper, list), in the order of that attribute.
+Value groupby(Runtime& rt, const Value& v, Args& args) {
+  const auto arg = bind("groupby", args, {"attribute", "default", "case_sensitive"}, 1);
+  std::optional<Value> fallback = arg[1];
+  if (fallback && fallback->is_none()) fallback.reset();
+  const Getter key(rt, arg[0], !flag(arg[2]), fallback);
+  const Getter as_written(rt, arg[0], false, fallback);
+  Keyed keyed;
+  const auto list = iterate(rt, v);
+  for (const Value& item : list->items) keyed.emplace_back(key(item), item);
+  rt.step(static_cast<int64_t>(keyed.size()));
+  std::stable_sort(keyed.begin(), keyed.end(),
+                   [&](const auto& a, const auto& b) { return less(rt, a.first, b.first); });
+  std::vector<Value> groups;
+  for (size_t from = 0; from < keyed.size();) {
+    size_t to = from;
+    std::vector<Value> rows;
+    for (; to < keyed.size() && equals(rt, keyed[from].first, keyed[to].first); ++to)
+      rows.push_back(keyed[to].second);
+    if (to == from) rows.push_back(keyed[to++].second);  // a NaN, equal to nothing
+    groups.push_back(rt.list({as_written(rows[0]), rt.list(std::move(rows))}, Flavor::tuple));
+    groups.back().list_ptr()->group = true;
+    from = to;
+  }
+  return rt.list(std::move(groups));
+}
 
 Value sum(Runtime& rt, const Value& v, Args& args) {
   const auto arg = bind("sum", args, {"attribute", "start"});
@@ -280,16 +310,15 @@ Value rejectattr(Runtime& rt, const Value& v, Args& args) {
 Value batch(Runtime& rt, const Value& v, Args& args) {
   const auto arg = bind("batch", args, {"linecount", "fill_with"}, 1);
   const int64_t size = to_index(*arg[0], "batch: linecount");
-  if (size < 1) fail("batch: linecount must be at least 1");
   std::vector<Value> out;
   std::vector<Value> row;
   const auto list = iterate(rt, v);
   for (const Value& item : list->items) {
-    if (static_cast<int64_t>(row.size()) == size) out.push_back(rt.list(std::exchange(row, {})));
+    if (std::ssize(row) == size) out.push_back(rt.list(std::exchange(row, {})));
     row.push_back(item);
   }
   if (!row.empty()) {
-    if (arg[1] && !arg[1]->is_none()) {
+    if (arg[1] && !arg[1]->is_none() && std::ssize(row) < size) {
       rt.check_items(static_cast<size_t>(size));
       rt.step(size);
       row.resize(static_cast<size_t>(size), *arg[1]);
@@ -302,7 +331,8 @@ Value batch(Runtime& rt, const Value& v, Args& args) {
 Value slices(Runtime& rt, const Value& v, Args& args) {
   const auto arg = bind("slice", args, {"slices", "fill_with"}, 1);
   const int64_t count = to_index(*arg[0], "slice: slices");
-  if (count < 1) fail("slice: slices must be at least 1");
+  if (count == 0) fail("integer division or modulo by zero");
+  if (count < 0) return rt.list({}, Flavor::generator);
   rt.check_items(static_cast<size_t>(count));
   const auto list = iterate(rt, v);
   const int64_t length = static_cast<int64_t>(list->items.size());
@@ -322,7 +352,8 @@ Value slices(Runtime& rt, const Value& v, Args& args) {
 Value attr(Runtime& rt, const Value& v, Args& args) {
   const auto arg = bind("attr", args, {"name"}, 1);
   if (v.is_undefined()) fail_undefined(v);
-  const std::string name = to_str(rt, *arg[0]);
+  if (!arg[0]->is_string()) fail("attribute name must be string, not '{}'", type_name(*arg[0]));
+  const std::string& name = arg[0]->text();
   if (v.kind() == Kind::object)
     if (auto found = object_attribute(rt, v, name)) return *found;
   if (auto found = data_method(rt, v, name)) return *found;
@@ -343,6 +374,7 @@ constexpr FilterEntry entries[] = {
     {"min", smallest},
     {"max", largest},
     {"sum", sum},
+    {"groupby", groupby},
     {"items", items},
     {"map", map},
     {"select", select},
@@ -358,6 +390,13 @@ constexpr FilterEntry entries[] = {
 }  // namespace
 
 const FilterEntry* sequence_filters() { return entries; }
+
+std::string no_filter(std::string_view name) {
+  for (std::string_view known : {"filesizeformat", "pprint", "random", "striptags", "urlencode",
+                                 "urlize", "wordwrap", "xmlattr"})
+    if (name == known) return fmt::format("the filter '{}' is not supported", name);
+  return fmt::format("no filter named '{}'", name.substr(0, 100));
+}
 
 FilterFn find_filter(std::string_view name) {
   for (const FilterEntry* table : {string_filters(), sequence_filters()})

@@ -144,17 +144,17 @@ Value indent(Runtime& rt, const Value& v, Args& args) {
 
 Value truncate(Runtime& rt, const Value& v, Args& args) {
   const auto arg = bind("truncate", args, {"length", "killwords", "end", "leeway"});
-  const Value subject = soft(rt, v);
   const int64_t length = arg[0] ? to_index(*arg[0], "truncate: length") : 255;
   const std::string end = arg[2] ? to_str(rt, *arg[2]) : "...";
   const int64_t leeway = arg[3] && !arg[3]->is_none() ? to_index(*arg[3], "truncate: leeway") : 5;
   const int64_t end_length = static_cast<int64_t>(utf8::length(end));
   if (length < end_length) fail("truncate: expected length >= {}, got {}", end_length, length);
   if (leeway < 0) fail("truncate: expected leeway >= 0, got {}", leeway);
-  const std::string& text = subject.text();
-  rt.work(text.size() * 2);
-  const int64_t have = static_cast<int64_t>(utf8::length(text));
-  if (have <= length || have - length <= leeway) return subject;
+  const auto have = size_of(rt, v);
+  if (!have) fail("object of type '{}' has no len()", type_name(v));
+  if (*have <= length || *have - length <= leeway) return v;
+  if (!v.is_string()) fail("truncate needs a string, not {}", type_name(v));
+  const std::string& text = v.text();
   std::string kept = text.substr(0, utf8::offset(text, static_cast<size_t>(length - end_length)));
   if (!arg[1] || !truthy(*arg[1]))
     if (const size_t space = kept.rfind(' '); space != std::string::npos) kept.resize(space);
@@ -178,7 +178,7 @@ Value wordcount(Runtime& rt, const Value& v, Args& args) {
 // --- numbers ---
 
 // Python's int(text, base): blanks around, a sign, single underscores. None: not one.
-std::optional<int64_t> parse_int(std::string_view text, int64_t base) {
+std::optional<Value> parse_int(std::string_view text, int64_t base) {
   text = utf8::strip(text, true, true);
   bool negative = false;
   if (text.starts_with('-') || text.starts_with('+')) {
@@ -206,9 +206,12 @@ std::optional<int64_t> parse_int(std::string_view text, int64_t base) {
       std::from_chars(digits.data(), digits.data() + digits.size(), n, static_cast<int>(base));
   if (digits.empty() || digits[0] == '-' || r.ptr != digits.data() + digits.size())
     return std::nullopt;
-  if (r.ec == std::errc::result_out_of_range || n > static_cast<uint64_t>(INT64_MAX))
-    fail("integer {} does not fit in 64 bits", text.substr(0, 50));
-  return negative ? -static_cast<int64_t>(n) : static_cast<int64_t>(n);
+  if (r.ec == std::errc::result_out_of_range || n > static_cast<uint64_t>(INT64_MAX)) {
+    if (base != 10) fail("integer {} does not fit in 64 bits", text.substr(0, 50));
+    digits.erase(0, digits.find_first_not_of('0'));
+    return make_big_int(negative ? "-" + digits : digits);
+  }
+  return Value(negative ? -static_cast<int64_t>(n) : static_cast<int64_t>(n));
 }
 
 std::optional<double> parse_real(std::string_view text) {
@@ -254,7 +257,7 @@ Value to_int(Runtime& rt, const Value& v, Args& args) {
   rt.work(v.text().size() * 2);
   const int64_t base = arg[1] ? to_index(*arg[1], "int: base") : 10;
   if (base == 0 || (base >= 2 && base <= 36))
-    if (const auto n = parse_int(v.text(), base)) return Value(*n);
+    if (const auto n = parse_int(v.text(), base)) return *n;
   if (const auto d = parse_real(v.text())) return truncated(*d).value_or(otherwise);
   return otherwise;
 }
@@ -290,7 +293,9 @@ Value round(Runtime& rt, const Value& v, Args& args) {
   const double scale = std::pow(10.0, static_cast<double>(precision));
   if (how != "common") {
     const double scaled = v.real() * scale;
-    return Value((how == "ceil" ? std::ceil(scaled) : std::floor(scaled)) / scale);
+    if (!std::isfinite(scaled)) fail("round: cannot convert {} to an integer", real_repr(scaled));
+    // Adding 0 makes -0 what it is as an integer.
+    return Value(((how == "ceil" ? std::ceil(scaled) : std::floor(scaled)) + 0.0) / scale);
   }
   if (v.is_integral() && precision >= 0) return Value(v.integer());
   double d = v.real();

@@ -124,8 +124,10 @@ class Percent {
     }
     if (is_tuple() && next_ < values_.list().items.size())
       fail("not all arguments converted during string formatting");
-    if (!is_tuple() && !values_.is_dict() && next_ == 0)
-      fail("not all arguments converted during string formatting");
+    // What has items by key or index may be left unused.
+    const bool has_items = values_.is_undefined() || values_.is_dict() ||
+                           (values_.is_list() && values_.list().indexable());
+    if (!has_items && next_ == 0) fail("not all arguments converted during string formatting");
     return out;
   }
 

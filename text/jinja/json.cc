@@ -42,10 +42,7 @@ class Builder final : public nlohmann::json_sax<nlohmann::json> {
   std::string error;
 
  private:
-  bool put_big(std::string digits) {
-    return put(Value(
-        std::static_pointer_cast<SpecialObject>(std::make_shared<BigInt>(std::move(digits)))));
-  }
+  bool put_big(std::string digits) { return put(make_big_int(std::move(digits))); }
 
   template <class T>
   bool open(std::shared_ptr<T> container) {

@@ -255,6 +255,11 @@ class Lexer {
     const std::string text = without_underscores(rest_.substr(start, end - start));
     int64_t n = 0;
     const auto result = std::from_chars(text.data(), text.data() + text.size(), n, base);
+    if (result.ec == std::errc::result_out_of_range && base == 10 && text[0] != '0') {
+      push(TokenType::integer, text, make_big_int(text));
+      pos_ = end;
+      return;
+    }
     if (result.ec == std::errc::result_out_of_range)
       fail_at(line_, "integer {} does not fit in 64 bits", text);
     if (result.ec != std::errc() || result.ptr != text.data() + text.size() ||

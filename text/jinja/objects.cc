@@ -123,8 +123,8 @@ std::optional<Value> loop_attribute(LoopObject& loop, const Value& self, std::st
   if (name == "length") return Value(loop.length());
   if (name == "revindex") return Value(loop.length() - loop.index0);
   if (name == "revindex0") return Value(loop.length() - loop.index0 - 1);
-  if (name == "depth") return Value(int64_t{1});
-  if (name == "depth0") return Value(int64_t{0});
+  if (name == "depth") return Value(loop.level);
+  if (name == "depth0") return Value(loop.level - 1);
   if (name == "previtem")
     return loop.before ? *loop.before : make_undefined("there is no previous item");
   if (name == "nextitem") {
@@ -189,8 +189,7 @@ Value range(Runtime& rt, const Value&, Args& args) {
   items.reserve(static_cast<size_t>(count));
   for (int64_t i = 0; i < count; ++i) items.push_back(Value(start + i * step));
   Value v = rt.list(std::move(items), Flavor::range);
-  v.list_ptr()->label = step == 1 ? fmt::format("range({}, {})", start, stop)
-                                  : fmt::format("range({}, {}, {})", start, stop, step);
+  v.list_ptr()->range = {start, stop, step};
   return v;
 }
 
@@ -198,6 +197,7 @@ void fill(Runtime& rt, DictObject& out, Args& args, const char* name) {
   if (args.positional.size() > 1) fail("{}() takes one positional argument", name);
   if (!args.positional.empty()) {
     const Value& from = args.positional[0];
+    if (from.is_undefined()) fail_undefined(from);
     if (from.is_dict()) {
       for (const auto& [key, value] : from.dict().entries) out.set(key, value);
       rt.step(static_cast<int64_t>(out.entries.size()));
@@ -218,6 +218,8 @@ Value make_namespace(Runtime& rt, const Value&, Args& args) {
   auto ns = std::make_shared<Namespace>();
   Value v = rt.keep(ns);
   fill(rt, ns->attributes, args, "namespace");
+  for (const auto& [name, value] : ns->attributes.entries)
+    if (name.is_string()) check_namespace_name(name.text());
   return v;
 }
 
@@ -242,6 +244,17 @@ Value make_joiner(Runtime& rt, const Value&, Args& args) {
   return rt.keep(joiner);
 }
 
+Value dict_fromkeys(Runtime& rt, const Value&, Args& args) {
+  const auto arg = bind("fromkeys", args, {"iterable", "value"}, 1);
+  auto dict = std::make_shared<DictObject>();
+  const auto keys = iterate(rt, *arg[0]);
+  for (const Value& key : keys->items) {
+    rt.step();
+    dict->set(key, arg[1] ? *arg[1] : Value());
+  }
+  return rt.dict(std::move(dict));
+}
+
 constexpr Entry functions[] = {
     {"raise_exception", raise_exception},
     {"strftime_now", strftime_now},
@@ -253,6 +266,11 @@ constexpr Entry functions[] = {
 };
 
 }  // namespace
+
+void check_namespace_name(std::string_view name) {
+  if (name.starts_with('_'))
+    fail("names in a namespace must not begin with an underscore, as '{}' does", name);
+}
 
 std::string Namespace::repr(Runtime& rt) const {
   std::string out = "<Namespace {";
@@ -269,6 +287,15 @@ std::string Namespace::repr(Runtime& rt) const {
 std::string LoopObject::repr(Runtime&) const {
   auto* self = const_cast<LoopObject*>(this);
   return fmt::format("<LoopContext {}/{}>", index0 + 1, self->length());
+}
+
+void LoopObject::cut() {
+  close();
+  ahead.clear();
+  before.reset();
+  current.reset();
+  last_changed.reset();
+  outside.reset();
 }
 
 const Value* LoopObject::peek() {
@@ -302,7 +329,7 @@ int64_t LoopObject::length() {
   return *known_length;
 }
 
-std::optional<Value> object_attribute(Runtime&, const Value& object, std::string_view name) {
+std::optional<Value> object_attribute(Runtime& rt, const Value& object, std::string_view name) {
   if (auto* ns = object.as<Namespace>()) {
     if (const Value* found = ns->attributes.find(name)) return *found;
     return std::nullopt;
@@ -313,11 +340,20 @@ std::optional<Value> object_attribute(Runtime&, const Value& object, std::string
     static constexpr Entry methods[] = {{"next", cycler_next}, {"reset", cycler_reset}};
     return find_in(methods, name, object);
   }
+  if (auto* function = object.as<Function>()) {
+    if (function->fn == make_dict && name == "fromkeys")
+      return make_function({"fromkeys", dict_fromkeys});
+  }
   if (auto* macro = object.as<Macro>()) {
     if (name == "name") return make_string(macro->def.name);
     if (name == "catch_kwargs") return Value(macro->def.uses_kwargs);
     if (name == "catch_varargs") return Value(macro->def.uses_varargs);
     if (name == "caller") return Value(macro->def.uses_caller);
+    if (name == "arguments") {
+      std::vector<Value> names;
+      for (const Parameter& p : macro->def.parameters) names.push_back(rt.string(p.name));
+      return rt.list(std::move(names), Flavor::tuple);
+    }
   }
   return std::nullopt;
 }
@@ -332,6 +368,10 @@ std::optional<Value> data_method(Runtime&, const Value& subject, std::string_vie
   if (subject.is_dict()) {
     if (auto method = find_in(dict_methods, name, subject)) return method;
     return refused(dict_mutators, subject, name);
+  }
+  if (subject.is_list() && subject.list().group) {
+    if (name == "grouper") return subject.list().items[0];
+    if (name == "list") return subject.list().items[1];
   }
   if (subject.is_list() && subject.list().indexable()) {
     const bool is_list = subject.list().flavor == Flavor::list;

@@ -24,12 +24,13 @@ struct Function final : SpecialObject {
 };
 
 struct Macro final : SpecialObject {
-  Macro(const MacroDef& d, const Body& b, std::shared_ptr<Scope> s)
-      : def(d), body(b), scope(std::move(s)) {}
+  Macro(const MacroDef& d, const Body& b, const std::vector<int>& u, std::shared_ptr<Scope> s)
+      : def(d), body(b), unset(u), scope(std::move(s)) {}
   const char* type_name() const override { return "Macro"; }
   std::string repr(Runtime&) const override { return "<Macro '" + def.name + "'>"; }
   const MacroDef& def;  // of the Ast, which outlives the rendering
   const Body& body;
+  const std::vector<int>& unset;
   std::shared_ptr<Scope> scope;  // where it was defined
 };
 
@@ -39,6 +40,9 @@ struct Namespace final : SpecialObject {
   std::string repr(Runtime&) const override;
   DictObject attributes;
 };
+
+// As transformers has it: nothing of Python's own may be replaced.
+void check_namespace_name(std::string_view name);
 
 // The variable `loop`. Items are pulled one by one, because the loop's filter may depend on what
 // the body has changed.
@@ -50,11 +54,16 @@ struct LoopObject final : SpecialObject {
   const Value* peek();
   int64_t length();
   void close() { pull = nullptr; }  // the loop is over: nothing more comes
+  void cut();                       // lets go of every value it holds
 
   std::function<std::optional<Value>()> pull;
   std::optional<int64_t> known_length;
   std::vector<Value> ahead;  // pulled and not yet current, nearest last
   int64_t index0 = -1;
+  int64_t level = 1;  // 1 for a loop that was not called by itself
+  const Stmt* recursive =
+      nullptr;  // the statement to run again when it is called; null: it may not be
+  std::shared_ptr<Scope> outside;  // where that statement stands
   std::optional<Value> before, current;
   std::optional<Value> last_changed;
 };

@@ -25,7 +25,9 @@ const char* symbol(Op op) {
   fail("unsupported operand type(s) for {}: '{}' and '{}'", symbol(op), type_name(a), type_name(b));
 }
 
-[[noreturn]] void fail_overflow() { fail("integer result does not fit in 64 bits"); }
+[[noreturn]] void fail_overflow() {
+  fail("arithmetic on integers that do not fit in 64 bits is not supported");
+}
 
 int64_t floor_div(int64_t a, int64_t b) {
   const int64_t q = a / b;
@@ -147,6 +149,34 @@ bool dicts_equal(Runtime& rt, const DictObject& a, const DictObject& b) {
   return true;
 }
 
+bool is_int(const Value& v) { return v.is_integral() || v.as<BigInt>() != nullptr; }
+
+// Of an integer, or of one and a real: below, equal to or above zero as a is to b.
+int big_order(const Value& a, const Value& b) {
+  const auto digits = [](const Value& v) {
+    const auto* big = v.as<BigInt>();
+    return big != nullptr ? big->digits : std::to_string(v.integer());
+  };
+  if (!is_int(a) || !is_int(b)) {
+    const auto real = [&](const Value& v) {
+      return is_int(v) ? std::strtod(digits(v).c_str(), nullptr) : v.real();
+    };
+    return real(a) < real(b) ? -1 : real(a) > real(b) ? 1 : 0;
+  }
+  const std::string x = digits(a);
+  const std::string y = digits(b);
+  if ((x[0] == '-') != (y[0] == '-')) return x[0] == '-' ? -1 : 1;
+  const int larger = x.size() != y.size() ? (x.size() < y.size() ? -1 : 1) : x.compare(y);
+  return x[0] == '-' ? -larger : larger;
+}
+
+bool big_numbers(const Value& a, const Value& b) {
+  const auto number = [](const Value& v) {
+    return is_int(v) || (v.kind() == Kind::real && !std::isnan(v.real()));
+  };
+  return (a.as<BigInt>() != nullptr && number(b)) || (b.as<BigInt>() != nullptr && number(a));
+}
+
 }  // namespace
 
 void fail_undefined(const Value& v) { fail("{}", v.undefined().message); }
@@ -181,6 +211,7 @@ bool equals(Runtime& rt, const Value& a, const Value& b) {
     if (a.is_integral() && b.is_integral()) return a.integer() == b.integer();
     return a.real() == b.real();
   }
+  if (big_numbers(a, b)) return big_order(a, b) == 0;
   if (a.kind() != b.kind()) return false;
   if (a.object() && a.object() == b.object()) return true;
   const Runtime::Nested nested(rt);
@@ -192,11 +223,8 @@ bool equals(Runtime& rt, const Value& a, const Value& b) {
       return lists_equal(rt, a.list(), b.list());
     case Kind::dict:
       return dicts_equal(rt, a.dict(), b.dict());
-    case Kind::object: {
-      const auto* x = a.as<BigInt>();
-      const auto* y = b.as<BigInt>();
-      return x != nullptr && y != nullptr && x->digits == y->digits;
-    }
+    case Kind::object:
+      return false;
     default:
       return true;  // None, undefined
   }
@@ -208,6 +236,7 @@ bool less(Runtime& rt, const Value& a, const Value& b) {
     if (a.is_integral() && b.is_integral()) return a.integer() < b.integer();
     return a.real() < b.real();
   }
+  if (big_numbers(a, b)) return big_order(a, b) < 0;
   if (a.is_string() && b.is_string()) {
     rt.work(std::min(a.text().size(), b.text().size()));
     return a.text() < b.text();
@@ -280,6 +309,7 @@ Value add(Runtime& rt, const Value& a, const Value& b) {
     items.insert(items.end(), b.list().items.begin(), b.list().items.end());
     return rt.list(std::move(items), a.list().flavor);
   }
+  if (big_numbers(a, b)) fail_overflow();
   if (!a.is_number() || !b.is_number()) fail_operands(Op::add, a, b);
   if (a.is_integral() && b.is_integral()) return integers(Op::add, a.integer(), b.integer());
   return reals(Op::add, a.real(), b.real());
@@ -292,6 +322,7 @@ Value arithmetic(Runtime& rt, Op op, const Value& a, const Value& b) {
   if (op == Op::mod && a.is_string()) {
     return rt.string(format_percent(rt, a.text(), b), a.safe());
   }
+  if (big_numbers(a, b)) fail_overflow();
   if (!a.is_number() || !b.is_number()) fail_operands(op, a, b);
   if (op == Op::pow) return power(a, b);
   if (op == Op::div) {

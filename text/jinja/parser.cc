@@ -1,6 +1,7 @@
 #include "text/jinja/parser.h"
 
 #include "text/jinja/parser_base.h"
+#include "text/jinja/symbols.h"
 
 namespace sluice::jinja {
 namespace {
@@ -16,6 +17,7 @@ class Parser final : private ExpressionParser {
       fail_at(current().line, "unexpected {}", describe(current()));
     if (!unresolved_.empty()) throw unresolved_.front();
     ast.names = std::move(names_);
+    find_unset(ast);
     return ast;
   }
 
@@ -146,7 +148,7 @@ class Parser final : private ExpressionParser {
     expect_name("in");
     s.value = tuple(false, "recursive");
     if (skip_name("if")) s.test = expression();
-    if (current().is_name("recursive")) fail_at(line, "recursive loops are not supported");
+    s.recursive = skip_name("recursive");
     s.loop_id = intern("loop");
     refuse_loop(*s.target);
     block_end();

@@ -443,8 +443,7 @@ ExprPtr ExpressionParser::filters(ExprPtr subject, bool start_inline) {
     ExprPtr e = make(ExprType::filter, line, std::move(subject));
     e->text = expect_any_name();
     e->filter = find_filter(e->text);
-    if (e->filter == nullptr)
-      unresolved_.push_back({fmt::format("no filter named '{}'", e->text), line});
+    if (e->filter == nullptr) unresolved_.push_back({no_filter(e->text), line});
     subject = current().is_op("(") ? with_args(std::move(e)) : std::move(e);
   }
   return subject;

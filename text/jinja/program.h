@@ -22,7 +22,8 @@ using Variables = std::vector<std::pair<std::string, Value>>;
 class Program {
  public:
   // invalid_argument with the line for anything Jinja2 would refuse, and for what is not supported:
-  // inheritance, includes, recursive loops, integers beyond 64 bits.
+  // inheritance, includes, imports, blocks, filters of no use in a prompt (no_filter of filters.h).
+  // Integers beyond 64 bits are kept, compared and printed, not computed with.
   static absl::StatusOr<Program> compile(std::string_view source, const Limits& limits = {});
 
   // invalid_argument with the line when the template raises, errs or runs into a limit.

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <absl/container/flat_hash_map.h>
+
 #include <functional>
 #include <memory>
 #include <optional>
@@ -72,6 +74,7 @@ class Runtime {
   // --- the evaluator, for filters and functions ---
   Value call(const Value& callee, Args& args);
   Value call_macro(const Macro& macro, Args& args);
+  Value call_loop(const LoopObject& loop, Args& args);
   Value apply_filter(const std::string& name, const Value& subject, Args& args);
   bool apply_test(const std::string& name, const Value& subject, Args& args);
 
@@ -96,13 +99,17 @@ class Runtime {
   Flow exec(const Body& body);
   Flow exec(const Stmt& s);
   Flow choose(const Stmt& s);
-  Flow loop(const Stmt& s);
+  // One run of a loop over `source` in `outside`; `level`: 1 but for a loop that calls itself.
+  Flow loop(const Stmt& s, const Value& source, const std::shared_ptr<Scope>& outside,
+            int64_t level);
   Flow with(const Stmt& s);
   void call_block(const Stmt& s);
   void emit(std::string_view text);
   void emit(const Value& v);
   void assign(const Expr& target, const Value& v);
-  std::string capture(const Body& body);  // in a scope of its own
+  std::string capture(const Body& body, const std::vector<int>& unset);  // in a scope of its own
+  void unset(const std::vector<int>& names);  // makes them undefined in the innermost scope
+  Value undefined_name(int id) const;
   std::shared_ptr<Macro> make_macro(const Stmt& s);
 
   Value eval(const Expr& e);
@@ -118,12 +125,14 @@ class Runtime {
   Value eval_concat(const Expr& e);
   Args eval_args(const Expr& e);
 
-  // Enters a new scope until it is destroyed.
+  // Enters a new scope until it is destroyed; sends output elsewhere until it is destroyed.
   class Entered;
+  class Captured;
 
   const Ast& ast_;
   const Limits& limits_;
   std::vector<std::optional<Value>> globals_;
+  absl::flat_hash_map<int, Value> unset_values_;
   std::shared_ptr<Scope> scope_;
   std::string* out_ = nullptr;
   int64_t steps_;

@@ -137,7 +137,7 @@ Value rsplit(Runtime& rt, const Value& self, Args& args) {
 
 Value splitlines(Runtime& rt, const Value& self, Args& args) {
   const auto arg = bind("splitlines", args, {"keepends"});
-  const bool keep = arg[0] && truthy(*arg[0]);
+  const bool keep = arg[0] && to_index(*arg[0], "splitlines: keepends") != 0;
   const std::string& text = self.text();
   rt.work(text.size() * 8);
   std::vector<Value> out;
@@ -439,7 +439,7 @@ constexpr Entry methods[] = {
     {"replace", replace},
     {"upper", changed<utf8::upper>},
     {"lower", changed<utf8::lower>},
-    {"casefold", changed<utf8::lower>},
+    {"casefold", changed<utf8::casefold>},
     {"title", changed<utf8::title>},
     {"capitalize", changed<utf8::capitalize>},
     {"swapcase", changed<utf8::swapcase>},

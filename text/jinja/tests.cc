@@ -63,8 +63,13 @@ bool cased(Runtime& rt, const Value& v, const char* method) {
 bool lower(Runtime& rt, const Value& v, Args&) { return cased(rt, v, "islower"); }
 bool upper(Runtime& rt, const Value& v, Args&) { return cased(rt, v, "isupper"); }
 
-bool is_filter(Runtime& rt, const Value& v, Args&) { return find_filter(to_str(rt, v)) != nullptr; }
-bool is_test(Runtime& rt, const Value& v, Args&) { return find_test(to_str(rt, v)) != nullptr; }
+// The name is looked up in a dict: what cannot be a key is an error.
+std::string_view name_of(const Value& v) {
+  hash_key(v);
+  return v.is_string() ? std::string_view(v.text()) : std::string_view();
+}
+bool is_filter(Runtime&, const Value& v, Args&) { return find_filter(name_of(v)) != nullptr; }
+bool is_test(Runtime&, const Value& v, Args&) { return find_test(name_of(v)) != nullptr; }
 
 struct Entry {
   std::string_view name;

@@ -34,7 +34,8 @@ void append_list(Runtime& rt, std::string& out, const ListObject& list) {
       out += list.items.size() == 1 ? ",)" : ")";
       return;
     case Flavor::range:
-      out += list.label;
+      out += fmt::format("range({}, {}", list.range.start, list.range.stop);
+      out += list.range.step == 1 ? ")" : fmt::format(", {})", list.range.step);
       return;
     case Flavor::generator:
       // Python prints an address here; no template can want it.

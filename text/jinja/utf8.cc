@@ -234,6 +234,19 @@ std::string lower(std::string_view s) {
   return out;
 }
 
+std::string casefold(std::string_view s) {
+  std::string out;
+  out.reserve(s.size());
+  for (size_t pos = 0; pos < s.size();) {
+    const auto c = static_cast<utf8proc_int32_t>(next(s, pos));
+    utf8proc_int32_t folded[8];
+    const auto count =
+        utf8proc_decompose_char(c, folded, std::size(folded), UTF8PROC_CASEFOLD, nullptr);
+    for (utf8proc_ssize_t i = 0; i < count; ++i) append(out, static_cast<char32_t>(folded[i]));
+  }
+  return out;
+}
+
 std::string title(std::string_view s) {
   const std::u32string text = decode(s);
   std::string out;

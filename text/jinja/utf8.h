@@ -34,6 +34,7 @@ bool is_printable(char32_t);
 
 std::string upper(std::string_view);
 std::string lower(std::string_view);
+std::string casefold(std::string_view);
 std::string title(std::string_view);       // str.title: words are runs of letters
 std::string capitalize(std::string_view);  // str.capitalize
 std::string swapcase(std::string_view);

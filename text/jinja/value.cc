@@ -66,8 +66,19 @@ void append_hash_key(std::string& out, const Value& v) {
         if (out.size() > (1 << 20)) fail("key too long");
         return;
       }
+      if (v.list().flavor == ListObject::Flavor::range) {
+        out += 'r';
+        append_integer(out, v.list().range.start);
+        append_integer(out, v.list().range.stop);
+        append_integer(out, v.list().range.step);
+        return;
+      }
       break;
     case Kind::object:
+      if (const auto* big = v.as<BigInt>()) {
+        out += 'i' + big->digits + ';';
+        return;
+      }
       out += 'o';
       append_integer(out, static_cast<int64_t>(reinterpret_cast<intptr_t>(v.object().get())));
       return;
@@ -147,6 +158,11 @@ const Value* DictObject::find(std::string_view key) const {
 
 Value make_string(std::string text, bool safe) {
   return Value(std::make_shared<StrObject>(std::move(text), safe));
+}
+
+Value make_big_int(std::string digits) {
+  return Value(
+      std::static_pointer_cast<SpecialObject>(std::make_shared<BigInt>(std::move(digits))));
 }
 
 Value make_undefined(std::string message) {

@@ -97,7 +97,10 @@ struct ListObject final : Object {
   Flavor flavor = Flavor::list;
   bool consumed = false;  // generator: it gives its items once
   std::vector<Value> items;
-  std::string label;  // range: how it is printed
+  struct Range {
+    int64_t start = 0, stop = 0, step = 1;
+  } range;             // range: what it was made of
+  bool group = false;  // tuple: of groupby, its two items have names too
 
   void add(Value v);  // keeps depth; fails past kMaxNesting
   bool indexable() const { return flavor <= Flavor::range; }
@@ -128,7 +131,8 @@ struct SpecialObject : Object {
   virtual std::string repr(Runtime&) const = 0;
 };
 
-// An integer of the client's JSON that does not fit in 64 bits: printed as it came.
+// An integer that does not fit in 64 bits, from JSON or from the template: compared and printed,
+// but not computed with. `digits` has no leading zeros.
 struct BigInt final : SpecialObject {
   explicit BigInt(std::string d) : digits(std::move(d)) {}
   const char* type_name() const override { return "int"; }
@@ -137,6 +141,7 @@ struct BigInt final : SpecialObject {
 };
 
 Value make_string(std::string text, bool safe = false);  // not charged: for constants and input
+Value make_big_int(std::string digits);
 Value make_undefined(std::string message);
 
 // Equal for values that are equal as dict keys. Fails for those Python cannot hash.

@@ -142,6 +142,40 @@ TEST(JinjaBounds, DeepValues) {
       "nested deeper");
 }
 
+// A loop that calls itself is bounded like any call, and may hold itself.
+TEST(JinjaBounds, RecursiveLoops) {
+  expect_error("{% for x in [1] recursive %}{{ loop([1]) }}{% endfor %}", "nested deeper");
+  expect_error(
+      "{% for x in range(10) recursive %}{{ loop(range(10)) if loop.depth < 9 }}{% endfor %}",
+      "runs too long");
+  expect_error(
+      "{% for x in range(20) recursive %}{{ loop(range(20)) ~ loop(range(20)) if loop.depth < 9 }}"
+      "{{ 'x' * 1000000 }}{% endfor %}",
+      "the output is longer");
+  EXPECT_EQ(*render("{% set ns = namespace() %}{% for x in [1, 2] recursive %}{{ x }}"
+                    "{% set ns.f = loop %}{% if loop.changed(loop) %}{% endif %}{% endfor %}"
+                    "{{ ns.f([3, 4]) }}"),
+            "1234");
+  expect_error(
+      "{% for x in [1] recursive %}{{ loop.changed([loop]) }}{{ loop([1]) }}{{ 1 // 0 }}"
+      "{% endfor %}",
+      "nested deeper");
+}
+
+// What a scope sets is looked for before anything runs; wide and deep templates must not make that
+// slow.
+TEST(JinjaBounds, ManyNamesInManyBranches) {
+  std::string text;
+  for (int i = 0; i < 20000; ++i)
+    text += "{% if b" + std::to_string(i) + " %}{% set a" + std::to_string(i) + "=1 %}{% endif %}";
+  EXPECT_TRUE(render(text).ok());
+  text.clear();
+  for (int i = 0; i < 45; ++i) text += "{% for i" + std::to_string(i) + " in [1] %}{% if 1 %}";
+  for (int i = 0; i < 20000; ++i) text += "{{ a" + std::to_string(i) + " }}";
+  for (int i = 0; i < 45; ++i) text += "{% endif %}{% endfor %}";
+  EXPECT_TRUE(render(text).ok()) << render(text).status();
+}
+
 // Chains and cycles that reference counting alone would leak, or destroy recursively.
 TEST(JinjaBounds, Cycles) {
   for (const char* source :
@@ -222,8 +256,13 @@ TEST(JinjaBounds, Numbers) {
   expect_error("{{ 9223372036854775807 + 1 }}", "64 bits");
   expect_error("{{ -9223372036854775807 - 2 }}", "64 bits");
   expect_error("{{ 10 ** 19 }}", "64 bits");
-  expect_error("{{ 9223372036854775808 }}", "64 bits");
-  expect_error("{{ '99999999999999999999' | int }}", "64 bits");
+  // Longer integers are kept, not computed with.
+  EXPECT_EQ(*render("{{ 9223372036854775808 }} {{ '-0099999999999999999999' | int }}"),
+            "9223372036854775808 -99999999999999999999");
+  expect_error("{{ 9223372036854775808 + 1 }}", "64 bits");
+  expect_error("{{ -9223372036854775808 }}", "bad operand");
+  EXPECT_EQ(*render("{{ range(0, 9223372036854775807, 9223372036854775806)[1:] }}"),
+            "range(9223372036854775806, 9223372036854775807, 9223372036854775806)");
   expect_error("{{ 1e300 | int }}", "64 bits");
   expect_error("{{ 10.0 ** 400 }}", "out of range");
   // The one quotient and the one negation that overflow.
@@ -251,7 +290,11 @@ TEST(JinjaErrors, NameTheLine) {
   expect_error("{{ 'a'.pop() }}", "has no attribute 'pop'");
   expect_error("{{ [].append(1) }}", "access to attribute 'append' of 'list' object is unsafe");
   expect_error("\xff", "UTF-8");
-  expect_error("{% for i in [1] recursive %}{% endfor %}", "recursive");
+  expect_error("{% for i in [1] %}{{ loop([]) }}{% endfor %}", "'recursive' marker");
+  expect_error("{% for i in [1] recursive %}\n{{ loop() }}{% endfor %}", "line 2: loop() misses");
+  expect_error("{% filter length %}x{% endfilter %}", "a filter block must give a string, not int");
+  expect_error("{{ 1 | urlize }}", "line 1: the filter 'urlize' is not supported");
+  expect_error("{% set ns = namespace(_a=1) %}", "underscore");
 }
 
 // Random edits of a real-looking template: any verdict is good, a crash or a hang is not.
