@@ -8,6 +8,10 @@ if(SLUICE_SANITIZE STREQUAL "address")
   target_compile_options(sluice_options INTERFACE -fsanitize=address,undefined
                          -fno-sanitize-recover=undefined -fno-omit-frame-pointer)
   target_link_options(sluice_options INTERFACE -fsanitize=address,undefined)
+elseif(SLUICE_SANITIZE STREQUAL "fuzzer")
+  target_compile_options(sluice_options INTERFACE -fsanitize=fuzzer-no-link,address,undefined
+                         -fno-sanitize-recover=undefined -fno-omit-frame-pointer)
+  target_link_options(sluice_options INTERFACE -fsanitize=address,undefined)
 elseif(SLUICE_SANITIZE STREQUAL "thread")
   target_compile_options(sluice_options INTERFACE -fsanitize=thread -Wno-tsan)
   target_link_options(sluice_options INTERFACE -fsanitize=thread)
@@ -29,7 +33,7 @@ endfunction()
 # (thread), and CUDA kernels on the emulator (both: bounds, and races between a block's threads).
 # tests/sanitize.sh builds and runs everything.
 set(SLUICE_SIMT_TESTS simt_emulator_test simt_rows_test simt_attention_test simt_sample_test)
-set(SLUICE_SANITIZED_address parse_test stream_test model_files_test text_test jinja_bounds_test
+set(SLUICE_SANITIZED_address parse_test stream_test model_files_test text_test jinja_bounds_test fuzz_jinja
                              scheduler_sim_test scheduler_preset_test scheduler_rules_test
                              simt_engine_test ${SLUICE_SIMT_TESTS})
 set(SLUICE_SANITIZED_thread base_test block_copier_test engine_test http_server_test

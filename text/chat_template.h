@@ -4,6 +4,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/status.h"
 
@@ -14,26 +15,33 @@ struct ChatInput {
   std::string messages;  // JSON array of messages, as the client sent them
   std::string tools;   // JSON array; empty: none (None in the template, as transformers passes it)
   std::string kwargs;  // JSON object of extra variables; empty: none
+  std::string name;    // of one of the model's templates; empty: tool_use for tools, else default
   bool add_generation_prompt = true;
+  bool continue_final_message = false;  // the text ends where that of the last message does
 };
 
-// A compiled Jinja chat template. Immutable, thread-safe.
+// A model's compiled Jinja chat templates. Immutable, thread-safe.
 class ChatTemplate {
  public:
   // `bos`, `eos`: the texts of those tokens, visible as bos_token and eos_token; empty: undefined.
   static absl::StatusOr<ChatTemplate> compile(std::string_view jinja, std::string bos,
                                               std::string eos);
-  // From tokenizer_config.json's chat_template or chat_template.jinja. not_found when the model has
-  // none.
-  static absl::StatusOr<ChatTemplate> load(const std::filesystem::path& model_dir);
+  // From chat_template.jinja and additional_chat_templates/, or tokenizer_config.json, or
+  // chat_template.json. `chosen`: the only one to use; empty: all of them, by ChatInput::name.
+  // not_found when the model has none.
+  static absl::StatusOr<ChatTemplate> load(const std::filesystem::path& model_dir,
+                                           std::string_view chosen = {});
+  // Another template, with the same special tokens.
+  absl::StatusOr<ChatTemplate> with_source(std::string_view jinja) const;
+  std::vector<std::string> names() const;
 
   // invalid_argument with the template's own words when it raises, or runs into the bounds on time
   // and output.
   absl::StatusOr<std::string> render(const ChatInput&) const;
 
  private:
-  struct Program;
-  std::shared_ptr<const Program> program_;
+  struct Programs;
+  std::shared_ptr<const Programs> programs_;
 };
 
 }  // namespace sluice

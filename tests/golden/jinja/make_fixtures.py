@@ -184,6 +184,14 @@ CONVERSATIONS = {
 }
 
 
+def with_reasoning(message):
+    """transformers passes reasoning under two names, whichever it came by."""
+    for name in ("reasoning_content", "thinking", "reasoning"):
+        if message.get(name) is not None:
+            return {"thinking": message[name]} | message | {"reasoning_content": message[name]}
+    return message
+
+
 def sections(name):
     """Parts of a text file that begin with lines '=== NAME'."""
     parts = {}
@@ -205,6 +213,7 @@ def main():
         for title, conversation in CONVERSATIONS.items():
             variables = {"tools": None, "documents": None, "bos_token": "<s>", "eos_token": "</s>"}
             variables |= {"add_generation_prompt": True} | conversation
+            variables["messages"] = [with_reasoning(message) for message in conversation["messages"]]
             expected[title] = render(source, variables)
             failures += expected[title] is None
         templates.append({"name": name, "source": source, "expected": expected})

@@ -54,6 +54,47 @@ TEST_F(ChatTemplateLoad, ListTakesDefaultAndTokensAsObjects) {
   EXPECT_EQ(rendered(), "<b>|False|<pad>|user");
 }
 
+TEST_F(ChatTemplateLoad, ByName) {
+  write("tokenizer_config.json",
+        R"({"bos_token": "<s>", "chat_template": [
+              {"name": "rag", "template": "rag{{ bos_token }}"},
+              {"name": "tool_use", "template": "tools{{ tools | length }}"},
+              {"name": "default", "template": "plain"}]})");
+  const auto loaded = ChatTemplate::load(dir_);
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  EXPECT_EQ(loaded->names(), (std::vector<std::string>{"rag", "tool_use", "default"}));
+  EXPECT_EQ(*loaded->render({.messages = "[]"}), "plain");
+  EXPECT_EQ(*loaded->render({.messages = "[]", .tools = "[1, 2]"}), "tools2");
+  EXPECT_EQ(*loaded->render({.messages = "[]", .tools = "[1]", .name = "default"}), "plain");
+  EXPECT_EQ(*loaded->render({.messages = "[]", .name = "rag"}), "rag<s>");
+  EXPECT_THAT(std::string(message_of(loaded->render({.messages = "[]", .name = "x"}).status())),
+              HasSubstr("no chat template named 'x'"));
+  EXPECT_EQ(*loaded->with_source("own{{ bos_token }}")->render({.messages = "[]", .tools = "[]"}),
+            "own<s>");
+  const auto rag = ChatTemplate::load(dir_, "rag");
+  ASSERT_TRUE(rag.ok()) << rag.status();
+  EXPECT_EQ(*rag->render({.messages = "[]", .tools = "[1]"}), "rag<s>");
+  EXPECT_THAT(std::string(message_of(ChatTemplate::load(dir_, "nope").status())),
+              HasSubstr("no chat template named 'nope'; it has rag, tool_use, default"));
+  write("tokenizer_config.json", R"({"chat_template": [{"name": "rag", "template": "x"}]})");
+  EXPECT_THAT(rendered(), HasSubstr("no chat template named 'default'; it has rag"));
+}
+
+TEST_F(ChatTemplateLoad, AdditionalFilesAndProcessors) {
+  write("chat_template.json", R"({"chat_template": "processor"})");
+  EXPECT_EQ(rendered(), "processor");
+  write("tokenizer_config.json", R"({"chat_template": "tokenizer"})");
+  EXPECT_EQ(rendered(), "tokenizer");
+  write("chat_template.jinja", "file");
+  std::filesystem::create_directories(dir_ / "additional_chat_templates");
+  write("additional_chat_templates/tool_use.jinja", "tools");
+  write("additional_chat_templates/notes.txt", "{% not a template");
+  EXPECT_EQ(rendered(), "file");
+  EXPECT_EQ(*ChatTemplate::load(dir_)->render({.messages = "[]", .tools = "[]"}), "tools");
+  write("additional_chat_templates/rag.jinja", "a\n{% if %}");
+  EXPECT_THAT(rendered(), HasSubstr("template 'rag': chat template, line 2"));
+}
+
 TEST_F(ChatTemplateLoad, FileWins) {
   write("tokenizer_config.json", R"({"bos_token": "<s>", "chat_template": "no"})");
   write("chat_template.jinja", "{{ bos_token }}file\n");
@@ -112,6 +153,39 @@ TEST(ChatTemplate, Variables) {
                    {.messages = "[]",
                     .kwargs = R"({"enable_thinking": false, "documents": [1], "messages": [1]})"}),
             "False[1]0");
+}
+
+// Reasoning is seen as reasoning_content and as thinking, whatever the client calls it.
+TEST(ChatTemplate, NamesOfReasoning) {
+  for (const char* name : {"reasoning_content", "thinking", "reasoning"})
+    EXPECT_EQ(
+        render("{{ messages[0].reasoning_content }}{{ messages[0].thinking }}",
+               {.messages = R"([{"role": "assistant", ")" + std::string(name) + R"(": "r"}])"}),
+        "rr");
+  EXPECT_EQ(render("{{ messages }}", {.messages = R"([{"reasoning": null}, 1])"}),
+            "[{'reasoning': None}, 1]");
+  EXPECT_EQ(
+      render("{{ messages[0] }}", {.messages = R"([{"thinking": "t", "reasoning_content": "r"}])"}),
+      "{'thinking': 't', 'reasoning_content': 'r'}");
+}
+
+TEST(ChatTemplate, ContinuesTheFinalMessage) {
+  const auto continued = [](const char* source, const char* content) {
+    return render(source, {.messages = R"([{"role": "assistant", "content": ")" +
+                                       std::string(content) + "\"}]",
+                           .add_generation_prompt = false,
+                           .continue_final_message = true});
+  };
+  // Not the last place where the text happens to stand: "a" is also in what closes the turn.
+  EXPECT_EQ(continued("<{{ messages[0].content }}>assistant", "a"), "<a");
+  EXPECT_EQ(continued("<{{ messages[0].content }}>", "a \\n"), "<a \n");
+  EXPECT_EQ(continued("<{{ messages[0].content | trim }}>", "a \\n"), "<a");
+  for (const char* bad :
+       {"nothing", "{{ messages[0].content | length }}", "a{{ messages | length }}"})
+    EXPECT_THAT(continued(bad, "a"), HasSubstr("whose text the chat template writes out"));
+  EXPECT_THAT(continued("{{ messages[0].content }}", ""), HasSubstr("last message with text"));
+  EXPECT_THAT(render("x", {.messages = "[]", .continue_final_message = true}),
+              HasSubstr("last message with text"));
 }
 
 TEST(ChatTemplate, RefusesBadInput) {
