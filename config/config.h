@@ -12,7 +12,8 @@ struct Config {
   struct Model {
     std::string path;
     std::string served_name;    // empty: the directory's name
-    std::string chat_template;  // a file that replaces the model's own template; empty: the model's
+    std::string chat_template;  // one of the model's by name, or a file; empty: the model's
+    bool trust_request_chat_template = false;  // run templates that clients send
     std::string dtype = "auto";  // of the weights in memory: auto (as stored), f32, f16, bf16, fp8
     int max_model_len = 0;       // 0: the model's own limit
   } model;

@@ -89,7 +89,9 @@ std::vector<Field> engine_fields(Config& c) {
       {"model.served_name", &c.model.served_name,
        "Name clients ask for; empty: the directory's name", "--served-name"},
       {"model.chat_template", &c.model.chat_template,
-       "File with a Jinja chat template to use instead of the model's own"},
+       "Name of one of the model's chat templates, or file with a Jinja template to use instead"},
+      {"model.trust_request_chat_template", &c.model.trust_request_chat_template,
+       "Run chat templates that clients send (bounded in time and memory); off: their names only"},
       {"model.dtype",
        &c.model.dtype,
        "Weights in memory; auto: on CPU as stored, on a GPU bf16 (it has bf16 and f16), but fp8 "

@@ -41,9 +41,9 @@ struct ApiRequest {
   // Chat: normalised JSON texts (normalise_messages of openai_api.h).
   std::string messages;         // array
   std::string template_kwargs;  // object; empty: none
+  std::string chat_template;    // one of the model's by name, or a template; empty: the model's
   bool add_generation_prompt = true;
   bool continue_final_message = false;
-  std::string final_message;  // content of the last message, when it is to be continued
 
   std::optional<bool> add_special_tokens;  // default: completions true, chat false
 

@@ -1,5 +1,7 @@
 #include "server/frontend.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <cmath>
 #include <random>
@@ -26,13 +28,6 @@ uint64_t draw_number() {
 
 std::string draw_id() { return fmt::format("{:016x}{:08x}", draw_number(), draw_number() >> 32); }
 
-std::string_view trim(std::string_view text) {
-  constexpr std::string_view kSpace = " \t\r\n";
-  const size_t begin = text.find_first_not_of(kSpace);
-  if (begin == text.npos) return {};
-  return text.substr(begin, text.find_last_not_of(kSpace) - begin + 1);
-}
-
 }  // namespace
 
 Usage Job::usage() const {
@@ -45,6 +40,7 @@ Frontend::Frontend(ModelInfo model, const Config& config, Engine& engine, Stream
                    Metrics& metrics)
     : model_(std::move(model)),
       config_(config.server),
+      trust_request_template_(config.model.trust_request_chat_template),
       max_ttft_(config.scheduler.max_ttft_seconds),
       step_tokens_(config.scheduler.max_step_tokens),
       block_size_(config.cache.block_size),
@@ -68,22 +64,31 @@ MaybeError Frontend::render_chat(const ApiRequest& request, std::string* text) c
   if (!model_.chat_template)
     return api_error(ErrorKind::invalid, "messages",
                      "the model '{}' has no chat template; use /v1/completions", model_.name);
+  const ChatTemplate* chosen = &*model_.chat_template;
+  absl::StatusOr<ChatTemplate> sent;
   ChatInput input;
+  if (const std::string& wanted = request.chat_template; !wanted.empty()) {
+    const std::vector<std::string> names = chosen->names();
+    if (std::find(names.begin(), names.end(), wanted) != names.end()) {
+      input.name = wanted;
+    } else if (!trust_request_template_) {
+      return api_error(ErrorKind::unsupported, "chat_template",
+                       "chat_template: this server runs the model's own templates only ({}); "
+                       "model.trust_request_chat_template would change that",
+                       fmt::join(names, ", "));
+    } else {
+      sent = chosen->with_source(wanted);
+      if (!sent.ok()) return api_error_from(sent.status(), "chat_template");
+      chosen = &*sent;
+    }
+  }
   input.messages = request.messages;
   input.kwargs = request.template_kwargs;
   input.add_generation_prompt = request.add_generation_prompt;
-  absl::StatusOr<std::string> rendered = model_.chat_template->render(input);
+  input.continue_final_message = request.continue_final_message;
+  absl::StatusOr<std::string> rendered = chosen->render(input);
   if (!rendered.ok()) return api_error_from(annotate(rendered.status(), "messages"), "messages");
   *text = *std::move(rendered);
-  if (!request.continue_final_message) return std::nullopt;
-  // The prompt ends where the last message's text does: what closes the turn is cut away.
-  const std::string_view last = trim(request.final_message);
-  const size_t at = text->rfind(last);
-  if (last.empty() || at == text->npos)
-    return api_error(ErrorKind::invalid, "continue_final_message",
-                     "continue_final_message needs a last message whose text the chat template "
-                     "writes out");
-  text->resize(at + last.size());
   return std::nullopt;
 }
 

@@ -113,6 +113,7 @@ class Frontend {
 
   const ModelInfo model_;
   const Config::Server config_;
+  const bool trust_request_template_;
   const double max_ttft_;  // seconds; 0: no limit
   const int step_tokens_, block_size_;
   Engine& engine_;

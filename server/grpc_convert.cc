@@ -127,7 +127,9 @@ MaybeError from_proto(const v1::ChatRequest& in, ApiRequest* out) {
                                                                     &out->template_kwargs);
     if (!status.ok())
       return api_error(ErrorKind::invalid, "chat_template_kwargs", "is not a JSON object");
+    out->template_kwargs = sorted_json(out->template_kwargs);
   }
+  out->chat_template = in.chat_template();
   return normalise_messages(messages_json(in.messages()), out);
 }
 

@@ -88,7 +88,7 @@ void read_template_fields(Fields& fields, ApiRequest* out) {
   if (out->continue_final_message && out->add_generation_prompt)
     fields.fail(ErrorKind::invalid, "continue_final_message",
                 "continue_final_message and add_generation_prompt cannot both be true");
-  fields.refuse("chat_template");  // a client's template would run here
+  fields.read("chat_template", &out->chat_template);
 
   Json kwargs = Json::object();
   if (const Json* value = fields.find("chat_template_kwargs")) {

@@ -23,8 +23,9 @@ MaybeError parse_tokenize(std::string_view body, ApiRequest* out, bool* want_str
 MaybeError parse_detokenize(std::string_view body, std::string* model, std::vector<TokenId>* ids);
 
 // Checks a JSON array of chat messages (roles, content, parts) and rewrites it as templates expect
-// it: text parts joined, developer as system, a call's arguments as an object. Also fills
-// ApiRequest::final_message.
+// it: text parts joined, developer as system, a call's arguments as an object.
 MaybeError normalise_messages(std::string_view json, ApiRequest* out);
+// Valid JSON with the keys of every object in order: for what comes from a map without one.
+std::string sorted_json(std::string_view json);
 
 }  // namespace sluice

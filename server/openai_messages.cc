@@ -115,8 +115,9 @@ MaybeError normalise_messages(std::string_view json, ApiRequest* out) {
       return error;
   }
   out->messages = messages.dump();
-  out->final_message = messages.back()["content"].get<std::string>();
   return std::nullopt;
 }
+
+std::string sorted_json(std::string_view json) { return nlohmann::json::parse(json).dump(); }
 
 }  // namespace sluice

@@ -51,23 +51,30 @@ class Signals {
 absl::StatusOr<std::optional<ChatTemplate>> load_template(const Config::Model& model,
                                                           const ModelInfo& info,
                                                           const ModelConfig& config) {
+  absl::StatusOr<ChatTemplate> own = ChatTemplate::load(model.path);
+  const bool has_none = own.status().code() == absl::StatusCode::kNotFound;
   if (model.chat_template.empty()) {
-    absl::StatusOr<ChatTemplate> own = ChatTemplate::load(model.path);
     if (own.ok()) return std::optional<ChatTemplate>(*std::move(own));
-    if (own.status().code() == absl::StatusCode::kNotFound) return std::optional<ChatTemplate>();
+    if (has_none) return std::optional<ChatTemplate>();
     return own.status();
   }
   std::ifstream file(model.chat_template);
   const std::string text(std::istreambuf_iterator<char>(file), {});
-  if (!file && text.empty())
-    return not_found("model.chat_template: cannot read {}", model.chat_template);
+  if (!file && text.empty()) {
+    own = ChatTemplate::load(model.path, model.chat_template);
+    if (!own.ok())
+      return annotate(own.status(),
+                      fmt::format("model.chat_template: no file {}", model.chat_template));
+    return std::optional<ChatTemplate>(*std::move(own));
+  }
   const auto piece = [&](std::optional<TokenId> id) {
     return id ? std::string(info.tokenizer->piece(*id)) : std::string();
   };
   const std::optional<TokenId> eos =
       config.eos_ids.empty() ? std::nullopt : std::optional(config.eos_ids.front());
   absl::StatusOr<ChatTemplate> given =
-      ChatTemplate::compile(text, piece(config.bos_id), piece(eos));
+      own.ok() ? own->with_source(text)
+               : ChatTemplate::compile(text, piece(config.bos_id), piece(eos));
   if (!given.ok()) return annotate(given.status(), model.chat_template);
   return std::optional<ChatTemplate>(*std::move(given));
 }

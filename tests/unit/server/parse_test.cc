@@ -343,10 +343,66 @@ TEST_F(RequestTest, ContinueFinalMessageCutsTheTurnOpen) {
       &request));
   std::string text;
   ASSERT_FALSE(world_.frontend->render_chat(request, &text));
-  EXPECT_EQ(text, "[user]a[assistant]Once");
+  EXPECT_EQ(text, "[user]a[assistant]Once ");
   EXPECT_TRUE(parse_chat(R"({"messages":[{"role":"user","content":"a"}],
       "continue_final_message":true,"add_generation_prompt":true})",
                          &request));
+}
+
+// What a client wrote reaches the template in its order: prompts, and so answers, depend on it.
+TEST_F(RequestTest, KeysKeepTheirOrder) {
+  ApiRequest request;
+  ASSERT_FALSE(parse_chat(
+      R"({"chat_template_kwargs":{"z":{"d":1,"c":2},"b":3},
+          "messages":[{"role":"assistant","zz":{"y":1,"x":2},"content":"c","a":1,
+            "tool_calls":[{"type":"function","function":{"name":"f","arguments":"{\"q\":1,\"p\":2}"}}]}]})",
+      &request));
+  EXPECT_EQ(
+      request.messages,
+      R"([{"role":"assistant","zz":{"y":1,"x":2},"content":"c","a":1,)"
+      R"("tool_calls":[{"type":"function","function":{"name":"f","arguments":{"q":1,"p":2}}}]}])");
+  EXPECT_EQ(request.template_kwargs, R"({"z":{"d":1,"c":2},"b":3})");
+  EXPECT_EQ(sorted_json(R"({"b":{"d":1,"c":[2]},"a":3})"), R"({"a":3,"b":{"c":[2],"d":1}})");
+}
+
+// An object of very many keys, each sent twice: the last value counts, in the place of the first.
+TEST_F(RequestTest, ManyKeysAreNoQuadraticWork) {
+  constexpr int kKeys = 200000;
+  std::string body = R"({"messages":[{"role":"user","content":"a"}],"chat_template_kwargs":{)";
+  for (int i = 0; i < 2 * kKeys; ++i) body += fmt::format(R"("k{}":{},)", i % kKeys, i);
+  body += R"("last":1}})";
+  ApiRequest request;
+  ASSERT_FALSE(parse_chat(body, &request));
+  EXPECT_TRUE(request.template_kwargs.starts_with(R"({"k0":200000,"k1":200001,)"));
+  EXPECT_TRUE(request.template_kwargs.ends_with(R"("k199999":399999,"last":1})"));
+}
+
+TEST_F(RequestTest, TemplatesOfClientsNeedTrust) {
+  const std::string own =
+      chat_with("chat_template", R"("{{ messages[0].content }}{{ eos_token }}")");
+  ApiRequest request;
+  std::string text;
+  ASSERT_FALSE(parse_chat(own, &request));
+  const MaybeError refused = world_.frontend->render_chat(request, &text);
+  ASSERT_TRUE(refused);
+  EXPECT_EQ(refused->param, "chat_template");
+  EXPECT_NE(refused->message.find("(default)"), std::string::npos) << refused->message;
+  ASSERT_FALSE(parse_chat(chat_with("chat_template", "\"default\""), &request));
+  ASSERT_FALSE(world_.frontend->render_chat(request, &text));
+  EXPECT_EQ(text, "[user]a[assistant]");
+
+  World trusting(WorldOptions{.trust_request_chat_template = true});
+  ASSERT_FALSE(parse_chat(own, &request));
+  ASSERT_FALSE(trusting.frontend->render_chat(request, &text));
+  EXPECT_EQ(text, "a<eos>");
+  for (const char* bad : {R"("{% if %}")", R"("{{ 1 // 0 }}")"}) {
+    request = {};
+    ASSERT_FALSE(parse_chat(chat_with("chat_template", bad), &request));
+    const MaybeError error = trusting.frontend->render_chat(request, &text);
+    ASSERT_TRUE(error) << bad;
+    EXPECT_EQ(error->http_status(), 400);
+    EXPECT_NE(error->message.find("line 1"), std::string::npos) << error->message;
+  }
 }
 
 TEST_F(RequestTest, SaltsSeparatePrefixes) {

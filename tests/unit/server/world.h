@@ -81,6 +81,7 @@ struct WorldOptions {
   int num_blocks = 4096;
   int max_seqs = 64;
   int max_queue = 64;
+  bool trust_request_chat_template = false;
   int vocab = 95;      // of the ledger: printable characters only, no end of text
   Nanos step_time{0};  // above 0: a step takes this long
   int io_threads = 2;
@@ -93,6 +94,7 @@ struct World {
       : metrics("test"), hub(o.io_threads + 1), pool(o.num_blocks, 16) {
     config.scheduler.max_seqs = o.max_seqs;
     config.scheduler.max_queue = o.max_queue;
+    config.model.trust_request_chat_template = o.trust_request_chat_template;
     config.scheduler.max_ttft_seconds = o.max_ttft_seconds;
     config.server = o.server;
     config.server.http_port = 0;
