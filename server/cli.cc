@@ -11,11 +11,13 @@
 #include "bench/model.h"
 #include "bench/ops.h"
 #include "bench/serve.h"
+#include "bench/tokenizer.h"
 #include "config/fields.h"
 #include "config/load.h"
 #include "engine/build.h"
 #include "engine/make_model.h"
 #include "server/grpc_client.h"
+#include "server/render_template.h"
 #include "server/serve.h"
 #include "server/simulate_flags.h"
 #include "server/workload_flags.h"
@@ -38,7 +40,9 @@ struct Program {
   BenchModelOptions bench_model;
   BenchOpsOptions bench_ops;
   BenchServeOptions bench_serve;
+  BenchTokenizerOptions bench_tokenizer;
   ChatOptions chat;
+  RenderTemplateOptions render_template;
   SimulateFlags simulate;
   int result = 0;
 };
@@ -171,7 +175,37 @@ void add_bench(Program& p) {
   ops->add_option("--json", p.bench_ops.json_path, "Also write the results to this file");
   ops->callback([&p] { p.result = bench_ops(p.bench_ops); });
 
+  CLI::App* tokenizer =
+      bench->add_subcommand("tokenizer", "Speed of a model's tokenizer on one core");
+  tokenizer->add_option("DIR", p.bench_tokenizer.model_dir, "Model directory")->required();
+  tokenizer->add_option("--file", p.bench_tokenizer.file, "Text to take; else made-up texts");
+  tokenizer->add_option("--seconds", p.bench_tokenizer.seconds, "Time per line")
+      ->capture_default_str();
+  tokenizer->add_option("--json", p.bench_tokenizer.json_path,
+                        "Also write the results to this file");
+  tokenizer->callback([&p] { p.result = bench_tokenizer(p.bench_tokenizer); });
+
   add_bench_serve(p, bench);
+}
+
+void add_render_template(Program& p) {
+  CLI::App* command = p.app.add_subcommand(
+      "render-template", "Print the prompt that a chat request becomes, and exit");
+  RenderTemplateOptions& o = p.render_template;
+  command->add_option("DIR", o.model_dir, "Model directory")->required();
+  command->add_option("--request", o.request,
+                      "File with the JSON body of a chat request; -: stdin");
+  command->add_option("--chat-template", o.chat_template,
+                      "Name of one of the model's templates, or a file with one");
+  command->add_flag("--as-is", o.as_is,
+                    "Messages unchanged: the daemon joins text parts and reads calls' arguments");
+  command->callback([&p] {
+    const absl::StatusOr<std::string> text = render_template(p.render_template);
+    if (text.ok())
+      fmt::print("{}", *text);
+    else
+      p.result = report(text.status());
+  });
 }
 
 void add_chat(Program& p) {
@@ -188,6 +222,7 @@ void add_chat(Program& p) {
 }
 
 void add_small(Program& p) {
+  add_render_template(p);
   p.app.add_subcommand("version", "Print the version")->callback([] {
     fmt::print("sluice {}\n", kVersion);
   });

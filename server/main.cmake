@@ -8,7 +8,7 @@ sluice_library(grpc_server SRCS grpc_server.cc grpc_convert.cc grpc_client.cc
 
 add_executable(sluice main.cc cli.cc serve.cc simulate_flags.cc workload_flags.cc)
 target_link_libraries(sluice PRIVATE sluice_options http_server grpc_server engine text bench_ops
-                      bench_model bench_serve simulate CLI11::CLI11)
+                      bench_model bench_serve bench_tokenizer simulate CLI11::CLI11)
 
 # The CUDA engine is loaded at run time, so nothing links it: whoever builds the daemon wants both.
 if(SLUICE_HAVE_CUDA)

@@ -67,12 +67,29 @@ def test_bench_ops_measures_what_is_asked_for(device, only, ops, tmp_path):
     assert all(line["seconds"] > 0 and line["op"] in result.stdout for line in out["lines"])
 
 
+def test_bench_tokenizer(tmp_path):
+    """Of made-up texts and of a file."""
+    path = tmp_path / "tokenizer.json"
+    (tmp_path / "text").write_text("The fox and the hen.\n" * 200, encoding="utf-8")
+    for arguments, texts in [((), ["English", "code", "other scripts", "one letter", "spaces"]),
+                             (("--file", tmp_path / "text"), [str(tmp_path / "text")])]:
+        result = run_cli("bench", "tokenizer", DEMO, "--seconds=0.01", "--json", path, *arguments)
+        assert result.returncode == 0, result.stderr
+        lines = json.loads(path.read_text())["lines"]
+        assert [line["text"] for line in lines] == texts
+        for line in lines:
+            assert line["encode_mb_per_s"] > 0 and line["decode_mb_per_s"] > 0
+            assert 0 < line["tokens"] <= line["bytes"] and line["text"] in result.stdout
+
+
 def test_bench_refuses_bad_input():
     for arguments, word in [(("model", "/nonexistent"), "/nonexistent"),
                             (("model", DEMO, "--batches=0"), "--batches"),
                             (("model", DEMO, "--prompts=x"), "--prompts"),
                             (("model", DEMO, "--device=tpu"), "device.kind: 'tpu'"),
                             (("ops", "--shapes=9b"), "--shapes"),
+                            (("tokenizer", "/nonexistent"), "/nonexistent"),
+                            (("tokenizer", DEMO, "--file=/nonexistent"), "/nonexistent"),
                             (("ops", "--device=cuda", "--device.plugin=/nonexistent"), "/nonexistent"),
                             (("serve", "--concurrency=0"), "--concurrency"),
                             (("serve", "--url=http://127.0.0.1:1"), "refused"),

@@ -49,6 +49,17 @@ def test_print_config_reads_back(tmp_path):
                    env={"SLUICE_CONFIG": str(tmp_path / "c.toml")}).stdout == first
 
 
+def test_render_template_prints_the_prompt(tmp_path):
+    request = tmp_path / "request.json"
+    request.write_text(json.dumps({"messages": [{"role": "user", "content": "Who are you?"}]}))
+    printed = run_cli("render-template", DEMO, "--request", request)
+    assert printed.returncode == 0 and "Who are you?" in printed.stdout, printed.stderr
+    request.write_text('{"messages": []}')
+    for arguments in [("--request", request), ("--request", tmp_path / "none"), ("--chat-template", "nope")]:
+        result = run_cli("render-template", DEMO, *arguments)
+        assert result.returncode == 1 and result.stderr.count("\n") == 1, result.stderr
+
+
 def test_plan_names_the_numbers():
     result = run_cli("plan", DEMO, "--cache.bytes=64MiB")
     assert result.returncode == 0, result.stderr
