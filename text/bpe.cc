@@ -26,45 +26,13 @@ bool worse(const Bpe::Scratch::Candidate& a, const Bpe::Scratch::Candidate& b) {
 
 }  // namespace
 
-absl::StatusOr<Bpe> Bpe::begin(Vocabulary vocabulary, Options options) {
+absl::StatusOr<Bpe> Bpe::make(Vocabulary vocabulary, const Merges& merges, Options options) {
   Bpe bpe;
   bpe.vocabulary_ = std::move(vocabulary);
   bpe.options_ = std::move(options);
   if (absl::Status status = bpe.index_vocabulary(); !status.ok()) return status;
-  return bpe;
-}
-
-absl::StatusOr<Bpe> Bpe::make(Vocabulary vocabulary, const Merges& merges, Options options) {
-  absl::StatusOr<Bpe> bpe = begin(std::move(vocabulary), std::move(options));
-  if (!bpe.ok()) return bpe.status();
-  if (absl::Status status = bpe->index_merges(merges); !status.ok()) return status;
-  bpe->index_pieces();
-  return bpe;
-}
-
-absl::StatusOr<Bpe> Bpe::make_scored(Vocabulary vocabulary, const std::vector<float>& scores,
-                                     Options options) {
-  CHECK(scores.size() == vocabulary.size() && !options.byte_level);
-  absl::StatusOr<Bpe> bpe = begin(std::move(vocabulary), std::move(options));
-  if (!bpe.ok()) return bpe.status();
-  std::vector<size_t> order(scores.size());
-  for (size_t i = 0; i < order.size(); ++i) order[i] = i;
-  std::stable_sort(order.begin(), order.end(),
-                   [&](size_t a, size_t b) { return scores[a] > scores[b]; });
-  uint32_t rank = 0;
-  for (size_t i = 0; i < order.size(); ++i) {
-    const float score = scores[order[i]];
-    if (score == -std::numeric_limits<float>::infinity()) break;
-    if (i > 0 && score != scores[order[i - 1]]) ++rank;
-    const auto& [content, id] = bpe->vocabulary_[order[i]];
-    for (size_t at = utf8_step(content, 0).length; at < content.size();
-         at += utf8_step(content, at).length) {
-      const auto left = bpe->find(std::string_view(content).substr(0, at));
-      const auto right = bpe->find(std::string_view(content).substr(at));
-      if (left && right) bpe->merges_[key(*left, *right)] = {rank, id};
-    }
-  }
-  bpe->index_pieces();
+  if (absl::Status status = bpe.index_merges(merges); !status.ok()) return status;
+  bpe.index_pieces();
   return bpe;
 }
 

@@ -73,10 +73,6 @@ class Bpe {
   };
   // Ids are distinct and not negative (the caller has checked). Error messages begin with the key.
   static absl::StatusOr<Bpe> make(Vocabulary vocabulary, const Merges& merges, Options options);
-  // SentencePiece's way: any two neighbours whose concatenation is a mergeable entry may be merged,
-  // and its score is the rank. Lengths of the lists are equal; -inf: not mergeable.
-  static absl::StatusOr<Bpe> make_scored(Vocabulary vocabulary, const std::vector<float>& scores,
-                                         Options options);
 
   // Appends the tokens of one piece of pre-tokenised text.
   void encode(std::string_view piece, Scratch& scratch, std::vector<TokenId>& out) const;
@@ -106,7 +102,6 @@ class Bpe {
     const auto found = merges_.find(key(left, right));
     return found == merges_.end() ? nullptr : &found->second;
   }
-  static absl::StatusOr<Bpe> begin(Vocabulary vocabulary, Options options);
   absl::Status index_vocabulary();
   absl::Status check_bytes() const;
   void index_bytes();

@@ -37,13 +37,12 @@ absl::StatusOr<Charsmap> Charsmap::parse(std::string_view blob) {
     return invalid_argument("a character map with a replacement that is not UTF-8");
   for (size_t code = 0; code < map.plain_.size(); ++code) {
     const char character = static_cast<char>(code);
-    map.plain_[code] = !map.find({&character, 1}, true);
+    map.plain_[code] = !map.find({&character, 1});
   }
   return map;
 }
 
-std::optional<Charsmap::Entry> Charsmap::find(std::string_view text, bool shortest) const {
-  std::optional<Entry> best;
+std::optional<std::string_view> Charsmap::find(std::string_view text) const {
   size_t node = offset_of(units_[0]);
   for (size_t i = 0; i < text.size(); ++i) {
     const auto byte = static_cast<uint8_t>(text[i]);
@@ -57,23 +56,22 @@ std::optional<Charsmap::Entry> Charsmap::find(std::string_view text, bool shorte
     if (node >= units_.size()) break;
     const size_t value = value_of(units_[node]);
     if (value >= replacements_.size() || (replacements_[value] & 0xC0) == 0x80) break;
-    best = Entry{i + 1, std::string_view(replacements_.c_str() + value)};
-    if (shortest) break;
+    return std::string_view(replacements_.c_str() + value);
   }
-  return best;
+  return std::nullopt;
 }
 
 void Charsmap::rewrite_grapheme(std::string_view grapheme, std::string& out) const {
   if (grapheme.size() <= kMaxGrapheme) {
-    if (const auto entry = find(grapheme, true)) {
-      out += entry->replacement;
+    if (const auto entry = find(grapheme)) {
+      out += *entry;
       return;
     }
   }
   for (size_t at = 0; at < grapheme.size();) {
     const std::string_view character = grapheme.substr(at, utf8_step(grapheme, at).length);
-    const auto entry = find(character, true);
-    out += entry ? entry->replacement : character;
+    const auto entry = find(character);
+    out += entry.value_or(character);
     at += character.size();
   }
 }

@@ -23,15 +23,9 @@ class Charsmap {
   // characters is looked up alone.
   void rewrite_graphemes(std::string_view text, std::string& out) const;
 
-  struct Entry {
-    size_t length;  // bytes of text
-    std::string_view replacement;
-  };
-  // The longest entry that `text` begins with.
-  std::optional<Entry> longest(std::string_view text) const { return find(text, false); }
-
  private:
-  std::optional<Entry> find(std::string_view text, bool shortest) const;
+  // The replacement of the shortest entry that `text` begins with.
+  std::optional<std::string_view> find(std::string_view text) const;
   void rewrite_grapheme(std::string_view grapheme, std::string& out) const;
 
   std::vector<uint32_t> units_;

@@ -29,7 +29,7 @@ absl::StatusOr<Unigram> Unigram::make(std::vector<Entry> entries, Options option
       return invalid_argument("model.vocab[{}]: the score of '{}' must be finite", i,
                               entry.content.substr(0, 100));
     model.by_content_[entry.content] = static_cast<TokenId>(i);
-    if (entry.matched) worst = std::min(worst, entry.score);
+    worst = std::min(worst, entry.score);
   }
   if (options.unknown < 0 || static_cast<size_t>(options.unknown) >= model.entries_.size())
     return invalid_argument("model.unk_id: {} is not the id of an entry", options.unknown);
@@ -47,7 +47,7 @@ absl::StatusOr<Unigram> Unigram::make(std::vector<Entry> entries, Options option
 void Unigram::build_trie() {
   std::vector<std::pair<std::string_view, TokenId>> sorted;
   for (const auto& [content, id] : by_content_)
-    if (!content.empty() && entries_[id].matched) sorted.emplace_back(content, id);
+    if (!content.empty()) sorted.emplace_back(content, id);
   std::sort(sorted.begin(), sorted.end());
   struct Range {
     size_t begin, end;

@@ -38,7 +38,6 @@ class Unigram {
   struct Entry {
     std::string content;
     double score;
-    bool matched = true;  // may be found in text
   };
   struct Options {
     TokenId unknown = 0;         // what a character without an entry becomes
