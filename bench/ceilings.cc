@@ -117,6 +117,28 @@ __attribute__((target("avx512f,avx512bf16"))) double peak_bf16_512(int64_t steps
   for (int j = 0; j < 12; ++j) sink = sink + _mm512_cvtss_f32(a[j]);
   return double(steps) * 12 * 64;
 }
+
+// Six sums of 16 by 16, as many registers as x and weights leave.
+__attribute__((target("amx-tile,amx-bf16"))) double peak_bf16_tiles(int64_t steps) {
+  struct {
+    uint8_t id = 1, start = 0, reserved[14] = {};
+    uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+  } palette;
+  // GCC 12's intrinsic reads eight bytes of it, as the compiler sees it. Every register is zero
+  // then.
+  asm volatile("ldtilecfg %0" ::"m"(palette));
+  for (int64_t i = 0; i < steps; ++i) {
+    _tile_dpbf16ps(0, 6, 7);
+    _tile_dpbf16ps(1, 6, 7);
+    _tile_dpbf16ps(2, 6, 7);
+    _tile_dpbf16ps(3, 6, 7);
+    _tile_dpbf16ps(4, 6, 7);
+    _tile_dpbf16ps(5, 6, 7);
+  }
+  _tile_release();
+  return double(steps) * 6 * 16 * 16 * 64;
+}
 #endif
 
 double measure_peak(cpu::ThreadPool& pool, Peak peak) {
@@ -162,6 +184,7 @@ Ceilings cpu_ceilings(int threads) {
   if (has("avx2")) f32 = peak_f32_256;
   if (has("avx512")) f32 = peak_f32_512;
   if (has("avx512bf16")) c.bf16_gflop_per_s = measure_peak(pool, peak_bf16_512);
+  if (has("amx")) c.bf16_gflop_per_s = measure_peak(pool, peak_bf16_tiles);
 #endif
   c.f32_gflop_per_s = measure_peak(pool, f32);
   return c;

@@ -12,7 +12,7 @@ struct Ceilings {
   int threads = 0;              // of the processor; 0 on a device of its own
   double read_gb_per_s = 0;     // memory; on a device of its own read and written, by a copy within
   double f32_gflop_per_s = 0;   // fused multiply-adds from registers, the chip's widest vectors
-  double bf16_gflop_per_s = 0;  // vdpbf16ps; on a device of its own its matmul. 0: there is neither
+  double bf16_gflop_per_s = 0;  // AMX or vdpbf16ps; a device of its own: its matmul. 0: none
 
   double peak_gflop_per_s(bool bf16) const {
     return bf16 && bf16_gflop_per_s > 0 ? bf16_gflop_per_s : f32_gflop_per_s;

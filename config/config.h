@@ -24,7 +24,7 @@ struct Config {
     std::string libraries;         // folder to look into first for NVIDIA's libraries
     bool batch_invariant = false;  // a GPU's results do not depend on what else is in a batch
     int threads = 0;               // 0: the cgroup's quota
-    std::string isa = "auto";      // auto, avx512bf16, avx512, avx2, portable: at most this
+    std::string isa = "auto";      // auto, amx, avx512bf16, avx512, avx2, portable
   } device;
   struct Cache {
     int block_size = 16;         // tokens

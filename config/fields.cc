@@ -125,7 +125,7 @@ std::vector<Field> engine_fields(Config& c) {
        "",
        0,
        0,
-       {"auto", "avx512bf16", "avx512", "avx2", "portable"}},
+       {"auto", "amx", "avx512bf16", "avx512", "avx2", "portable"}},
       {"cache.block_size", &c.cache.block_size, "Tokens a KV block holds", "", 1, 256},
       {"cache.bytes",
        &c.cache.bytes,

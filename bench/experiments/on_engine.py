@@ -75,9 +75,9 @@ CLAIMS = {
         "--workload short-plus-long --scale 0.1 --long-len 20000", 1.5, 30,
         "--cache.bytes 300000000", preset("vllm", "sarathi", "sluice"), ["beside", "gap"]),
     "swap": Claim(
-        "--workload sharegpt4-2k --scale 0.25", 1.1, 28,
+        "--workload sharegpt4-2k --scale 0.25", 2.5, 60,
         "--scheduler.preset fastserve --scheduler.max_rows 4 --scheduler.max_preemptions 64 "
-        "--model.max_model_len 520 --cache.bytes 40000000 --cache.host_bytes 300000000 "
+        "--model.max_model_len 520 --cache.bytes 22500000 --cache.host_bytes 300000000 "
         "--cache.prefix_caching=false",
         {"reactive, recompute": "--scheduler.proactive off --scheduler.pressure recompute",
          "reactive, swap": "--scheduler.proactive off",

@@ -11,7 +11,7 @@ namespace sluice {
 
 struct CpuOptions {
   int threads = 0;           // 0: what the cgroup's quota and the affinity mask allow
-  std::string isa = "auto";  // "avx512bf16", "avx512", "avx2", "portable"
+  std::string isa = "auto";  // "amx", "avx512bf16", "avx512", "avx2", "portable"
 };
 
 // The machine's processors as a device. Synchronous: every op is done when its call returns, the

@@ -1,5 +1,8 @@
 #include "kernels/cpu/kernels.h"
 #include "kernels/cpu/simd.h"
+#if defined(SLUICE_AMX)
+#include "kernels/cpu/amx.h"
+#endif
 
 // y = x * w^T over packed weights, one piece at a time.
 //
@@ -11,6 +14,8 @@
 // Few rows (one register tile): weights are read once, straight from memory. More rows: a block of
 // weights stays in L1 while every row tile runs over it. Either way narrow weights are widened in
 // registers: a widened copy would cost more in stores and cache than the few instructions a vector.
+//
+// With AMX bf16 weights go through its tiles (amx.h) instead: other sums, in an order as fixed.
 namespace sluice::cpu::SLUICE_ISA {
 namespace {
 
@@ -25,6 +30,7 @@ constexpr int kMaxRows = 3, kMaxVectors = 12, kMaxTiles = 1;
 constexpr int64_t kBlock = 512;  // inputs: 48 KiB of bf16 weights at three tiles
 constexpr int64_t kPrefetchBytes = 2048;
 constexpr int64_t kMaxAskers = 4;  // row tiles that share the prefetching of the next block
+static_assert(kBlock % 32 == 0);   // AMX takes that many inputs at a time
 
 constexpr int tiles_for(int rows) {
   const int fit = kMaxVectors / kTileVectors / rows;
@@ -252,6 +258,44 @@ void many_rows(const GemmArgs& g, const char* x, int64_t rows, int tiles, const 
   }
 }
 
+#if defined(SLUICE_AMX)
+// As few_rows() and many_rows(). Inputs beyond a multiple of 32 are added by vdpbf16ps, at the end.
+void amx_sums(const GemmArgs& g, const uint16_t* x, int64_t rows, int tiles, const char* b,
+              float* c) {
+  const int64_t b_tile = tile_bytes(g.type, g.in), c_stride = tiles * kTileCols;
+  const int64_t whole = g.in / kAmxInputs * kAmxInputs;
+  const int64_t block = rows <= kAmxRows / 2 ? whole : kBlock;
+  const int64_t row_tiles = (rows + kAmxRows - 1) / kAmxRows;
+  const int64_t askers = row_tiles < kMaxAskers ? row_tiles : kMaxAskers;
+  AmxConfig config;
+  for (int64_t k = 0; k < whole; k += block) {
+    const int64_t count = whole - k < block ? whole - k : block;
+    const char* from = b + k / 2 * kAmxPairBytes;
+    const char* next = rows <= kAmxRows / 2 ? from + kPrefetchBytes
+                       : k + block < whole  ? from + block / 2 * kAmxPairBytes
+                                            : b + tiles * b_tile;
+    for (int64_t t = 0; t < row_tiles; ++t) {
+      const int64_t row = t * kAmxRows;
+      const AmxAhead ahead{next + t * (block / 2 * kAmxPairBytes / askers), b_tile,
+                           t < askers ? int(kAmxInputs / 2 / askers) : 0};
+      config.set(int(rows - row < kAmxRows ? rows - row : kAmxRows));
+      amx_micro(config.rows(), tiles, x + row * g.x_stride + k, g.x_stride, from, b_tile,
+                count / kAmxInputs, c + row * c_stride, c_stride, k > 0, ahead);
+    }
+  }
+  if (whole == g.in) return;
+  const char* rest = b + whole / 2 * kAmxPairBytes;
+  for (int64_t row = 0; row < rows; row += kMaxRows) {
+    const int n = int(rows - row < kMaxRows ? rows - row : kMaxRows);
+    for (int tile = 0; tile < tiles; ++tile) {
+      run_micro<Dot, false, kMaxRows, 1>(
+          n, 1, x + row * g.x_stride + whole, g.x_stride, rest + tile * b_tile, b_tile,
+          g.in - whole, c + row * c_stride + tile * kTileCols, c_stride, whole > 0, {});
+    }
+  }
+}
+#endif
+
 void sums(const GemmArgs& g, const GemmPiece& p, int64_t tile, int tiles, float* c) {
   const int64_t rows = p.row_end - p.row_begin;
   const char* b = g.w + tile * tile_bytes(g.type, g.in);
@@ -269,7 +313,9 @@ void sums(const GemmArgs& g, const GemmPiece& p, int64_t tile, int tiles, float*
       if (few) return few_rows<FromF16>(g, x, int(rows), tiles, b, c);
       return many_rows<FromF16>(g, x, rows, tiles, b, c);
     case WeightType::bf16:
-#if defined(SLUICE_BF16_DOT)
+#if defined(SLUICE_AMX)
+      return amx_sums(g, (const uint16_t*)x, rows, tiles, b, c);
+#elif defined(SLUICE_BF16_DOT)
       if (few) return few_rows<Dot>(g, x, int(rows), tiles, b, c);
       return many_rows<Dot>(g, x, rows, tiles, b, c);
 #else
@@ -318,7 +364,10 @@ void write_silu_row(float* y, const float* gate, const float* up, const Finish& 
   }
 }
 
-int panel_tiles(int64_t rows, WeightType) {
+int panel_tiles(int64_t rows, [[maybe_unused]] WeightType type) {
+#if defined(SLUICE_AMX)
+  if (type == WeightType::bf16) return amx_panel_tiles(rows);
+#endif
   return rows >= kMaxRows ? kPanelTiles : tiles_for(int(rows));
 }
 

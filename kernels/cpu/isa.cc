@@ -1,12 +1,26 @@
 #include "kernels/cpu/isa.h"
 
+#if defined(__x86_64__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include "base/check.h"
 #include "base/status.h"
 
 namespace sluice::cpu {
 namespace {
 
-constexpr Isa kAll[] = {Isa::portable, Isa::avx2, Isa::avx512, Isa::avx512bf16};
+constexpr Isa kAll[] = {Isa::portable, Isa::avx2, Isa::avx512, Isa::avx512bf16, Isa::amx};
+
+#if defined(__x86_64__)
+// Linux keeps tile registers for those who ask, once a process: asm/prctl.h has the numbers.
+bool may_use_tiles() {
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;
+  static const bool granted = syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  return granted;
+}
+#endif
 
 // The compiler's run-time library checks cpuid and that the system saves the registers (xgetbv).
 bool supported(Isa isa) {
@@ -24,6 +38,9 @@ bool supported(Isa isa) {
              __builtin_cpu_supports("avx512dq");
     case Isa::avx512bf16:
       return supported(Isa::avx512) && __builtin_cpu_supports("avx512bf16");
+    case Isa::amx:
+      return supported(Isa::avx512bf16) && __builtin_cpu_supports("amx-tile") &&
+             __builtin_cpu_supports("amx-bf16") && may_use_tiles();
   }
 #endif
   return isa == Isa::portable;
@@ -41,6 +58,8 @@ std::string_view name_of(Isa isa) {
       return "avx512";
     case Isa::avx512bf16:
       return "avx512bf16";
+    case Isa::amx:
+      return "amx";
   }
   return "";
 }
@@ -64,7 +83,7 @@ absl::StatusOr<Isa> choose_isa(std::string_view name) {
     return isa;
   }
   return invalid_argument(
-      "unknown instruction set '{}' (auto, avx512bf16, avx512, avx2 or portable)", name);
+      "unknown instruction set '{}' (auto, amx, avx512bf16, avx512, avx2 or portable)", name);
 }
 
 Kernels kernels_for(Isa isa) {
@@ -79,7 +98,9 @@ Kernels kernels_for(Isa isa) {
     return k;
   }
   if (isa != Isa::portable) {
-    isa == Isa::avx512 ? avx512::fill_gemm(&k) : avx512bf16::fill_gemm(&k);
+    isa == Isa::avx512       ? avx512::fill_gemm(&k)
+    : isa == Isa::avx512bf16 ? avx512bf16::fill_gemm(&k)
+                             : amx::fill_gemm(&k);
     avx512::fill_rows(&k);
     avx512::fill_attention(&k);
     avx512::fill_vocabulary(&k);

@@ -10,7 +10,7 @@
 // Which kernels a machine can run: found out once, when a device is made.
 namespace sluice::cpu {
 
-enum class Isa { portable, avx2, avx512, avx512bf16 };
+enum class Isa { portable, avx2, avx512, avx512bf16, amx };
 
 std::string_view name_of(Isa);
 

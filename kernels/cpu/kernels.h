@@ -138,8 +138,8 @@ struct Kernels {
   int64_t (*mass_at_least)(const float* x, int64_t n, float bound, float* sum);
 };
 
-// Each file of kernels fills its part of a table, once per instruction set. avx512bf16 has only a
-// gemm of its own.
+// Each file of kernels fills its part of a table, once per instruction set. avx512bf16 and amx
+// have only a gemm of their own.
 namespace portable {
 void fill_gemm(Kernels*);
 void fill_rows(Kernels*);
@@ -159,6 +159,9 @@ void fill_attention(Kernels*);
 void fill_vocabulary(Kernels*);
 }  // namespace avx512
 namespace avx512bf16 {
+void fill_gemm(Kernels*);
+}
+namespace amx {
 void fill_gemm(Kernels*);
 }
 

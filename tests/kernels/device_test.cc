@@ -16,7 +16,7 @@ TEST(CpuDevice, NamesItsInstructionSetAndThreads) {
 }
 
 TEST(CpuDevice, RefusesWhatTheChipLacks) {
-  for (const std::string isa : {"avx2", "avx512", "avx512bf16"}) {
+  for (const std::string isa : {"avx2", "avx512", "avx512bf16", "amx"}) {
     const auto device = make_cpu_device({1, isa});
     const auto supported = cpu::supported_isas();
     bool here = false;

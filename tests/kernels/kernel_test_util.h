@@ -38,12 +38,14 @@ class EachIsa : public testing::TestWithParam<std::string> {
   }
   CheckedOps& ops() { return test_->ops; }
   Device& device() { return *test_->device; }
-  bool rounds_x() const { return GetParam() == "avx512bf16"; }
+  bool rounds_x() const { return GetParam() == "avx512bf16" || GetParam() == "amx"; }
 
   std::unique_ptr<TestDevice> test_;
 };
 
-inline auto all_isas() { return testing::Values("portable", "avx2", "avx512", "avx512bf16"); }
+inline auto all_isas() {
+  return testing::Values("portable", "avx2", "avx512", "avx512bf16", "amx");
+}
 #define SLUICE_EACH_ISA(Suite) \
   INSTANTIATE_TEST_SUITE_P(Isa, Suite, all_isas(), [](const auto& info) { return info.param; })
 

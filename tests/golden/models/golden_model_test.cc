@@ -124,7 +124,7 @@ TEST_P(GoldenFp8, IsTheWidenedModel) {
       const Fp8Tensor fp8(name, columns, v, !at_load);
       for (size_t i = 0; i < v.size(); ++i) v[i] = fp8.value(i);
     };
-    for (const char* isa : {"portable", "avx2", "avx512", "avx512bf16"}) {
+    for (const char* isa : {"portable", "avx2", "avx512", "avx512bf16", "amx"}) {
       const std::string stored = at_load ? "F32" : "F8_E4M3", dtype = at_load ? "fp8" : "auto";
       LoadedCase fp8(golden, stored, dtype, DType::f32, at_load ? plain : config, {}, isa);
       if (!fp8.unavailable().empty()) continue;
@@ -140,8 +140,9 @@ TEST_P(GoldenFp8, IsTheWidenedModel) {
         worst = std::max(worst, std::fabs(got[i] - want[i]) / golden.range);
       std::printf("%s %s fp8%s: %.2g of the range\n", GetParam(), isa, at_load ? " at load" : "",
                   worst);
-      // avx512bf16 rounds activations for a head that is bf16.
-      const bool rounds = !at_load && std::string_view(isa) == "avx512bf16";
+      // These two round activations for a head that is bf16.
+      const bool rounds =
+          !at_load && (std::string_view(isa) == "avx512bf16" || std::string_view(isa) == "amx");
       EXPECT_LT(worst, rounds ? kBf16Bound : kF32Bound) << isa;
       EXPECT_EQ(got, fp8.logits_of(prompt, 7));
     }
@@ -151,7 +152,7 @@ TEST_P(GoldenFp8, IsTheWidenedModel) {
 TEST_P(GoldenModel, LogitsInF32OnEveryInstructionSet) {
   const GoldenCase golden(GetParam());
   int ran = 0;
-  for (const char* isa : {"portable", "avx2", "avx512", "avx512bf16"}) {
+  for (const char* isa : {"portable", "avx2", "avx512", "avx512bf16", "amx"}) {
     LoadedCase run(golden, "BF16", "f32", DType::f32, golden.json["config"], {}, isa);
     if (!run.unavailable().empty()) {
       std::printf("not run: %s\n", run.unavailable().c_str());
@@ -173,8 +174,9 @@ TEST_P(GoldenModel, LogitsInBf16) {
   ASSERT_TRUE(run.ready());
   EXPECT_EQ(run.model().weight_dtype(), DType::bf16);
   const std::vector<float> errors = run.errors();
-  // Where activations are rounded, too (avx512bf16), a token near a tie between experts may go to
-  // another one, and whatever attends to it sees that: experts are judged by the median position.
+  // Where activations are rounded, too (avx512bf16, amx), a token near a tie between experts may go
+  // to another one, and whatever attends to it sees that: experts are judged by the median
+  // position.
   const bool experts = run.model().config().num_experts > 0;
   const float error = experts ? errors[errors.size() / 2] : errors.back();
   std::printf("%s bf16: %.2g of the range at worst, %.2g in the median\n", GetParam(),
