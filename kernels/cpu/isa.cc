@@ -72,13 +72,23 @@ std::vector<Isa> supported_isas() {
   return result;
 }
 
+// vdpbf16ps makes two products a lane, but Intel's chips start it half as often as one, or less:
+// there f32 is faster (112 against 230 GFLOP/s where AMX reaches 2,300), and exact besides.
+Isa best_isa() {
+  const Isa last = supported_isas().back();
+#if defined(__x86_64__)
+  if (last == Isa::avx512bf16 && __builtin_cpu_is("intel")) return Isa::avx512;
+#endif
+  return last;
+}
+
 absl::StatusOr<Isa> choose_isa(std::string_view name) {
-  if (name == "auto") return supported_isas().back();
+  if (name == "auto") return best_isa();
   for (const Isa isa : kAll) {
     if (name != name_of(isa)) continue;
     if (!supported(isa)) {
       return invalid_argument("this processor or its system does not support {} (best here: {})",
-                              name, name_of(supported_isas().back()));
+                              name, name_of(best_isa()));
     }
     return isa;
   }

@@ -14,8 +14,11 @@ enum class Isa { portable, avx2, avx512, avx512bf16, amx };
 
 std::string_view name_of(Isa);
 
-// What this chip and its operating system support, best last.
+// What this chip and its operating system support, each with all that those before it need.
 std::vector<Isa> supported_isas();
+
+// The fastest of them, which "auto" stands for.
+Isa best_isa();
 
 // "auto" or a name; an error that says what the chip lacks.
 absl::StatusOr<Isa> choose_isa(std::string_view name);
