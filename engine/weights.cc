@@ -137,8 +137,10 @@ class Packer {
       const auto now = std::chrono::steady_clock::now();
       if (reports && now - last_report_ > std::chrono::seconds(2)) {
         last_report_ = now;
-        log_info("model: {:.1f} of {:.1f} GB of weights loaded", done_bytes_ / 1e9,
-                 total_bytes_ / 1e9);
+        const double seconds = std::chrono::duration<double>(now - begin_).count();
+        log_info("model: {:.1f} of {:.1f} GB of weights loaded, about {:.0f} s left",
+                 done_bytes_ / 1e9, total_bytes_ / 1e9,
+                 seconds * (double(total_bytes_) / double(done_bytes_) - 1));
       }
     }
   }
@@ -211,7 +213,8 @@ class Packer {
   size_t total_bytes_ = 0;
   std::atomic<size_t> next_ = 0, done_bytes_ = 0;
   std::atomic<bool> failed_ = false;
-  std::chrono::steady_clock::time_point last_report_ = std::chrono::steady_clock::now();
+  const std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
+  std::chrono::steady_clock::time_point last_report_ = begin_;
   std::mutex mutex_;
   absl::Status status_;
 };
