@@ -16,7 +16,9 @@
 #include "config/load.h"
 #include "engine/build.h"
 #include "engine/make_model.h"
+#include "server/cli_manual.h"
 #include "server/grpc_client.h"
+#include "server/health.h"
 #include "server/render_template.h"
 #include "server/serve.h"
 #include "server/simulate_flags.h"
@@ -33,7 +35,7 @@ int report(const absl::Status& status) {
 
 struct Program {
   CLI::App app{"Sluice: serves large language models over HTTP and gRPC."};
-  ConfigFlags serve_flags, plan_flags;
+  ConfigFlags serve_flags, plan_flags, health_flags;
   bool print = false;
   std::string preset, out, dtype = "bf16";
   uint64_t seed = 0;
@@ -42,6 +44,7 @@ struct Program {
   BenchServeOptions bench_serve;
   BenchTokenizerOptions bench_tokenizer;
   ChatOptions chat;
+  HealthOptions health;
   RenderTemplateOptions render_template;
   SimulateFlags simulate;
   int result = 0;
@@ -221,6 +224,26 @@ void add_chat(Program& p) {
   command->callback([&p] { p.result = report(chat(p.chat)); });
 }
 
+void add_health(Program& p, char** environment) {
+  CLI::App* command = p.app.add_subcommand(
+      "health", "Ask a running daemon whether it takes new work; exit code 1 if not");
+  p.health_flags.add_knobs_to(*command, [](std::string_view knob) {
+    return knob == "server.host" || knob == "server.http_port";
+  });
+  command->add_flag("--live", p.health.live, "Ask only whether the process answers");
+  command->add_option("--timeout", p.health.timeout_s, "Seconds")
+      ->check(CLI::Range(0.1, 3600.0))
+      ->capture_default_str();
+  command->callback([&p, environment] {
+    const absl::StatusOr<Config> config = p.health_flags.load_knobs(environment, {});
+    if (config.ok()) {
+      p.health.host = config->server.host;
+      p.health.port = config->server.http_port;
+    }
+    p.result = report(config.ok() ? check_health(p.health) : config.status());
+  });
+}
+
 void add_small(Program& p) {
   add_render_template(p);
   p.app.add_subcommand("version", "Print the version")->callback([] {
@@ -287,8 +310,10 @@ int run_command_line(int argc, char** argv, char** environment) {
   add_make_model(p);
   add_bench(p);
   add_chat(p);
+  add_health(p, environment);
   p.simulate.add_to(p.app, environment, p.result);
   add_small(p);
+  add_manual(p.app);
   try {
     p.app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -6,7 +6,7 @@ endif()
 sluice_library(grpc_server SRCS grpc_server.cc grpc_convert.cc grpc_client.cc
                DEPS server_core sluice_proto gRPC::grpc++ gRPC::grpc++_reflection)
 
-add_executable(sluice main.cc cli.cc serve.cc simulate_flags.cc workload_flags.cc)
+add_executable(sluice main.cc cli.cc cli_manual.cc health.cc manual.cc serve.cc simulate_flags.cc workload_flags.cc)
 target_link_libraries(sluice PRIVATE sluice_options http_server grpc_server engine text bench_ops
                       bench_model bench_serve bench_tokenizer simulate CLI11::CLI11)
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Renders every overlay of deploy/kubernetes and holds each object to the published schema of its kind:
-# deploy/check-manifests.sh [CRD.yaml...]. Objects of a kind that Kubernetes does not come with (ServiceMonitor,
+# tests/deploy/manifests.sh [CRD.yaml...]. Objects of a kind that Kubernetes does not come with (ServiceMonitor,
 # InferencePool) need the definition's file, and are named as not checked without. Needs kubectl or kustomize;
 # installs the schemas into build/manifests. A long check, not part of tests/run.sh.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 venv=build/manifests
 if [ ! -f $venv/ready ]; then
   python3 -m venv $venv

@@ -1,0 +1,12 @@
+# Read by CPack once for each kind of package: which components are in it.
+if(CPACK_GENERATOR STREQUAL "DEB")
+  list(REMOVE_ITEM CPACK_COMPONENTS_ALL bundle)
+  set(CPACK_DEB_COMPONENT_INSTALL ON)
+  set(CPACK_SET_DESTDIR ON)  # /etc is not below the prefix
+  set(CPACK_INSTALL_PREFIX /usr)
+else()
+  list(REMOVE_ITEM CPACK_COMPONENTS_ALL debian)
+  set(CPACK_ARCHIVE_COMPONENT_INSTALL ON)
+  set(CPACK_COMPONENTS_GROUPING ALL_COMPONENTS_IN_ONE)
+  set(CPACK_COMPONENT_INCLUDE_TOPLEVEL_DIRECTORY ON)
+endif()
