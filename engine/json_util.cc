@@ -83,7 +83,7 @@ absl::StatusOr<Json> parse_json_object(std::string_view text, std::string_view w
   try {
     Json json = Json::parse(text.begin(), text.end(), watch);
     if (!repeated.empty())
-      return invalid_argument("{}: key \"{}\" occurs twice", what, repeated.substr(0, 100));
+      return invalid_argument("{}: key \"{}\" occurs twice", what, short_name(repeated));
     if (!json.is_object())
       return invalid_argument("{}: expected an object, found {}", what, describe(json));
     return json;
@@ -98,6 +98,8 @@ absl::StatusOr<Json> parse_json_object(std::string_view text, std::string_view w
     return invalid_argument("{}: not JSON: {}", what, line);
   }
 }
+
+std::string short_name(std::string_view name) { return one_line(name, 100); }
 
 std::string describe(const Json& value) {
   if (value.is_object()) return "an object";

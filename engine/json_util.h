@@ -8,8 +8,11 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 #include "base/status.h"
+#include "base/text.h"
 #include "base/types.h"
 
 // For .cc files only: parsing is heavy to compile. Files of a model directory are input like any
@@ -29,9 +32,12 @@ absl::StatusOr<Json> parse_json_object(std::string_view text, std::string_view w
 // "4096", "a string", "null": what was found, short enough for one line.
 std::string describe(const Json&);
 
-// Takes keys of one JSON object by name. The first complaint sticks and the rest of the reading
-// goes on with defaults, so that callers read straight down and look at status() once. Null counts
-// as absent: Hugging Face writes both.
+// A name from a file as part of a line.
+std::string short_name(std::string_view name);
+
+// Takes keys of one JSON object by name. Complaints are kept and the reading goes on with defaults,
+// so that callers read straight down and look at the end. Null counts as absent: Hugging Face
+// writes both.
 class KeyReader {
  public:
   KeyReader(const Json& json, std::string place) : json_(json), place_(std::move(place)) {}
@@ -47,6 +53,7 @@ class KeyReader {
     if (!value) return absent(key, fallback);
     if (!value->is_number_integer() || *value < low || *value > high) {
       fail("\"{}\" is {}, expected an integer from {} to {}", key, describe(*value), low, high);
+      guessed_ = true;
       return static_cast<int>(low);
     }
     return value->get<int>();
@@ -69,6 +76,7 @@ class KeyReader {
     if (!value) return fallback;
     if (!value->is_boolean()) {
       fail("\"{}\" is {}, expected true or false", key, describe(*value));
+      guessed_ = true;
       return fallback;
     }
     return value->get<bool>();
@@ -103,6 +111,7 @@ class KeyReader {
     if (value && *value != neutral)
       fail("\"{}\" is {}, only {} is supported", key, describe(*value), neutral.dump());
   }
+  bool has_read(std::string_view key) const { return used_.contains(key); }
   // Keys whose value has no meaning here.
   void inert(std::span<const std::string_view> keys) { used_.insert(keys.begin(), keys.end()); }
 
@@ -112,33 +121,51 @@ class KeyReader {
       if (used_.contains(key)) continue;
       if (names.size() > 400) return names + ", ...";
       if (!names.empty()) names += ", ";
-      for (const char c : key.substr(0, 80)) names += c >= ' ' && c < 0x7f ? c : '?';
+      names += short_name(key);
     }
     return names;
   }
   template <class... Args>
   void fail(fmt::format_string<Args...> format, Args&&... args) {
-    if (!status_.ok()) return;
-    status_ = invalid_argument("{}: {}", place_, fmt::format(format, std::forward<Args>(args)...));
+    const std::string text = fmt::format(format, std::forward<Args>(args)...);
+    add(invalid_argument("{}: {}", place_, one_line(text)));
   }
-  const absl::Status& status() const { return status_; }
-  // Makes the complaint of a reader of an object inside this one its own.
+  // Of values that are good alone and not together: nothing is said where one of them is a guess.
+  template <class... Args>
+  void conflict(fmt::format_string<Args...> format, Args&&... args) {
+    if (!std::exchange(guessed_, true)) fail(format, std::forward<Args>(args)...);
+  }
+  void add(absl::Status complaint) {
+    const bool again = !complaints_.empty() && complaints_.back() == complaint;
+    if (!complaint.ok() && !again) complaints_.push_back(std::move(complaint));
+  }
+  const std::vector<absl::Status>& complaints() const { return complaints_; }
+  absl::Status status() const {
+    return complaints_.empty() ? absl::OkStatus() : complaints_.front();
+  }
+  // A size or a switch could not be read, and something else stands in for it.
+  bool guessed() const { return guessed_; }
+  // Makes the complaints of a reader of an object inside this one its own; not its guesses.
   void adopt(const KeyReader& inner) {
-    if (status_.ok()) status_ = inner.status_;
+    complaints_.insert(complaints_.end(), inner.complaints_.begin(), inner.complaints_.end());
   }
   const std::string& place() const { return place_; }
 
  private:
   template <class T>
   T absent(std::string_view key, const std::optional<T>& fallback) {
-    if (!fallback) fail("\"{}\" is missing", key);
+    if (!fallback) {
+      fail("\"{}\" is missing", key);
+      guessed_ = true;
+    }
     return fallback.value_or(T{1});
   }
 
   const Json& json_;
   const std::string place_;
   std::set<std::string, std::less<>> used_;
-  absl::Status status_;
+  std::vector<absl::Status> complaints_;
+  bool guessed_ = false;
 };
 
 }  // namespace sluice

@@ -4,6 +4,7 @@
 #include <string_view>
 
 #include "engine/json_util.h"
+#include "engine/models/config_keys.h"
 #include "engine/models/registry.h"
 #include "engine/quantization.h"
 
@@ -49,39 +50,52 @@ constexpr std::string_view kInertKeys[] = {"model_type",
                                            "bos_token",
                                            "task_specific_params"};
 
-absl::Status read_config(const Json& json, ModelConfig& c) {
-  constexpr std::string_view kFile = "config.json";
-  KeyReader keys(json, std::string(kFile));
+// Null, with a complaint, where there is none.
+const Family* read_architecture(KeyReader& keys, ModelConfig& c) {
   const Json* names = keys.find("architectures");
-  if (!names || !names->is_array() || names->size() != 1 || !(*names)[0].is_string())
-    return invalid_argument("{}: \"architectures\" must be a list of one name, one of {}", kFile,
-                            supported_architectures());
+  if (!names || !names->is_array() || names->size() != 1 || !(*names)[0].is_string()) {
+    keys.fail("\"architectures\" must be a list of one name, one of {}", supported_architectures());
+    return nullptr;
+  }
   c.architecture = (*names)[0];
   const Family* family = find_family(c.architecture);
   if (!family)
-    return invalid_argument("{}: \"architectures\" is {}, supported are {}", kFile,
-                            describe((*names)[0]), supported_architectures());
-  for (const char* key : {"quantization_config", "compression_config"}) {
-    const Json* quantized = keys.find(key);
-    if (!quantized) continue;
-    if (absl::Status s = check_quantization(key, *quantized, c.warnings); !s.ok()) return s;
-  }
-  keys.only("is_encoder_decoder", false);
-  family->read(keys, c);
-  c.dtype = read_dtype(keys);
-  if (!keys.status().ok()) return keys.status();  // ids are judged by a good vocab_size
-  c.eos_ids = keys.ids("eos_token_id", c.vocab_size);
-  if (const std::vector<TokenId> bos = keys.ids("bos_token_id", c.vocab_size); !bos.empty())
-    c.bos_id = bos.front();
-  keys.inert(kInertKeys);
-  if (const std::string unused = keys.unused(); !unused.empty())
-    c.warnings.push_back(fmt::format("{}: keys that have no effect here: {}", kFile, unused));
-  return keys.status();
+    keys.fail("\"architectures\" is {}, supported are {}", describe((*names)[0]),
+              supported_architectures());
+  return family;
 }
 
-absl::Status read_generation(const Json& json, ModelConfig& c) {
-  constexpr std::string_view kFile = "generation_config.json";
-  KeyReader keys(json, std::string(kFile));
+void add_unused(const KeyReader& keys, ModelConfig& c) {
+  if (const std::string unused = keys.unused(); !unused.empty())
+    c.warnings.push_back(
+        fmt::format("{}: keys that have no effect here: {}", keys.place(), unused));
+}
+
+void review_config(const Json& json, ConfigReview& review) {
+  ModelConfig& c = review.config;
+  KeyReader keys(json, "config.json");
+  const Family* family = read_architecture(keys, c);
+  for (const char* key : {"quantization_config", "compression_config"})
+    if (const Json* quantized = keys.find(key))
+      keys.add(check_quantization(key, *quantized, c.warnings));
+  keys.only("is_encoder_decoder", false);
+  if (family) family->read(keys, c);
+  c.dtype = read_dtype(keys);
+  review.has_sizes = family && !keys.guessed();
+  if (review.has_sizes) {
+    c.eos_ids = keys.ids("eos_token_id", c.vocab_size);
+    if (const std::vector<TokenId> bos = keys.ids("bos_token_id", c.vocab_size); !bos.empty())
+      c.bos_id = bos.front();
+    refuse_other_traits(keys, c);
+    keys.inert(kInertKeys);
+    add_unused(keys, c);
+  }
+  review.problems = keys.complaints();
+}
+
+void review_generation(const Json& json, ConfigReview& review) {
+  ModelConfig& c = review.config;
+  KeyReader keys(json, "generation_config.json");
   const auto number = [&](std::string_view key, double low, double high, bool closed) {
     return keys.find(key) ? std::optional<float>(keys.number(key, low, high, 1.0, closed))
                           : std::nullopt;
@@ -96,15 +110,16 @@ absl::Status read_generation(const Json& json, ModelConfig& c) {
   if (keys.find("top_k")) g.top_k = keys.integer("top_k", 0, kMaxInt, {});
   if (keys.find("max_new_tokens"))
     g.max_new_tokens = keys.integer("max_new_tokens", 1, kMaxInt, {});
-  if (keys.find("eos_token_id")) c.eos_ids = keys.ids("eos_token_id", c.vocab_size);
-  if (keys.find("bos_token_id")) {
-    const std::vector<TokenId> bos = keys.ids("bos_token_id", c.vocab_size);
-    if (!bos.empty()) c.bos_id = bos.front();
+  if (review.has_sizes) {  // ids are judged by a good vocab_size
+    if (keys.find("eos_token_id")) c.eos_ids = keys.ids("eos_token_id", c.vocab_size);
+    if (keys.find("bos_token_id")) {
+      const std::vector<TokenId> bos = keys.ids("bos_token_id", c.vocab_size);
+      if (!bos.empty()) c.bos_id = bos.front();
+    }
+    keys.inert(kInertKeys);
+    add_unused(keys, c);
   }
-  keys.inert(kInertKeys);
-  if (const std::string unused = keys.unused(); !unused.empty())
-    c.warnings.push_back(fmt::format("{}: keys that have no effect here: {}", kFile, unused));
-  return keys.status();
+  review.problems.insert(review.problems.end(), keys.complaints().begin(), keys.complaints().end());
 }
 
 absl::StatusOr<Json> read_json(const std::filesystem::path& path) {
@@ -115,21 +130,28 @@ absl::StatusOr<Json> read_json(const std::filesystem::path& path) {
 
 }  // namespace
 
-absl::StatusOr<ModelConfig> read_model_config(const std::filesystem::path& dir) {
+ConfigReview review_model_config(const std::filesystem::path& dir) {
+  ConfigReview review;
   absl::StatusOr<Json> json = read_json(dir / "config.json");
-  if (!json.ok()) return json.status();
-  ModelConfig config;
-  if (absl::Status s = read_config(*json, config); !s.ok()) return s;
+  if (json.ok())
+    review_config(*json, review);
+  else
+    review.problems.push_back(json.status());
   absl::StatusOr<Json> generation = read_json(dir / "generation_config.json");
-  if (generation.ok()) {
-    if (absl::Status s = read_generation(*generation, config); !s.ok()) return s;
-  } else if (!absl::IsNotFound(generation.status())) {
-    return generation.status();
-  }
-  if (config.eos_ids.empty())
-    config.warnings.emplace_back(
+  if (generation.ok())
+    review_generation(*generation, review);
+  else if (!absl::IsNotFound(generation.status()))
+    review.problems.push_back(generation.status());
+  if (review.has_sizes && review.config.eos_ids.empty())
+    review.config.warnings.emplace_back(
         "model: no eos_token_id: answers end only at their length limit or a stop string");
-  return config;
+  return review;
+}
+
+absl::StatusOr<ModelConfig> read_model_config(const std::filesystem::path& dir) {
+  ConfigReview review = review_model_config(dir);
+  if (!review.problems.empty()) return review.problems.front();
+  return std::move(review.config);
 }
 
 }  // namespace sluice

@@ -133,6 +133,15 @@ struct ModelConfig {
   std::vector<std::string> warnings;  // one line each, for the log of whoever loads the model
 };
 
+// What a directory's files say, and everything in them that keeps the model from being served: a
+// line each, which names the file, the key, what was found and what is supported.
+struct ConfigReview {
+  ModelConfig config;  // as far as it could be read; a refused value is some other one
+  std::vector<absl::Status> problems;
+  bool has_sizes = false;  // what tensors a checkpoint must have is known, whatever the problems
+};
+ConfigReview review_model_config(const std::filesystem::path& dir);
+
 // Reads `dir`. A model that cannot be served is refused with one line that names the file, the key,
 // what was found and what is supported. Keys without a meaning here are named in `warnings`.
 absl::StatusOr<ModelConfig> read_model_config(const std::filesystem::path& dir);

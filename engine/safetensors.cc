@@ -77,8 +77,9 @@ constexpr FormatDType kDTypes[] = {
     {"F6_E2M3", 6, {}},      {"F6_E3M2", 6, {}},
 };
 
-std::string short_name(std::string_view name) {
-  return std::string(name.size() > 100 ? name.substr(0, 100) : name);
+bool is_plain(std::string_view name) {
+  return std::none_of(name.begin(), name.end(),
+                      [](unsigned char c) { return c < 0x20 || c == 0x7f; });
 }
 
 // One entry of a header against a data section of `section_bytes`.
@@ -132,8 +133,10 @@ absl::Status read_entry(const Json& entry, size_t section_bytes, const std::byte
 }
 
 // Tensors tile the data section: no byte belongs to two, none to nobody.
-absl::Status check_tiling(std::string_view file, std::vector<const StoredTensor*> tensors,
+absl::Status check_tiling(std::string_view file, const std::vector<StoredTensor>& stored,
                           const std::byte* section, size_t section_bytes) {
+  std::vector<const StoredTensor*> tensors;
+  for (const StoredTensor& t : stored) tensors.push_back(&t);
   std::sort(tensors.begin(), tensors.end(), [](const StoredTensor* a, const StoredTensor* b) {
     return std::pair(a->data, a->bytes) < std::pair(b->data, b->bytes);
   });
@@ -177,82 +180,102 @@ absl::Status Safetensors::add_file(const std::filesystem::path& path) {
 
   const std::byte* section = map.data() + 8 + header_bytes;
   const size_t section_bytes = map.size() - 8 - header_bytes;
-  const size_t first = tensors_.size();
+  std::vector<StoredTensor> here;
   for (const auto& [name, entry] : header->items()) {
     if (name == "__metadata__") {
       if (!entry.is_object()) return invalid_argument("{}: __metadata__ must be an object", file);
       continue;
     }
+    if (!is_plain(name))  // names are printed
+      return invalid_argument("{}: tensor {}: a control character in its name", file,
+                              short_name(name));
     StoredTensor tensor;
     tensor.name = name;
     tensor.file = file;
     if (absl::Status s = read_entry(entry, section_bytes, section, tensor); !s.ok()) return s;
-    const auto [it, is_new] = by_name_.try_emplace(name, tensors_.size());
-    if (!is_new)
-      return invalid_argument("{}: tensor {} is also in {}", file, short_name(name),
-                              tensors_[it->second].file);
+    if (const StoredTensor* other = find(name))
+      return invalid_argument("{}: tensor {} is also in {}", file, short_name(name), other->file);
+    here.push_back(std::move(tensor));
+  }
+  if (absl::Status s = check_tiling(file, here, section, section_bytes); !s.ok()) return s;
+  for (StoredTensor& tensor : here) {
+    by_name_.emplace(tensor.name, tensors_.size());
     bytes_ += tensor.bytes;
     tensors_.push_back(std::move(tensor));
   }
-  std::vector<const StoredTensor*> here;
-  for (size_t i = first; i < tensors_.size(); ++i) here.push_back(&tensors_[i]);
-  if (absl::Status s = check_tiling(file, std::move(here), section, section_bytes); !s.ok())
-    return s;
   files_.push_back(*std::move(mapping));
   return absl::OkStatus();
 }
 
-absl::Status Safetensors::add_shards(const std::filesystem::path& index) {
+void Safetensors::add_shards(const std::filesystem::path& index,
+                             std::vector<absl::Status>& problems) {
   const std::string name = index.filename().string();
+  const auto add = [&](absl::Status s) { problems.push_back(std::move(s)); };
   absl::StatusOr<std::string> text = read_text_file(index, kMaxIndexBytes);
-  if (!text.ok()) return text.status();
+  if (!text.ok()) return add(text.status());
   absl::StatusOr<Json> json = parse_json_object(*text, name);
-  if (!json.ok()) return json.status();
+  if (!json.ok()) return add(json.status());
   const auto map = json->find("weight_map");
   if (map == json->end() || !map->is_object() || map->empty())
-    return invalid_argument("{}: \"weight_map\" must be an object of tensor to file", name);
-  std::set<std::string> shards;
+    return add(invalid_argument("{}: \"weight_map\" must be an object of tensor to file", name));
+  std::set<std::string> shards, unread;
   for (const auto& [tensor, shard] : map->items()) {
     // A shard lies beside its index: a name with a folder could reach any file.
     if (!shard.is_string() || shard.get_ref<const std::string&>().empty() ||
         shard.get_ref<const std::string&>().find('/') != std::string::npos ||
-        shard.get_ref<const std::string&>().find('\0') != std::string::npos)
-      return invalid_argument("{}: tensor {}: {} is not a file name", name, short_name(tensor),
-                              describe(shard));
+        !is_plain(shard.get_ref<const std::string&>()))
+      return add(invalid_argument("{}: tensor {}: {} is not a file name", name, short_name(tensor),
+                                  describe(shard)));
     shards.insert(shard.get<std::string>());
   }
   for (const std::string& shard : shards) {
     absl::Status s = add_file(index.parent_path() / shard);
-    if (absl::IsNotFound(s)) return not_found("{}: shard {} is missing", name, short_name(shard));
-    if (!s.ok()) return s;
+    if (absl::IsNotFound(s)) s = not_found("{}: shard {} is missing", name, short_name(shard));
+    if (s.ok()) continue;
+    add(std::move(s));
+    unread.insert(shard);
   }
   for (const auto& [tensor, shard] : map->items()) {
+    const std::string& file = shard.get_ref<const std::string&>();
     const StoredTensor* found = find(tensor);
-    if (!found || found->file != shard.get_ref<const std::string&>())
-      return invalid_argument("{}: tensor {} is not in {}", name, short_name(tensor),
-                              shard.get_ref<const std::string&>());
+    if (unread.contains(file))
+      lost_.insert(tensor);
+    else if (!found || found->file != file)
+      add(invalid_argument("{}: tensor {} is not in {}", name, short_name(tensor),
+                           short_name(file)));
   }
-  return absl::OkStatus();
 }
 
-absl::StatusOr<Safetensors> Safetensors::open(const std::filesystem::path& dir) {
+Safetensors Safetensors::review(const std::filesystem::path& dir,
+                                std::vector<absl::Status>& problems) {
   std::error_code error;
   const auto exists = [&](const char* name) { return std::filesystem::exists(dir / name, error); };
   Safetensors result;
-  absl::Status status;
+  result.source_ = "model.safetensors";
   if (exists("model.safetensors")) {
-    status = result.add_file(dir / "model.safetensors");
+    if (absl::Status s = result.add_file(dir / result.source_); !s.ok()) problems.push_back(s);
   } else if (exists("model.safetensors.index.json")) {
-    status = result.add_shards(dir / "model.safetensors.index.json");
+    result.source_ = "model.safetensors.index.json";
+    result.add_shards(dir / result.source_, problems);
   } else {
-    status =
+    problems.push_back(
         not_found("{}: neither model.safetensors nor model.safetensors.index.json{}", dir.string(),
                   exists("pytorch_model.bin") || exists("pytorch_model.bin.index.json")
                       ? " (pytorch_model.bin is not read: convert it to safetensors)"
-                      : "");
+                      : ""));
   }
-  if (!status.ok()) return status;
   return result;
+}
+
+absl::StatusOr<Safetensors> Safetensors::open(const std::filesystem::path& dir) {
+  std::vector<absl::Status> problems;
+  Safetensors result = review(dir, problems);
+  if (!problems.empty()) return problems.front();
+  return result;
+}
+
+bool Safetensors::is_lost(std::string_view name) const {
+  return lost_.contains(absl::string_view(name.data(), name.size()));
 }
 
 const StoredTensor* Safetensors::find(std::string_view name) const {

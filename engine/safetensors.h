@@ -1,6 +1,7 @@
 #pragma once
 
 #include <absl/container/flat_hash_map.h>
+#include <absl/container/flat_hash_set.h>
 
 #include <cstddef>
 #include <cstdint>
@@ -32,7 +33,7 @@ std::string shape_text(const std::vector<int64_t>& shape);
 
 // The tensors of a model directory: model.safetensors, or the shards that
 // model.safetensors.index.json names. Files are mapped read-only and stay so while this lives.
-// Immutable after open(), so any thread may read.
+// Immutable after open(), so any thread may read. A default one is empty.
 //
 // Headers are not trusted. Every tensor's bytes are inside its file and of the size that its shape
 // and dtype say, tensors neither overlap nor leave holes, no name occurs twice, and every tensor
@@ -40,20 +41,27 @@ std::string shape_text(const std::vector<int64_t>& shape);
 class Safetensors {
  public:
   static absl::StatusOr<Safetensors> open(const std::filesystem::path& dir);
+  // What can be opened; every reason why open() would refuse the rest is added to `problems`.
+  static Safetensors review(const std::filesystem::path& dir, std::vector<absl::Status>& problems);
 
   const StoredTensor* find(std::string_view name) const;  // nullptr: no such tensor
   const std::vector<StoredTensor>& tensors() const { return tensors_; }
   size_t bytes() const { return bytes_; }  // of all tensors
+  size_t num_files() const { return files_.size(); }
+  const std::string& source() const { return source_; }  // the file that says what there is
+  // The index says that it is in a file that could not be opened.
+  bool is_lost(std::string_view name) const;
 
  private:
   class Mapping;
-  Safetensors() = default;
   absl::Status add_file(const std::filesystem::path& path);
-  absl::Status add_shards(const std::filesystem::path& index);
+  void add_shards(const std::filesystem::path& index, std::vector<absl::Status>& problems);
 
   std::vector<std::shared_ptr<Mapping>> files_;
   std::vector<StoredTensor> tensors_;
   absl::flat_hash_map<std::string, size_t> by_name_;
+  absl::flat_hash_set<std::string> lost_;
+  std::string source_;
   size_t bytes_ = 0;
 };
 

@@ -1,7 +1,5 @@
 #include "engine/weights.h"
 
-#include <absl/container/flat_hash_set.h>
-
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -18,62 +16,6 @@ namespace sluice {
 namespace {
 
 size_t rounded(size_t bytes) { return (bytes + 63) & ~size_t{63}; }
-
-bool is_float(const std::optional<DType>& t) {
-  return t == DType::f32 || t == DType::f16 || t == DType::bf16;
-}
-
-std::string first_file(const Safetensors& stored) {
-  return stored.tensors().empty() ? "model.safetensors" : stored.tensors().front().file;
-}
-
-absl::StatusOr<const StoredTensor*> expect(const Safetensors& stored, const std::string& name,
-                                           const std::vector<int64_t>& shape,
-                                           bool allow_fp8 = false) {
-  const StoredTensor* tensor = stored.find(name);
-  if (!tensor)
-    return invalid_argument("{}: tensor {} {} is missing", first_file(stored), name,
-                            shape_text(shape));
-  if (tensor->shape != shape)
-    return invalid_argument("{}: tensor {}: shape {}, expected {}", tensor->file, name,
-                            shape_text(tensor->shape), shape_text(shape));
-  if (!is_float(tensor->dtype) && !(allow_fp8 && tensor->dtype == DType::fp8_e4m3))
-    return invalid_argument("{}: tensor {}: dtype {}, expected {}", tensor->file, name,
-                            tensor->dtype_name,
-                            allow_fp8 ? "F32, F16, BF16 or F8_E4M3" : "F32, F16 or BF16");
-  return tensor;
-}
-
-// "layer.weight" -> "layer.weight_scale".
-std::string beside(const std::string& weight, std::string_view suffix) {
-  std::string_view layer = weight;
-  if (layer.ends_with(".weight")) layer.remove_suffix(std::string_view("weight").size());
-  return std::string(layer) + std::string(suffix);
-}
-
-// The scale of an fp8 tensor: of one element, or of one a row.
-absl::StatusOr<const StoredTensor*> expect_scale(const Safetensors& stored,
-                                                 const LinearPart& part) {
-  const std::string name = beside(part.weight, "weight_scale");
-  const StoredTensor* scale = stored.find(name);
-  if (!scale && stored.find(name + "_inv"))
-    return invalid_argument("{}: tensor {}_inv: scales of blocks are not supported",
-                            stored.find(name + "_inv")->file, name);
-  if (!scale)
-    return invalid_argument("{}: tensor {}, which F8_E4M3 {} needs, is missing",
-                            stored.find(part.weight)->file, name, part.weight);
-  const std::vector<int64_t>& shape = scale->shape;
-  const bool one =
-      shape.empty() || shape == std::vector<int64_t>{1} || shape == std::vector<int64_t>{1, 1};
-  const int64_t rows = part.rows_stored();
-  if (!one && shape != std::vector<int64_t>{rows} && shape != std::vector<int64_t>{rows, 1})
-    return invalid_argument("{}: tensor {}: shape {}, expected [1] or [{}, 1]", scale->file, name,
-                            shape_text(shape), rows);
-  if (!is_float(scale->dtype))
-    return invalid_argument("{}: tensor {}: dtype {}, expected F32, F16 or BF16", scale->file, name,
-                            scale->dtype_name);
-  return scale;
-}
 
 float element(const std::byte* data, DType dtype, int64_t i) {
   if (dtype == DType::fp8_e4m3) return from_e4m3(static_cast<uint8_t>(data[i]));
@@ -257,28 +199,13 @@ class Filler {
   char* at_;
 };
 
-void report_unused(const WeightList& list, const Safetensors& stored) {
-  absl::flat_hash_set<std::string> wanted;
-  for (const LinearSpec& linear : list.linears) {
-    for (const LinearPart& part : linear.parts) {
-      wanted.insert(part.weight);
-      if (const StoredTensor* t = stored.find(part.weight); t && t->dtype == DType::fp8_e4m3) {
-        wanted.insert(beside(part.weight, "weight_scale"));
-        wanted.insert(beside(part.weight, "input_scale"));
-      }
-      wanted.insert(part.bias);
-    }
-  }
-  for (const VectorSpec& v : list.vectors) wanted.insert(v.name);
-  std::string names;
-  int count = 0;
-  for (const StoredTensor& t : stored.tensors()) {
-    // Old exports store the rotary frequencies, which the config determines.
-    if (wanted.contains(t.name) || t.name.ends_with(".rotary_emb.inv_freq")) continue;
-    if (++count <= 4) names += (count > 1 ? ", " : "") + t.name;
-  }
-  if (count > 0)
-    log_warn("model: {} stored tensors are not used: {}{}", count, names, count > 4 ? ", ..." : "");
+void report_unused(const WeightReview& review) {
+  const std::vector<std::string>& unused = review.unused;
+  if (unused.empty()) return;
+  const size_t shown = std::min<size_t>(unused.size(), 4);
+  log_warn("model: {} stored tensors are not used: {}{}", unused.size(),
+           fmt::join(unused.begin(), unused.begin() + shown, ", "),
+           shown < unused.size() ? ", ..." : "");
 }
 
 }  // namespace
@@ -297,39 +224,25 @@ absl::StatusOr<WeightPlan> plan_weights(const WeightList& list, const Safetensor
   if (dtype && ops.weight_dtype(*dtype) != *dtype)
     return invalid_argument("model.dtype: this device keeps weights as {}, not as {}",
                             name_of(ops.weight_dtype(*dtype)), name_of(*dtype));
+  const WeightReview review = review_weights(list, stored);
+  if (!review.problems.empty()) return review.problems.front();
   for (const LinearSpec& linear : list.linears) {
     int64_t rows = 0;
     bool has_bias = false;
-    const bool may_be_fp8 =
-        linear.use == LinearSpec::Use::layer || linear.use == LinearSpec::Use::head;
     std::optional<DType> as_stored;
     for (const LinearPart& part : linear.parts) {
-      std::vector<int64_t> shape = {part.rows_stored(), linear.in_features};
-      if (part.transposed) std::swap(shape[0], shape[1]);
-      const auto weight = expect(stored, part.weight, shape, may_be_fp8);
-      if (!weight.ok()) return weight.status();
-      const DType found = *(*weight)->dtype;
-      if (found == DType::fp8_e4m3) {
-        if (const auto scale = expect_scale(stored, part); !scale.ok()) return scale.status();
-      }
+      const DType found = *stored.find(part.weight)->dtype;
       as_stored = as_stored && *as_stored != found ? DType::f32 : found;
-      if (!part.bias.empty()) {
-        if (const auto bias = expect(stored, part.bias, {part.rows_stored()}); !bias.ok())
-          return bias.status();
-        has_bias = true;
-      }
+      has_bias |= !part.bias.empty();
       rows += part.rows;
     }
-    const bool stays = dtype == DType::fp8_e4m3 && linear.use != LinearSpec::Use::layer;
+    const bool stays = dtype == DType::fp8_e4m3 && !linear.is_layer();
     plan.dtypes.push_back(ops.weight_dtype(dtype && !stays ? *dtype : *as_stored));
     plan.bytes += rounded(ops.weight_bytes(plan.dtypes.back(), rows, linear.in_features));
     if (has_bias) plan.bytes += rounded(rows * sizeof(float));
     if (bits_of(plan.dtypes.back()) < bits_of(plan.dtype)) plan.dtype = plan.dtypes.back();
   }
-  for (const VectorSpec& v : list.vectors) {
-    if (const auto tensor = expect(stored, v.name, {v.size}); !tensor.ok()) return tensor.status();
-    plan.bytes += rounded(v.size * sizeof(float));
-  }
+  for (const VectorSpec& v : list.vectors) plan.bytes += rounded(v.size * sizeof(float));
   return plan;
 }
 
@@ -338,7 +251,7 @@ absl::StatusOr<Device::Buffer> load_weights(const WeightList& list, const Safete
   if (plan.bytes > device.free_bytes())
     return resource_exhausted("model: weights take {:.1f} MB, the device has {:.1f} MB free",
                               plan.bytes / 1e6, device.free_bytes() / 1e6);
-  report_unused(list, stored);
+  report_unused(review_weights(list, stored));
   Device::Buffer memory = device.allocate(plan.bytes, Memory::device);
   Ops& ops = device.ops();
   Filler filler(device, memory.get());
@@ -359,9 +272,7 @@ absl::StatusOr<Device::Buffer> load_weights(const WeightList& list, const Safete
     const int64_t step = std::max<int64_t>(64, (1 << 21) / linear.in_features / 64 * 64);
     for (const LinearPart& part : linear.parts) {
       const StoredTensor* from = stored.find(part.weight);
-      const StoredTensor* scale = from->dtype == DType::fp8_e4m3
-                                      ? stored.find(beside(part.weight, "weight_scale"))
-                                      : nullptr;
+      const StoredTensor* scale = scale_of(stored, *from);
       const int64_t run = part.run > 0 ? part.run : part.rows;
       for (int64_t row = 0, count; row < part.rows; row += count) {
         count = std::min({step, part.rows - row, run - row % run});

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -36,9 +37,12 @@ struct LinearSpec {
   Weight* out = nullptr;
   int64_t in_features = 0;
   std::vector<LinearPart> parts;
+  enum class Use { mlp, attention, head, table, router, experts } use = Use::mlp;
+
   // Only layers are quantised at load, as vLLM has it; a head may be stored as fp8; a table that
   // tokens look up, a router, and experts, which lie together, may not.
-  enum class Use { layer, head, table, router, experts } use = Use::layer;
+  bool is_layer() const { return use == Use::mlp || use == Use::attention; }
+  bool may_be_fp8() const { return is_layer() || use == Use::head; }
 };
 // A norm: kept as f32.
 struct VectorSpec {
@@ -52,6 +56,25 @@ struct WeightList {
   std::vector<VectorSpec> vectors;
 };
 
+// A list beside a checkpoint's headers: no tensor is read.
+struct WeightReview {
+  // Tensors that are missing, or of a wrong shape or type; one line each that names the file, the
+  // tensor, what is expected and what was found.
+  std::vector<absl::Status> problems;
+  std::vector<std::string> unused;  // stored tensors that the list does not ask for
+  // What the list's tensors come to in the files.
+  struct Group {
+    const char* name;  // "attention"
+    int64_t tensors = 0, parameters = 0;
+    size_t bytes = 0;                   // with the scales of fp8
+    std::set<std::string> dtypes = {};  // "BF16"
+  };
+  std::vector<Group> groups;  // none that is empty
+};
+WeightReview review_weights(const WeightList&, const Safetensors&);
+// The scale beside an fp8 weight; null for any other tensor, or where it is missing.
+const StoredTensor* scale_of(const Safetensors&, const StoredTensor& weight);
+
 struct WeightPlan {
   size_t bytes = 0;           // of device memory
   std::vector<DType> dtypes;  // of each linear layer in memory
@@ -62,7 +85,7 @@ struct WeightPlan {
 // that are stored as something else, each row to a scale of its own.
 absl::StatusOr<std::optional<DType>> parse_weight_dtype(std::string_view name);
 
-// Every tensor of the list is there, with the right shape and a dtype that can be converted.
+// Fails where the review has problems, with the first.
 absl::StatusOr<WeightPlan> plan_weights(const WeightList&, const Safetensors&, const Ops&,
                                         std::optional<DType> dtype);
 

@@ -183,27 +183,4 @@ std::string MemoryPlan::to_line() const {
       bytes_text(limit.bytes), limit.source, apart);
 }
 
-std::string bytes_text(int64_t bytes) {
-  constexpr const char* kUnits[] = {"B", "KiB", "MiB", "GiB", "TiB"};
-  double value = double(bytes);
-  int unit = 0;
-  for (; value >= 1024 && unit < 4; ++unit) value /= 1024;
-  return fmt::format("{:.{}f} {}", value,
-                     unit == 0 || value >= 100 ? 0
-                     : value >= 10             ? 1
-                                               : 2,
-                     kUnits[unit]);
-}
-
-std::string count_text(int64_t n) {
-  const std::string digits = std::to_string(n);
-  std::string out;
-  for (size_t i = 0; i < digits.size(); ++i) {
-    const bool group = i > 0 && (digits.size() - i) % 3 == 0 && digits[i - 1] != '-';
-    if (group) out += ',';
-    out += digits[i];
-  }
-  return out;
-}
-
 }  // namespace sluice

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "base/status.h"
+#include "base/text.h"
 #include "config/config.h"
 
 namespace sluice {
@@ -55,10 +56,5 @@ struct MemoryPlan {
 // be accepted and could never end.
 absl::StatusOr<MemoryPlan> plan_memory(const Config::Cache&, const MemoryNeeds&, const MemoryLimit&,
                                        const std::optional<MemoryLimit>& host = {});
-
-// "1.25 GiB", "640 KiB"
-std::string bytes_text(int64_t bytes);
-// "131,072"
-std::string count_text(int64_t n);
 
 }  // namespace sluice

@@ -7,6 +7,7 @@
 #include <map>
 #include <utility>
 
+#include "base/text.h"
 #include "base/version.h"
 #include "bench/model.h"
 #include "bench/ops.h"
@@ -19,6 +20,7 @@
 #include "server/cli_manual.h"
 #include "server/grpc_client.h"
 #include "server/health.h"
+#include "server/inspect.h"
 #include "server/render_template.h"
 #include "server/serve.h"
 #include "server/simulate_flags.h"
@@ -29,7 +31,7 @@ namespace {
 
 int report(const absl::Status& status) {
   if (status.ok()) return 0;
-  fmt::print(stderr, "sluice: {}\n", message_of(status));
+  fmt::print(stderr, "sluice: {}\n", one_line(message_of(status)));
   return 1;
 }
 
@@ -37,6 +39,8 @@ struct Program {
   CLI::App app{"Sluice: serves large language models over HTTP and gRPC."};
   ConfigFlags serve_flags, plan_flags, health_flags;
   bool print = false;
+  std::string inspect_dir;
+  bool inspect_json = false;
   std::string preset, out, dtype = "bf16";
   uint64_t seed = 0;
   BenchModelOptions bench_model;
@@ -81,6 +85,25 @@ void add_plan(Program& p, char** environment) {
     const auto plan = plan_memory(*config);
     if (plan.ok()) fmt::print("{}", plan->to_text());
     p.result = report(plan.status());
+  });
+}
+
+void add_inspect(Program& p) {
+  CLI::App* command = p.app.add_subcommand(
+      "inspect",
+      "Print what is in a model directory, and everything that keeps it from being served");
+  command->add_option("DIR", p.inspect_dir, "Model directory")->required();
+  command->add_flag("--json", p.inspect_json, "As one JSON object");
+  command->callback([&p] {
+    const absl::StatusOr<Inspection> found = inspect_model(p.inspect_dir);
+    if (found.ok()) fmt::print("{}", p.inspect_json ? found->json : found->text);
+    if (!found.ok() || found->problems.empty()) {
+      p.result = report(found.status());
+      return;
+    }
+    const size_t reasons = found->problems.size();
+    p.result = report(invalid_argument("{}: cannot be served, for {} reason{}", p.inspect_dir,
+                                       reasons, reasons == 1 ? "" : "s"));
   });
 }
 
@@ -307,6 +330,7 @@ int run_command_line(int argc, char** argv, char** environment) {
   p.app.set_version_flag("--version", fmt::format("sluice {}", kVersion));
   add_serve(p, environment);
   add_plan(p, environment);
+  add_inspect(p);
   add_make_model(p);
   add_bench(p);
   add_chat(p);

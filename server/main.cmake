@@ -3,12 +3,13 @@ if(SLUICE_SANITIZE STREQUAL "thread")
   return()
 endif()
 
-sluice_library(grpc_server SRCS grpc_server.cc grpc_convert.cc grpc_client.cc
-               DEPS server_core sluice_proto gRPC::grpc++ gRPC::grpc++_reflection)
+sluice_library(grpc_convert SRCS grpc_convert.cc DEPS server_core sluice_proto)
+sluice_library(grpc_server SRCS grpc_server.cc grpc_client.cc
+               DEPS grpc_convert gRPC::grpc++ gRPC::grpc++_reflection)
 
 add_executable(sluice main.cc cli.cc cli_manual.cc health.cc manual.cc serve.cc simulate_flags.cc workload_flags.cc)
 target_link_libraries(sluice PRIVATE sluice_options http_server grpc_server engine text bench_ops
-                      bench_model bench_serve bench_tokenizer simulate CLI11::CLI11)
+                      bench_model bench_serve bench_tokenizer inspect simulate CLI11::CLI11)
 
 # The CUDA engine is loaded at run time, so nothing links it: whoever builds the daemon wants both.
 if(SLUICE_HAVE_CUDA)

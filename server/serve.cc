@@ -93,9 +93,8 @@ absl::StatusOr<ModelInfo> describe(const Config& config, const ServedModel& mode
   info.tokenizer = *std::move(tokenizer);
   if (absl::Status s = self_test(*info.tokenizer); !s.ok())
     return annotate(s, config.model.path + "/tokenizer.json");
-  if (info.tokenizer->vocab_size() > info.vocab_size)
-    return invalid_argument("{}: tokenizer.json has {} tokens, config.json says vocab_size {}",
-                            config.model.path, info.tokenizer->vocab_size(), info.vocab_size);
+  if (absl::Status s = check_vocabulary(*info.tokenizer, info.vocab_size); !s.ok())
+    return annotate(s, config.model.path);
   auto chat_template = load_template(config.model, info, model.config());
   if (!chat_template.ok()) return chat_template.status();
   info.chat_template = *std::move(chat_template);

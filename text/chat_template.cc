@@ -105,6 +105,23 @@ absl::StatusOr<Named> find_templates(const std::filesystem::path& model_dir, con
       "tokenizer_config.json");
 }
 
+absl::Status no_template(const std::filesystem::path& model_dir, std::string_view wanted,
+                         const Named& named) {
+  std::string names;
+  for (const auto& [name, text] : named) names += (names.empty() ? "" : ", ") + name;
+  return invalid_argument("{}: no chat template named '{}'; it has {}", model_dir.string(), wanted,
+                          names);
+}
+
+absl::StatusOr<jinja::Program> compile_named(const std::filesystem::path& model_dir,
+                                             const std::string& name, const std::string& text) {
+  auto code = jinja::Program::compile(text);
+  if (code.ok()) return code;
+  return annotate(code.status(), name == "default"
+                                     ? model_dir.string()
+                                     : model_dir.string() + ": template '" + name + "'");
+}
+
 // A copy of `message` with one field set.
 Value with_field(const Value& message, std::string_view key, Value v) {
   auto copy = std::make_shared<DictObject>(message.dict());
@@ -178,26 +195,36 @@ absl::StatusOr<ChatTemplate> ChatTemplate::load(const std::filesystem::path& mod
   const auto named = find_templates(model_dir, *config);
   if (!named.ok()) return named.status();
   auto programs = std::make_shared<Programs>();
-  std::string names;
   for (const auto& [name, text] : *named) {
-    names += (names.empty() ? "" : ", ") + name;
     if (!chosen.empty() && name != chosen) continue;
-    auto code = jinja::Program::compile(text);
-    if (!code.ok())
-      return annotate(code.status(), name == "default"
-                                         ? model_dir.string()
-                                         : model_dir.string() + ": template '" + name + "'");
+    auto code = compile_named(model_dir, name, text);
+    if (!code.ok()) return code.status();
     programs->named.emplace_back(name, *std::move(code));
   }
-  if (programs->find(chosen.empty() ? "default" : chosen) == nullptr)
-    return invalid_argument("{}: no chat template named '{}'; it has {}", model_dir.string(),
-                            chosen.empty() ? "default" : chosen, names);
+  if (chosen.empty()) chosen = "default";
+  if (programs->find(chosen) == nullptr) return no_template(model_dir, chosen, *named);
   for (const char* name :
        {"bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"})
     if (std::string text = token_text(*config, name); !text.empty())
       programs->tokens.emplace_back(name, std::move(text));
   ChatTemplate result;
   result.programs_ = std::move(programs);
+  return result;
+}
+
+absl::StatusOr<std::vector<ChatTemplate::Reviewed>> ChatTemplate::review(
+    const std::filesystem::path& model_dir) {
+  const auto config = read_json(model_dir / "tokenizer_config.json");
+  if (!config.ok()) return config.status();
+  const auto named = find_templates(model_dir, *config);
+  if (!named.ok()) return named.status();
+  std::vector<Reviewed> result;
+  bool has_default = false;
+  for (const auto& [name, text] : *named) {
+    result.push_back({name, compile_named(model_dir, name, text).status()});
+    has_default |= name == "default";
+  }
+  if (!has_default) result.push_back({"default", no_template(model_dir, "default", *named)});
   return result;
 }
 

@@ -31,6 +31,12 @@ class ChatTemplate {
   // not_found when the model has none.
   static absl::StatusOr<ChatTemplate> load(const std::filesystem::path& model_dir,
                                            std::string_view chosen = {});
+  // Every template of a model, and whether it compiles; not_found when the model has none.
+  struct Reviewed {
+    std::string name;
+    absl::Status status;
+  };
+  static absl::StatusOr<std::vector<Reviewed>> review(const std::filesystem::path& model_dir);
   // Another template, with the same special tokens.
   absl::StatusOr<ChatTemplate> with_source(std::string_view jinja) const;
   std::vector<std::string> names() const;

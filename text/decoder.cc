@@ -29,6 +29,7 @@ std::string replaced(std::string_view text, std::string_view what, std::string_v
 }  // namespace
 
 void Decoder::add_replace(Regex regex, std::string content) {
+  growth_ *= 1 + double(content.size());  // a match may be empty
   rules_.emplace_back(Replace{std::move(regex), std::move(content)});
 }
 void Decoder::add_strip(std::string character, size_t start, size_t stop) {

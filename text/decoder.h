@@ -41,6 +41,8 @@ class Decoder {
   // What becomes of text that was written as bytes.
   std::string spell_bytes(std::string_view text, bool first) const;
 
+  // How many times as long replacements may make a token, at most.
+  double growth() const { return growth_; }
   bool byte_level() const { return byte_level_; }
   bool byte_fallback() const { return bytes_at_.has_value(); }
   const std::string& between() const { return between_; }
@@ -77,6 +79,7 @@ class Decoder {
   std::optional<size_t> bytes_at_;  // rules before this one see "<0x..>"
   std::string between_;
   Ends ends_;
+  double growth_ = 1;
   bool byte_level_ = false, first_differs_ = false, last_differs_ = false;
 };
 

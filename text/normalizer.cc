@@ -21,10 +21,12 @@ bool keeps_front(std::string_view text, size_t begin, size_t match, const std::s
 
 void Normalizer::add_replace(std::string text, std::string content) {
   CHECK(!text.empty());
+  growth_ *= std::max(1.0, double(content.size()) / double(text.size()));
   steps_.emplace_back(ReplaceText{std::move(text), std::move(content)});
 }
 
 void Normalizer::add_replace(Regex regex, std::string content) {
+  growth_ *= 1 + double(content.size());  // a match may be empty
   steps_.emplace_back(ReplaceRegex{std::move(regex), std::move(content)});
 }
 

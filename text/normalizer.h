@@ -28,6 +28,8 @@ class Normalizer {
   // removed: what begins there is then not the beginning of the text any more.
   std::string_view apply(std::string_view text, std::string& buffer, bool* front = nullptr) const;
 
+  // How many times as long replacements may make a text, at most.
+  double growth() const { return growth_; }
   // Nothing is lost but the difference between normal forms, and between a space and the letter
   // that SentencePiece writes for it.
   bool keeps_text() const;
@@ -59,6 +61,7 @@ class Normalizer {
   std::vector<
       std::variant<NormalForm, Lowercase, Strip, ReplaceText, ReplaceRegex, Prepend, Charsmap>>
       steps_;
+  double growth_ = 1;
 };
 
 }  // namespace sluice

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "base/text.h"
 #include "text/detokenizer.h"
 #include "text/utf8.h"
 
@@ -46,9 +47,7 @@ absl::Status comes_back(const Tokenizer& tokenizer, std::string_view text) {
                           std::string_view(back).substr(std::min(at, back.size()), 12));
 }
 
-}  // namespace
-
-absl::Status self_test(const Tokenizer& tokenizer) {
+absl::Status test(const Tokenizer& tokenizer) {
   absl::Status status = comes_back(tokenizer, kWords);
   if (status.ok() && tokenizer.lossless()) status = comes_back(tokenizer, all_kinds());
   if (!status.ok()) return status;
@@ -62,6 +61,16 @@ absl::Status self_test(const Tokenizer& tokenizer) {
                               ids.size());
   }
   return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status self_test(const Tokenizer& tokenizer) { return one_line(test(tokenizer)); }
+
+absl::Status check_vocabulary(const Tokenizer& tokenizer, int model_vocab_size) {
+  if (tokenizer.vocab_size() <= model_vocab_size) return absl::OkStatus();
+  return invalid_argument("tokenizer.json has {} tokens, config.json says vocab_size {}",
+                          tokenizer.vocab_size(), model_vocab_size);
 }
 
 }  // namespace sluice

@@ -11,4 +11,7 @@ namespace sluice {
 // lossless, elsewhere the letters of plain words. The error is one line.
 absl::Status self_test(const Tokenizer& tokenizer);
 
+// Whether a model with so many embeddings has one for every token.
+absl::Status check_vocabulary(const Tokenizer& tokenizer, int model_vocab_size);
+
 }  // namespace sluice

@@ -7,6 +7,7 @@
 #include <string>
 #include <utility>
 
+#include "base/text.h"
 #include "text/tokenizer_json.h"
 #include "text/utf8.h"
 
@@ -70,6 +71,10 @@ class FileTokenizer final : public Tokenizer {
   bool lossless() const override {
     return parts_.normalizer.keeps_text() && parts_.pretokenizer.keeps_text() &&
            std::visit([](const auto& model) { return model.covers_all_bytes(); }, parts_.model);
+  }
+  std::string_view kind() const override {
+    if (std::holds_alternative<Unigram>(parts_.model)) return "Unigram";
+    return parts_.byte_level ? "BPE of bytes" : "BPE of characters";
   }
   const Decoder& decoder() const override { return parts_.decoder; }
   std::optional<TokenId> find(std::string_view content) const override {
@@ -149,6 +154,32 @@ class FileTokenizer final : public Tokenizer {
   std::vector<bool> special_, byte_;                                     // [id]
 };
 
+absl::StatusOr<std::unique_ptr<Tokenizer>> load_file(const std::filesystem::path& model_dir) {
+  const std::filesystem::path file = model_dir / "tokenizer.json";
+  const std::filesystem::path config_file = model_dir / "tokenizer_config.json";
+  std::error_code error;
+  if (!std::filesystem::exists(file, error) &&
+      std::filesystem::exists(model_dir / "tokenizer.model", error))
+    return not_found(
+        "{}: no such file (tokenizer.model is not read: save the tokenizer again "
+        "with transformers, which writes both)",
+        file.string());
+  absl::StatusOr<std::string> text = read_file(file);
+  if (!text.ok()) return text.status();
+  std::string config;
+  if (std::filesystem::exists(config_file, error)) {
+    absl::StatusOr<std::string> config_text = read_file(config_file);
+    if (!config_text.ok()) return config_text.status();
+    config = *std::move(config_text);
+  }
+  absl::StatusOr<TokenizerParts> parts =
+      parse_tokenizer(*text, file.string(), config, config_file.string());
+  if (!parts.ok()) return parts.status();
+  absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = FileTokenizer::make(*std::move(parts));
+  if (!tokenizer.ok()) return annotate(tokenizer.status(), file.string());
+  return tokenizer;
+}
+
 }  // namespace
 
 const Decoder& Tokenizer::decoder() const {
@@ -161,22 +192,8 @@ const Decoder& Tokenizer::decoder() const {
 }
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::load(const std::filesystem::path& model_dir) {
-  const std::filesystem::path file = model_dir / "tokenizer.json";
-  const std::filesystem::path config_file = model_dir / "tokenizer_config.json";
-  absl::StatusOr<std::string> text = read_file(file);
-  if (!text.ok()) return text.status();
-  std::string config;
-  std::error_code error;
-  if (std::filesystem::exists(config_file, error)) {
-    absl::StatusOr<std::string> config_text = read_file(config_file);
-    if (!config_text.ok()) return config_text.status();
-    config = *std::move(config_text);
-  }
-  absl::StatusOr<TokenizerParts> parts =
-      parse_tokenizer(*text, file.string(), config, config_file.string());
-  if (!parts.ok()) return parts.status();
-  absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = FileTokenizer::make(*std::move(parts));
-  if (!tokenizer.ok()) return annotate(tokenizer.status(), file.string());
+  auto tokenizer = load_file(model_dir);
+  if (!tokenizer.ok()) return one_line(tokenizer.status());  // it may quote the file
   return tokenizer;
 }
 

@@ -38,6 +38,8 @@ class Tokenizer {
   // Exact content of a vocabulary entry or added token ("<|eot_id|>").
   virtual std::optional<TokenId> find(std::string_view content) const = 0;
   virtual int vocab_size() const = 0;  // highest id + 1
+  // What makes tokens of text ("BPE of bytes"), for people.
+  virtual std::string_view kind() const { return "made up"; }
   // Every text has tokens, and they hold all of it (up to NFC).
   virtual bool lossless() const { return false; }
 };

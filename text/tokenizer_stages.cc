@@ -67,6 +67,15 @@ Regex own_regex(std::string_view pattern) {
   return *std::move(regex);
 }
 
+// Replacements of replacements grow without bound: a short file could ask for all memory there is.
+absl::Status check_growth(const At& at, double growth) {
+  constexpr double kMaxGrowth = 1000;
+  if (growth <= kMaxGrowth) return absl::OkStatus();
+  return invalid_argument(
+      "{}: its replacements may make a text {:.2g} times as long, the limit is {:g}", at.path,
+      growth, kMaxGrowth);
+}
+
 absl::Status read_strip(const At& at, Normalizer& out) {
   absl::StatusOr<bool> left = read_bool(at["strip_left"], std::nullopt);
   absl::StatusOr<bool> right = read_bool(at["strip_right"], std::nullopt);
@@ -398,7 +407,8 @@ class DecoderReader {
 absl::Status read_normalizer(const At& at, Normalizer& normalizer) {
   if (at.null()) return absl::OkStatus();
   return for_each_stage(at, "normalizers", 0, [&](const At& stage, const std::string& type) {
-    return read_one_normalizer(stage, type, normalizer);
+    absl::Status status = read_one_normalizer(stage, type, normalizer);
+    return status.ok() ? check_growth(stage, normalizer.growth()) : status;
   });
 }
 
@@ -433,9 +443,11 @@ absl::Status read_decoder(const At& at, bool byte_level, Decoder& out) {
     return absl::OkStatus();
   }
   DecoderReader reader(out);
-  absl::Status status = for_each_stage(
-      at, "decoders", 0,
-      [&](const At& stage, const std::string& type) { return reader.read(stage, type); });
+  absl::Status status =
+      for_each_stage(at, "decoders", 0, [&](const At& stage, const std::string& type) {
+        absl::Status read = reader.read(stage, type);
+        return read.ok() ? check_growth(stage, out.growth()) : read;
+      });
   if (status.ok() && byte_level && !out.byte_level())
     return wrong(at["type"], "must hold ByteLevel, as the pre-tokenizer does");
   return status;

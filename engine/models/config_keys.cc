@@ -23,15 +23,16 @@ void read_shape(KeyReader& keys, const ShapeKeys& k, ModelConfig& c) {
   c.norm_eps = static_cast<float>(keys.number(k.eps, 0, 1, eps, true));
   const bool has_head_dim = k.head_dim && keys.find(k.head_dim);
   if (!has_head_dim && k.default_head_dim == 0 && c.hidden_size % c.num_heads != 0)
-    keys.fail("\"{}\" {} is not a multiple of \"{}\" {}", k.hidden_size, c.hidden_size, k.num_heads,
-              c.num_heads);
+    keys.conflict("\"{}\" {} is not a multiple of \"{}\" {}", k.hidden_size, c.hidden_size,
+                  k.num_heads, c.num_heads);
   c.head_dim = k.default_head_dim ? k.default_head_dim : c.hidden_size / c.num_heads;
   if (has_head_dim) c.head_dim = keys.integer(k.head_dim, 2, 1024, {});
   if (c.head_dim < 2 || c.head_dim > 1024 || c.head_dim % 2 != 0)
-    keys.fail("\"head_dim\" is {}, expected an even size from 2 to 1024", c.head_dim);
+    keys.conflict("\"head_dim\" is {}, expected an even size from 2 to 1024", c.head_dim);
+  c.head_dim = std::clamp(c.head_dim, 2, 1024);  // whatever was refused: others divide by it
   if (c.num_heads % c.num_kv_heads != 0)
-    keys.fail("\"{}\" {} is not a multiple of \"{}\" {}", k.num_heads, c.num_heads, k.num_kv_heads,
-              c.num_kv_heads);
+    keys.conflict("\"{}\" {} is not a multiple of \"{}\" {}", k.num_heads, c.num_heads,
+                  k.num_kv_heads, c.num_kv_heads);
   c.attention_scale = 1.0f / std::sqrt(static_cast<float>(std::max(c.head_dim, 1)));
   c.layers.resize(c.num_layers);
 }
@@ -58,8 +59,8 @@ void read_windows(KeyReader& keys, const WindowRule& rule, ModelConfig& c) {
   const Json* types = keys.find("layer_types");
   if (!types) return;
   if (!types->is_array() || types->size() != size_t(c.num_layers))
-    return keys.fail("\"layer_types\" is {}, expected a list with a type for each of {} layers",
-                     describe(*types), c.num_layers);
+    return keys.conflict("\"layer_types\" is {}, expected a list with a type for each of {} layers",
+                         describe(*types), c.num_layers);
   for (int i = 0; i < c.num_layers; ++i) {
     const Json& type = (*types)[i];
     const bool sliding = type == "sliding_attention";
@@ -88,8 +89,8 @@ std::vector<double> read_factors(KeyReader& keys, const char* key, size_t count)
     return factors;
   }
   for (const Json& x : *list) {
-    if (!x.is_number() || !(x.get<double>() > 0)) {
-      keys.fail("\"{}\" has {}, expected numbers above 0", key, describe(x));
+    if (!x.is_number() || !(x.get<double>() >= 1e-3 && x.get<double>() <= 1e6)) {
+      keys.fail("\"{}\" has {}, expected numbers from 0.001 to 1000000", key, describe(x));
       return factors;
     }
     factors.push_back(x.get<double>());
@@ -135,6 +136,9 @@ void read_longrope(KeyReader& keys, KeyReader& file, RopeConfig& rope, const Mod
   rope.long_factors = read_factors(keys, "long_factor", c.rotary_dim / 2);
   const double beside = file.number("original_max_position_embeddings", 1, 1e9, c.max_positions);
   rope.original_max_positions = keys.number("original_max_position_embeddings", 1, 1e9, beside);
+  if (rope.original_max_positions <= 1)  // where it is max_position_embeddings
+    keys.conflict("\"original_max_position_embeddings\" is {}, expected more than 1",
+                  rope.original_max_positions);
   rope.factor = keys.number("factor", 0, 1e6, c.max_positions / rope.original_max_positions);
   const double by_paper =
       rope.factor <= 1
@@ -146,8 +150,8 @@ void read_longrope(KeyReader& keys, KeyReader& file, RopeConfig& rope, const Mod
 int rotary_dim(KeyReader& keys, double factor, const ModelConfig& c) {
   const int dim = static_cast<int>(c.head_dim * factor);
   if (dim < 2 || dim % 2 != 0)
-    keys.fail("{} of head_dim {} is to be rotated, expected an even number of dims", factor,
-              c.head_dim);
+    keys.conflict("{} of head_dim {} is to be rotated, expected an even number of dims", factor,
+                  c.head_dim);
   return dim;
 }
 
@@ -189,8 +193,8 @@ RopeConfig read_rope_object(KeyReader& parent, const char* key, double theta, Mo
         "rope type is \"{}\", supported are default, linear, dynamic, llama3, yarn and longrope",
         type.substr(0, 80));
   }
-  if (const std::string unused = keys.unused(); !unused.empty())
-    keys.fail("keys that are not supported: {}", unused);
+  const std::string unused = keys.unused();
+  if (keys.status().ok() && !unused.empty()) keys.fail("keys that are not supported: {}", unused);
   parent.adopt(keys);
   return rope;
 }
@@ -239,6 +243,72 @@ Activation read_activation(KeyReader& keys, const char* key, const char* fallbac
   }
   keys.fail("\"{}\" is \"{}\", supported: {}", key, found.substr(0, 80), expected);
   return *supported.begin();
+}
+
+void refuse_other_traits(KeyReader& keys, const ModelConfig& c) {
+  // With the values that ask for nothing; null asks for nothing anywhere.
+  static const struct {
+    const char* key;
+    std::vector<Json> neutral;
+  } kTraits[] = {
+      // Attention
+      {"alibi", {false}},
+      {"attention_bias", {false}},
+      {"attention_chunk_size", {}},
+      {"attention_multiplier", {}},
+      {"attention_sink_size", {0}},
+      {"attn_logit_softcapping", {0}},
+      {"attn_output_gate", {false}},
+      {"attn_temperature_tuning", {false}},
+      {"clip_qkv", {}},
+      {"kv_lora_rank", {0}},
+      {"layer_types", {}},
+      {"q_lora_rank", {0}},
+      {"qk_layernorm", {false}},
+      {"qk_norm", {false}},
+      {"query_pre_attn_scalar", {}},
+      {"sliding_window", {}},
+      {"sliding_window_pattern", {}},
+      {"use_bidirectional_attention", {false}},
+      {"use_qk_norm", {false}},
+      // Positions
+      {"no_rope_layers", {Json::array()}},
+      {"partial_rotary_factor", {1}},
+      {"rope_interleave", {false}},
+      {"rope_interleaved", {false}},
+      {"rope_local_base_freq", {}},
+      {"rotary_dim", {}},
+      {"rotary_pct", {1}},
+      // Layers
+      {"apply_residual_connection_post_layernorm", {false}},
+      {"block_configs", {}},
+      {"mlp_bias", {false}},
+      {"n_routed_experts", {0}},
+      {"num_experts", {0, 1}},
+      {"num_key_value_heads_per_layer", {}},
+      {"num_local_experts", {0, 1}},
+      {"parallel_attn", {false}},
+      {"pruned_heads", {Json::object()}},
+      {"use_parallel_residual", {false}},
+      // Factors and bounds of what flows between them
+      {"dim_model_base", {}},
+      {"embedding_multiplier", {1}},
+      {"final_logit_softcapping", {0}},
+      {"logit_scale", {1}},
+      {"logits_scaling", {1}},
+      {"residual_multiplier", {1}},
+      {"scale_depth", {}},
+      {"scale_emb", {1}},
+      // Weights in a form that no other key speaks of
+      {"quantization", {}},
+  };
+  for (const auto& [key, neutral] : kTraits) {
+    if (keys.has_read(key)) continue;
+    const Json* value = keys.find(key);
+    if (value && std::find(neutral.begin(), neutral.end(), *value) == neutral.end())
+      keys.fail("\"{}\" is {}, which is not supported for {}", key, describe(*value),
+                c.architecture);
+  }
 }
 
 }  // namespace sluice

@@ -43,6 +43,10 @@ void read_rope(KeyReader&, double share, ModelConfig&);
 // The object under `key` of `parent`; `theta` is what it means to leave that, or all, out.
 RopeConfig read_rope_object(KeyReader& parent, const char* key, double theta, ModelConfig&);
 
+// Keys by which some models differ and which the family did not read: a file that sets one asks for
+// another model than would be computed, and is refused.
+void refuse_other_traits(KeyReader&, const ModelConfig&);
+
 // The activation under `key`, one of `supported`.
 Activation read_activation(KeyReader&, const char* key, const char* fallback,
                            std::initializer_list<Activation> supported);

@@ -30,6 +30,9 @@ class DenseModel final : public Model {
 
   absl::Status open(const Safetensors& stored, Device& device, const LoadOptions& options);
   std::vector<CheckpointTensor> checkpoint();
+  WeightReview review(const Safetensors& stored) {
+    return review_weights(weight_list(base_in(stored)), stored);
+  }
 
   Tensor hidden(const ForwardContext&, Tensor ids, Tensor positions) override;
   Tensor logits(const ForwardContext&, Tensor hidden, Tensor rows) override;
@@ -63,6 +66,7 @@ class DenseModel final : public Model {
   int64_t q_cols() const { return int64_t{config_.num_heads} * config_.head_dim; }
   int64_t kv_cols() const { return int64_t{config_.num_kv_heads} * config_.head_dim; }
   int64_t up_rows() const { return int64_t{config_.ffn_size} * (config_.gated_mlp ? 2 : 1); }
+  std::string base_in(const Safetensors&) const;
   WeightList weight_list(const std::string& base);
   void list_layer(WeightList&, int layer, const std::string& at);
   LinearSpec qkv_spec(Weight* out, const std::string& at) const;
@@ -316,6 +320,7 @@ void DenseModel::list_layer(WeightList& list, int i, const std::string& at) {
   };
   norm(layer.before_attention, n.before_attention);
   list.linears.push_back(qkv_spec(&layer.qkv, at));
+  list.linears.back().use = LinearSpec::Use::attention;
   if (c.qk_norm != ModelConfig::QkNorm::none) {
     const bool row = c.qk_norm == ModelConfig::QkNorm::row;
     const float plus = c.norm_plus_one ? 1.0f : 0.0f;
@@ -324,7 +329,8 @@ void DenseModel::list_layer(WeightList& list, int i, const std::string& at) {
     list.vectors.push_back(
         {&layer.k_norm, at + n.k_norm + ".weight", row ? kv_cols() : c.head_dim, plus});
   }
-  list.linears.push_back({&layer.o, q_cols(), {part(at + n.o, c.hidden_size, c.o_bias)}});
+  list.linears.push_back(
+      {&layer.o, q_cols(), {part(at + n.o, c.hidden_size, c.o_bias)}, LinearSpec::Use::attention});
   norm(layer.after_attention, n.after_attention);
   norm(layer.before_mlp, n.before_mlp);
   if (c.layers[i].experts) {
@@ -373,10 +379,14 @@ LinearSpec DenseModel::up_spec(Weight* out, const std::string& at) const {
            part(at + names_.up, c.ffn_size, c.mlp_bias)}};
 }
 
+// Some files leave it out.
+std::string DenseModel::base_in(const Safetensors& stored) const {
+  return stored.find(std::string(names_.embedding) + ".weight") ? "" : names_.base;
+}
+
 absl::Status DenseModel::open(const Safetensors& stored, Device& device,
                               const LoadOptions& options) {
-  const bool without_base = stored.find(std::string(names_.embedding) + ".weight");
-  const WeightList list = weight_list(without_base ? "" : names_.base);
+  const WeightList list = weight_list(base_in(stored));
   absl::StatusOr<WeightPlan> plan = plan_weights(list, stored, device.ops(), options.dtype);
   if (!plan.ok()) return plan.status();
   for (const LayerConfig& layer : config_.layers) has_local_rope_ |= layer.local_rope;
@@ -405,7 +415,7 @@ std::vector<CheckpointTensor> DenseModel::checkpoint() {
     for (const LinearPart& p : linear.parts) {
       std::vector<int64_t> shape = {p.rows_stored(), linear.in_features};
       if (p.transposed) std::swap(shape[0], shape[1]);
-      add(p.weight, std::move(shape), 0, linear.use == LinearSpec::Use::layer && !p.transposed);
+      add(p.weight, std::move(shape), 0, linear.is_layer() && !p.transposed);
     }
     for (const LinearPart& p : linear.parts) add(p.bias, {p.rows_stored()}, 0);
   }
@@ -442,6 +452,10 @@ absl::StatusOr<std::unique_ptr<Model>> open_dense(const ModelConfig& config,
   auto model = std::make_unique<DenseModel>(config, device.ops().act_dtype(), options.max_len);
   if (absl::Status s = model->open(stored, device, options); !s.ok()) return s;
   return model;
+}
+
+WeightReview review_checkpoint(const ModelConfig& config, const Safetensors& stored) {
+  return DenseModel(config, DType::f32, 1).review(stored);
 }
 
 std::vector<CheckpointTensor> checkpoint_tensors(const ModelConfig& config) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "engine/models/registry.h"
+#include "engine/weights.h"
 
 namespace sluice {
 
@@ -8,6 +9,9 @@ namespace sluice {
 // registry.h.
 absl::StatusOr<std::unique_ptr<Model>> open_dense(const ModelConfig&, const Safetensors&, Device&,
                                                   const LoadOptions&);
+
+// What open_dense() would say of a checkpoint, all of it.
+WeightReview review_checkpoint(const ModelConfig&, const Safetensors&);
 
 // What a checkpoint of this model holds, by the names that its family writes.
 struct CheckpointTensor {

@@ -45,7 +45,8 @@ void read_soft_caps(KeyReader& keys, double attention, double logits, ModelConfi
   c.attention_softcap = cap("attn_logit_softcapping", attention);
   c.logits_softcap = cap("final_logit_softcapping", logits);
   c.attention_scale =
-      1 / std::sqrt(static_cast<float>(keys.number("query_pre_attn_scalar", 0, 1e6, 256.0)));
+      1 /
+      std::sqrt(static_cast<float>(keys.number("query_pre_attn_scalar", 1e-3, 1e6, 256.0, true)));
 }
 
 void read_gemma2(KeyReader& keys, ModelConfig& c) {

@@ -75,7 +75,7 @@ void read_granite(KeyReader& keys, ModelConfig& c) {
   read_common(keys, {}, {}, 0, c);
   read_biases(keys, c);
   const auto factor = [&](const char* key) {
-    return static_cast<float>(keys.number(key, 0, 1e6, 1.0));
+    return static_cast<float>(keys.number(key, 1e-6, 1e6, 1.0, true));
   };
   c.embedding_scale = factor("embedding_multiplier");
   c.residual_scale = factor("residual_multiplier");
@@ -87,8 +87,8 @@ void read_experts(KeyReader& keys, const char* count, const char* ffn, ModelConf
   c.num_experts = keys.integer(count, 1, 512, {});
   c.experts_per_token = keys.integer("num_experts_per_tok", 1, 64, {});
   if (c.experts_per_token > c.num_experts)
-    keys.fail("\"num_experts_per_tok\" {} is above \"{}\" {}", c.experts_per_token, count,
-              c.num_experts);
+    keys.conflict("\"num_experts_per_tok\" {} is above \"{}\" {}", c.experts_per_token, count,
+                  c.num_experts);
   c.expert_ffn_size = keys.integer(ffn, 1, 1 << 20, {});
   for (const auto& [key, size] :
        {std::pair{ffn, c.expert_ffn_size}, {"hidden_size", c.hidden_size}})

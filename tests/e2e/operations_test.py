@@ -1,6 +1,7 @@
 """Start, refuse, drain, stop: what an operator sees."""
 
 import json
+import math
 import shutil
 import signal
 import struct
@@ -19,7 +20,7 @@ VERY_SLOW = {**SLOW, "max_tokens": 4000, "n": 16}
 
 def test_help_names_every_subcommand():
     out = run_cli("--help").stdout
-    for name in ["serve", "bench", "plan", "make-model", "chat", "version"]:
+    for name in ["serve", "bench", "plan", "inspect", "make-model", "chat", "version"]:
         assert name in out
     assert "--port" in run_cli("serve", "--help").stdout
 
@@ -132,6 +133,13 @@ BREAK = {
     "quantised in blocks": (lambda m: edit_json(m / "config.json", lambda c: c.update(
         quantization_config={"quant_method": "fp8", "activation_scheme": "dynamic",
                              "weight_block_size": [128, 128]})), "weight_block_size"),
+    "wrong shape": (lambda m: edit_safetensors(m / "model.safetensors", lambda h: h[
+        "model.norm.weight"].update(shape=[1] + h["model.norm.weight"]["shape"])), "expected ["),
+    "another trait": (lambda m: edit_json(m / "config.json", lambda c: c.update(
+        clip_qkv=8)), "clip_qkv"),
+    "missing shard": (lambda m: ((m / "model.safetensors").unlink(), (
+        m / "model.safetensors.index.json").write_text('{"weight_map":{"a":"b.safetensors"}}')),
+        "shard b.safetensors is missing"),
     "no weights": (lambda m: (m / "model.safetensors").unlink(), "safetensors"),
     "truncated weights": (lambda m: (m / "model.safetensors").write_bytes(
         (m / "model.safetensors").read_bytes()[:5000]), "model.safetensors"),
@@ -161,6 +169,50 @@ def test_a_broken_model_is_refused_in_one_line(tmp_path, name):
     assert result.returncode == 1, (result.returncode, result.stderr)
     lines = result.stderr.strip().splitlines()
     assert len(lines) == 1 and word in lines[0], result.stderr
+    # By the same rules, and in the same words.
+    inspected = run_cli("inspect", "--json", model)
+    assert inspected.returncode == 1 and inspected.stderr.count("\n") == 1, inspected.stderr
+    report = json.loads(inspected.stdout)
+    assert not report["can_be_served"]
+    assert "sluice: " + report["problems"][0] == lines[0]
+    assert report["problems"][0] in run_cli("inspect", model).stdout
+
+
+def test_inspect_says_what_is_there():
+    result = run_cli("inspect", DEMO)
+    assert result.returncode == 0 and not result.stderr, result.stderr
+    for words in ["LlamaForCausalLM", "embeddings", "attention", "BPE", "chat templates", "can be served"]:
+        assert words in result.stdout, result.stdout
+    assert run_cli("inspect", "nowhere").stderr.count("\n") == 1
+
+
+def test_a_model_beyond_any_memory(tmp_path):
+    """A terabyte of nothing: headers alone are read, and the plan says no in one line."""
+    model = copy_of_demo(tmp_path)
+    hidden, vocab = 1 << 16, 1 << 23
+    edit_json(model / "config.json", lambda c: c.update(
+        hidden_size=hidden, vocab_size=vocab, num_hidden_layers=1))
+    shapes = {"embed_tokens": [vocab, hidden], "norm": [hidden],
+              "layers.0.input_layernorm": [hidden], "layers.0.post_attention_layernorm": [hidden],
+              "layers.0.self_attn.q_proj": [256, hidden], "layers.0.self_attn.k_proj": [64, hidden],
+              "layers.0.self_attn.v_proj": [64, hidden], "layers.0.self_attn.o_proj": [hidden, 256],
+              "layers.0.mlp.gate_proj": [640, hidden], "layers.0.mlp.up_proj": [640, hidden],
+              "layers.0.mlp.down_proj": [hidden, 640]}
+    header, at = {}, 0
+    for name, shape in shapes.items():
+        end = at + 2 * math.prod(shape)
+        header[f"model.{name}.weight"] = {"dtype": "BF16", "shape": shape, "data_offsets": [at, end]}
+        at = end
+    text = json.dumps(header).encode()
+    with (model / "model.safetensors").open("wb") as out:
+        out.write(struct.pack("<Q", len(text)) + text)
+        out.truncate(8 + len(text) + at)
+    inspected = run_cli("inspect", model)
+    assert inspected.returncode == 0 and "1.00 TiB" in inspected.stdout, inspected.stdout
+    for command in [["plan"], ["serve", "--port=0", "--grpc-port=0", "--log-level=error"]]:
+        refused = run_cli(*command, model, "--device=cpu")
+        assert refused.returncode == 1 and refused.stderr.count("\n") == 1, refused.stderr
+        assert "the model does not fit: weights take 1.00 TiB" in refused.stderr
 
 
 def test_an_endless_template_is_an_error_of_the_request(tmp_path, start):

@@ -261,7 +261,7 @@ TEST_F(Fp8WeightsTest, WideLayersHaveEveryRowsScale) {
 
 TEST_F(Fp8WeightsTest, QuantisesLayersAtLoadButNoHeadOrTable) {
   for (const char* from : {"F32", "BF16", "F16"}) {
-    list_.linears[0].use = LinearSpec::Use::layer;
+    list_.linears[0].use = LinearSpec::Use::mlp;
     ASSERT_EQ(error_of(tensors(from, from), DType::fp8_e4m3), "");
     EXPECT_EQ(linear_.data.dtype, DType::fp8_e4m3);
     const std::vector<float> got = rows(), from_file = expected(from[0] == 'B'   ? through_bf16
@@ -343,7 +343,7 @@ TEST_F(Fp8WeightsTest, FaultsNameFileAndTensor) {
   list_.linears[0].use = LinearSpec::Use::table;
   EXPECT_EQ(error_of(stored()),
             "model.safetensors: tensor a.weight: dtype F8_E4M3, expected F32, F16 or BF16");
-  list_.linears[0].use = LinearSpec::Use::layer;
+  list_.linears[0].use = LinearSpec::Use::mlp;
   b_[777] = INFINITY;
   EXPECT_THAT(error_of(tensors("F32", "F32"), DType::fp8_e4m3),
               HasSubstr("tensor b.weight: inf is beyond fp8_e4m3"));

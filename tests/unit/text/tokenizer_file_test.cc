@@ -91,6 +91,18 @@ const Broken kBroken[] = {
      [](Json& d) {
        d["normalizer"] = {{"type", "Replace"}, {"pattern", {{"String", "a"}}}};
      }},
+    {"normalizer.normalizers[3]: its replacements may make a text 4.1e+03 times as long",
+     [](Json& d) {
+       const Json doubling = {
+           {"type", "Replace"}, {"pattern", {{"String", "a"}}}, {"content", "aaaaaaaa"}};
+       d["normalizer"] = {{"type", "Sequence"}, {"normalizers", Json(9, doubling)}};
+     }},
+    {"decoder.decoders[2]: its replacements may make a text 2.2e+03 times as long",
+     [](Json& d) {
+       const Json longer = {
+           {"type", "Replace"}, {"pattern", {{"Regex", "a?"}}}, {"content", "aaaaaaaaaaaa"}};
+       d["decoder"] = {{"type", "Sequence"}, {"decoders", Json(9, longer)}};
+     }},
     {"normalizer.prepend",
      [](Json& d) {
        d["normalizer"] = {{"type", "Prepend"}};
