@@ -5,12 +5,13 @@
 ARG BASE=docker.io/library/debian:bookworm-slim
 
 FROM ${BASE} AS build
-WORKDIR /src/sluice
+# A compiler cache that is mounted at /ccache is of use if it was filled by sources in the same place.
+ARG SOURCE=/src/sluice
+WORKDIR ${SOURCE}
 COPY deploy/install.sh deploy/packages.txt deploy/
 RUN deploy/install.sh
 COPY . .
-# A compiler cache may be mounted here.
-ENV CCACHE_DIR=/ccache CCACHE_BASEDIR=/src
+ENV CCACHE_DIR=/ccache
 RUN cmake --preset release -DSLUICE_TESTS=OFF -DSLUICE_CUDA=OFF \
  && cmake --build --preset release --target sluice \
  && for part in daemon bundle demo; do \

@@ -14,12 +14,14 @@ FROM ${CUDA_RUNTIME} AS libraries
 RUN mkdir /cublas && cp -L /usr/local/cuda/lib64/libcublasLt.so.[0-9][0-9] /cublas/
 
 FROM ${BASE} AS build
-WORKDIR /src/sluice
+# A compiler cache that is mounted at /ccache is of use if it was filled by sources in the same place.
+ARG SOURCE=/src/sluice
+WORKDIR ${SOURCE}
 COPY deploy/install.sh deploy/packages.txt deploy/
 RUN deploy/install.sh
 COPY --from=toolkit /usr/local/cuda /usr/local/cuda
 COPY . .
-ENV CCACHE_DIR=/ccache CCACHE_BASEDIR=/src PATH=/usr/local/cuda/bin:${PATH}
+ENV CCACHE_DIR=/ccache PATH=/usr/local/cuda/bin:${PATH}
 RUN cmake --preset cuda -DSLUICE_TESTS=OFF \
  && cmake --build --preset cuda --target sluice \
  && for part in daemon cuda bundle demo; do \

@@ -2,7 +2,8 @@
 # Builds the images from their Dockerfiles with buildah and runs them: size, time to start, health, an answer, a
 # read-only root. tests/deploy/images.sh [cpu|cuda]. Many minutes, as root; not part of tests/run.sh.
 # BASE names another image than the Dockerfile's for a machine that reaches no registry; it is made by
-# debootstrap if it is `localhost/base`. CCACHE=DIR lends the build a compiler cache.
+# debootstrap if it is `localhost/base`. CCACHE=DIR lends the build a compiler cache, SOURCE says where the sources lay
+# that filled it.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 kind=${1:-cpu}
@@ -31,6 +32,7 @@ if [ -n "${BASE:-}" ]; then
   fi
 fi
 if [ -n "${CCACHE:-}" ]; then arguments+=(-v "$CCACHE:/ccache"); fi
+if [ -n "${SOURCE:-}" ]; then arguments+=(--build-arg "SOURCE=$SOURCE"); fi
 
 say "building sluice:$kind"
 nice -n 10 buildah --storage-driver vfs --root "$store/root" --runroot "$store/run" bud --format docker \

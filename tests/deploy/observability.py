@@ -27,6 +27,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 BINARY = pathlib.Path(os.environ.get("SLUICE_BINARY_UNDER_TEST", ROOT / "build/release/bin/sluice"))
 TOOLS = ROOT / "build/prometheus"
 WORK = pathlib.Path(tempfile.mkdtemp(prefix="sluice-observability-"))
+ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("SLUICE_")}
 BY_PROMTOOL = {"SluiceRequestsFail", "SluiceLivelock"}
 
 
@@ -48,15 +49,16 @@ def free_port():
 
 
 class Daemon:
-    def __init__(self, model, *flags):
-        self.port, self.model, self.flags = free_port(), model, flags
+    def __init__(self, model, *flags, cache="8MiB"):
+        self.port, self.model, self.flags = free_port(), model, [f"--cache.bytes={cache}", *flags]
         self.start()
 
     def start(self):
         self.process = subprocess.Popen(
             [BINARY, "serve", self.model, f"--port={self.port}", "--grpc-port=0", "--device=cpu",
-             "--cache.bytes=8MiB", "--threads=1", "--log-level=error", *self.flags], stderr=subprocess.DEVNULL)
+             "--threads=1", "--log-level=error", *self.flags], env=ENVIRONMENT)
         for _ in range(600):
+            assert self.process.poll() is None, "a daemon did not start"
             try:
                 if self.get("/health/ready").status_code == 200:
                     return
@@ -67,16 +69,6 @@ class Daemon:
 
     def get(self, path):
         return httpx.get(f"http://127.0.0.1:{self.port}{path}", timeout=5)
-
-    def ask(self, **fields):
-        """A request in the background; what becomes of it does not matter."""
-        def run():
-            try:
-                httpx.post(f"http://127.0.0.1:{self.port}/v1/completions", timeout=300,
-                           json={"prompt": "The fox", "ignore_eos": True, **fields})
-            except httpx.TransportError:
-                pass
-        threading.Thread(target=run, daemon=True).start()
 
     def keep_asking(self, clients, **fields):
         """So many clients, each with the next request as soon as it has its answer."""
@@ -107,29 +99,28 @@ over = threading.Event()
 
 # --- faults: each makes a daemon of its own misbehave, until the end ---
 
-def dies(model):
-    daemon = Daemon(model)
+def dies(nano, _):
+    daemon = Daemon(nano)
     return daemon, daemon.kill
 
 
-def engine_stops(model):
+def engine_stops(nano, _):
     """The debugger's interface stops one thread alone, as a hang in a driver would."""
-    daemon = Daemon(model)
+    daemon = Daemon(nano)
 
     def fault():
         seize, interrupt = 0x4206, 0x4207
         libc = ctypes.CDLL(None, use_errno=True)
-        tid = daemon.thread("engine")
-        daemon.ask(max_tokens=4000)
-        time.sleep(0.3)
-        assert libc.ptrace(seize, tid, None, None) == 0, os.strerror(ctypes.get_errno())
-        assert libc.ptrace(interrupt, tid, None, None) == 0, os.strerror(ctypes.get_errno())
+        daemon.keep_asking(2, max_tokens=1000)
+        time.sleep(0.5)
+        assert libc.ptrace(seize, daemon.thread("engine"), None, None) == 0, os.strerror(ctypes.get_errno())
+        assert libc.ptrace(interrupt, daemon.thread("engine"), None, None) == 0, os.strerror(ctypes.get_errno())
         over.wait()  # the tracer must live on
     return daemon, fault
 
 
-def restarts(model):
-    daemon = Daemon(model)
+def restarts(nano, _):
+    daemon = Daemon(nano)
 
     def fault():
         for _ in range(3):
@@ -139,37 +130,37 @@ def restarts(model):
     return daemon, fault
 
 
-def one_seat(model):
+def one_seat(_, slow):
     """Work for one at a time: what waits for long is slow to its first step, and so to its first token."""
-    daemon = Daemon(model, "--scheduler.preset=vllm", "--scheduler.max_seqs=1")
-    return daemon, lambda: daemon.keep_asking(24, max_tokens=600)
+    daemon = Daemon(slow, "--scheduler.preset=vllm", "--scheduler.max_seqs=1", cache="256MiB")
+    return daemon, lambda: daemon.keep_asking(24, max_tokens=48)
 
 
-def short_queue(model):
-    daemon = Daemon(model, "--scheduler.max_seqs=1", "--scheduler.max_queue=1")
+def short_queue(nano, _):
+    daemon = Daemon(nano, "--scheduler.max_seqs=1", "--scheduler.max_queue=1")
     return daemon, lambda: daemon.keep_asking(6, max_tokens=1000)
 
 
-def stutters(model):
-    daemon = Daemon(model)
+def stutters(_, slow):
+    daemon = Daemon(slow, cache="256MiB")
 
     def fault():
-        daemon.keep_asking(1, max_tokens=4000)
+        daemon.keep_asking(1, max_tokens=1000)
         while not over.is_set():
             daemon.process.send_signal(signal.SIGSTOP)
             time.sleep(0.7)
             daemon.process.send_signal(signal.SIGCONT)
-            time.sleep(0.004)
+            time.sleep(0.1)
     return daemon, fault
 
 
-def late(model):
-    daemon = Daemon(model)
-    return daemon, lambda: daemon.keep_asking(4, max_tokens=4000, timeout_ms=200)
+def late(nano, _):
+    daemon = Daemon(nano)
+    return daemon, lambda: daemon.keep_asking(4, max_tokens=4000, timeout_ms=20)
 
 
-def small_cache(model):
-    daemon = Daemon(model, "--cache.bytes=512KiB", "--model.max_model_len=1024", "--scheduler.pressure=recompute")
+def small_cache(nano, _):
+    daemon = Daemon(nano, "--model.max_model_len=1024", "--scheduler.pressure=recompute", cache="512KiB")
     return daemon, lambda: daemon.keep_asking(12, max_tokens=900)
 
 
@@ -230,21 +221,22 @@ def main():
     promtool("check", "rules", "deploy/prometheus/alerts.yml")
     promtool("check", "config", "deploy/prometheus/prometheus.yml")
     promtool("test", "rules", "tests/deploy/alerts_test.yml")
-    model = WORK / "nano"
-    subprocess.run([BINARY, "make-model", "--preset=nano", "--out", model], check=True)
+    nano, slow = WORK / "nano", WORK / "slow"
+    for preset, model in [("nano", nano), ("llama-110m", slow)]:
+        subprocess.run([BINARY, "make-model", f"--preset={preset}", "--out", model], env=ENVIRONMENT, check=True)
     daemons, faults, prometheus = [], {}, None
     try:
-        well = Daemon(model, "--cache.host_bytes=8MiB")
+        well = Daemon(nano, "--cache.host_bytes=8MiB", cache="128MiB")
         daemons.append(well)
         for fault in dict.fromkeys(FAULTS.values()):
-            daemon, act = fault(model)
+            daemon, act = fault(nano, slow)
             daemons.append(daemon)
             faults[fault] = daemon, act
         prometheus = Prometheus([d.port for d in daemons])
         well.keep_asking(2, max_tokens=32)
         time.sleep(6)
         gone = httpx.stream("POST", f"http://127.0.0.1:{well.port}/v1/completions",
-                            json={"prompt": "x", "max_tokens": 2000, "ignore_eos": True, "stream": True})
+                            json={"prompt": "x", "max_tokens": 4000, "n": 16, "ignore_eos": True, "stream": True})
         with gone:
             time.sleep(0.2)
         time.sleep(4)
