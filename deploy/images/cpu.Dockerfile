@@ -11,7 +11,7 @@ WORKDIR ${SOURCE}
 COPY deploy/install.sh deploy/packages.txt deploy/
 RUN deploy/install.sh
 COPY . .
-ENV CCACHE_DIR=/ccache
+ENV LANG=C.UTF-8 CCACHE_DIR=/ccache
 RUN cmake --preset release -DSLUICE_TESTS=OFF -DSLUICE_CUDA=OFF \
  && cmake --build --preset release --target sluice \
  && for part in daemon bundle demo; do \

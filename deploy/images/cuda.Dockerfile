@@ -21,7 +21,7 @@ COPY deploy/install.sh deploy/packages.txt deploy/
 RUN deploy/install.sh
 COPY --from=toolkit /usr/local/cuda /usr/local/cuda
 COPY . .
-ENV CCACHE_DIR=/ccache PATH=/usr/local/cuda/bin:${PATH}
+ENV LANG=C.UTF-8 CCACHE_DIR=/ccache PATH=/usr/local/cuda/bin:${PATH}
 RUN cmake --preset cuda -DSLUICE_TESTS=OFF \
  && cmake --build --preset cuda --target sluice \
  && for part in daemon cuda bundle demo; do \

@@ -35,7 +35,7 @@ if [ -n "${CCACHE:-}" ]; then arguments+=(-v "$CCACHE:/ccache"); fi
 if [ -n "${SOURCE:-}" ]; then arguments+=(--build-arg "SOURCE=$SOURCE"); fi
 
 say "building sluice:$kind"
-nice -n 10 buildah --storage-driver vfs --root "$store/root" --runroot "$store/run" bud --format docker \
+nice -n 10 buildah --storage-driver vfs --root "$store/root" --runroot "$store/run" bud --layers --format docker \
   -f "deploy/images/$kind.Dockerfile" -t "sluice:$kind" "${arguments[@]}" . > "$store/build.log" 2>&1 ||
   { tail -n 40 "$store/build.log" >&2; exit 1; }
 c=$(b from --pull-never "localhost/sluice:$kind")

@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -159,6 +160,11 @@ def late(nano, _):
     return daemon, lambda: daemon.keep_asking(4, max_tokens=4000, timeout_ms=20)
 
 
+def full_cache(_, slow):
+    daemon = Daemon(slow, "--model.max_model_len=512", cache="24MiB")
+    return daemon, lambda: daemon.keep_asking(32, max_tokens=150)
+
+
 def small_cache(nano, _):
     daemon = Daemon(nano, "--model.max_model_len=1024", "--scheduler.pressure=recompute", cache="512KiB")
     return daemon, lambda: daemon.keep_asking(12, max_tokens=900)
@@ -166,7 +172,7 @@ def small_cache(nano, _):
 
 FAULTS = {"SluiceDown": dies, "SluiceEngineStuck": engine_stops, "SluiceRestarting": restarts,
           "SluiceRefuses": short_queue, "SluiceQueueSlow": one_seat, "SluiceFirstTokenSlow": one_seat,
-          "SluiceTokensSlow": stutters, "SluiceDeadlinesPass": late, "SluiceCacheFull": small_cache,
+          "SluiceTokensSlow": stutters, "SluiceDeadlinesPass": late, "SluiceCacheFull": full_cache,
           "SluicePreempts": small_cache}
 
 
@@ -263,6 +269,8 @@ def main():
             daemon.kill()
         if prometheus:
             prometheus.process.kill()
+            prometheus.process.wait()
+        shutil.rmtree(WORK)
 
 
 if __name__ == "__main__":
