@@ -49,7 +49,7 @@ clean_up() {
 trap clean_up EXIT
 say "size: $(du -sm --exclude=proc "$m" | cut -f 1) MB, of it /usr/local $(du -sm "$m/usr/local" | cut -f 1) MB"
 b inspect --type image --format \
-  'user {{.OCIv1.Config.User}}, entry point {{.OCIv1.Config.Entrypoint}} {{.OCIv1.Config.Cmd}}, health {{.Docker.Config.Healthcheck.Test}}' \
+  'user {{.OCIv1.Config.User}}, entry point {{.OCIv1.Config.Entrypoint}} {{.OCIv1.Config.Cmd}}, health {{.Docker.Config.Healthcheck.Test}}{{println}}' \
   "localhost/sluice:$kind"
 
 # What a container runtime would do with the image, by hand: a read-only root, its user, its environment,
@@ -72,5 +72,5 @@ echo
 grep -q '"finish_reason"' "$store/answer"
 if "${in_image[@]}" sh -c 'echo > /tmp/x' 2> /dev/null; then echo "the root can be written to" >&2; exit 1; fi
 kill "$daemon"; wait "$daemon"; daemon=
-[ -s "$m/usr/local/share/doc/sluice/THIRD-PARTY-NOTICES" ]
+[ -s "$m/usr/local/share/doc/sluice/THIRD-PARTY-NOTICES.gz" ]
 say "ended with 0 on SIGTERM; root read-only, notices there"
