@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/float16.h"
+#include "base/float8.h"
 #include "base/hash.h"
 #include "kernels/ops.h"
 
@@ -22,6 +23,10 @@ float number(uint64_t i) { return float(int64_t(mix64(i) >> 40) - (1 << 23)) / (
 void write(DType type, char* to, float x) {
   if (type == DType::f32) {
     std::memcpy(to, &x, sizeof x);
+    return;
+  }
+  if (type == DType::fp8_e4m3) {
+    *to = char(to_e4m3(x));
     return;
   }
   CHECK(type == DType::f16 || type == DType::bf16);

@@ -20,7 +20,7 @@ DeviceTensor zeros(Device&, DType, std::initializer_list<int64_t> shape);
 // A copy of as many values as the shape has.
 DeviceTensor copy_of(Device&, const void* values, DType, std::initializer_list<int64_t> shape);
 // Numbers in [-1, 1), the same in every run: on zeros a chip draws less power and runs faster. f32,
-// f16 or bf16.
+// f16, bf16 or fp8_e4m3.
 DeviceTensor noise(Device&, DType, std::initializer_list<int64_t> shape);
 
 struct DeviceWeight {

@@ -76,7 +76,6 @@ class Bench {
         kv_(ops_.kv_dtype(weight_)),
         act_bytes_(bits_of(act_) / 8.0),
         weight_bytes_(bits_of(weight_) / 8.0),
-        kv_bytes_(bits_of(kv_) / 8.0),
         ceilings_(ceilings),
         s_(shapes),
         cases_(cases_of(device)),
@@ -199,7 +198,7 @@ class Bench {
     if (const std::string name = fmt::format("silu_mul m={}", m); wanted(name))
       line(name, act_bytes_ * 3 * double(m * s_.ffn), 0,
            [&] { ops_.silu_mul(activated.tensor, gates.tensor); });
-    const Cache c = cache(1, m);
+    const Cache c = cache(kv_, 1, m);
     std::vector<int32_t> all(static_cast<size_t>(m));
     for (int64_t i = 0; i < m; ++i) all[size_t(i)] = int32_t(i);
     const DeviceTensor qkv = noise(device_, act_, {m, s_.qkv_cols()}),
@@ -211,7 +210,7 @@ class Bench {
     either(
         fmt::format("qkv_rope_write m={}", m),
         double(m) * (act_bytes_ * double(2 * s_.q_cols() + 2 * s_.kv_cols()) +
-                     kv_bytes_ * double(2 * s_.kv_cols())),
+                     bits_of(kv_) / 8.0 * double(2 * s_.kv_cols())),
         [&] { ops_.qkv_rope_write(qkv.tensor, p, positions.tensor, c.view, positions.tensor); },
         [&] {
           ops_.Ops::qkv_rope_write(qkv.tensor, p, positions.tensor, c.view, positions.tensor);
@@ -230,30 +229,35 @@ class Bench {
     KvView view;
   };
   // One layer's cache, with each sequence's blocks far apart.
-  Cache cache(int64_t seqs, int64_t len) const {
+  Cache cache(DType type, int64_t seqs, int64_t len) const {
     const int64_t per_seq = (len + kBlock - 1) / kBlock, blocks = seqs * per_seq;
     Cache c;
-    c.bytes = noise(device_, kv_, {blocks, 2 * s_.kv_heads, kBlock, s_.head_dim});
+    c.bytes = noise(device_, type, {blocks, 2 * s_.kv_heads, kBlock, s_.head_dim});
     c.view.k = c.bytes.tensor;
     c.view.k.shape[1] = s_.kv_heads;
     c.view.v = c.view.k;
     c.view.v.data =
-        static_cast<char*>(c.bytes.memory.get()) + int64_t(kv_bytes_) * s_.kv_cols() * kBlock;
+        static_cast<char*>(c.bytes.memory.get()) + bits_of(type) / 8 * s_.kv_cols() * kBlock;
     for (int64_t s = 0; s < seqs; ++s)
       for (int64_t b = 0; b < per_seq; ++b) c.host_tables.push_back(int32_t(b * seqs + s));
     c.tables = copy_of(device_, c.host_tables.data(), DType::i32, {seqs, per_seq});
     return c;
   }
 
-  // `tokens` queries of each sequence, the last of `len`.
+  // `tokens` queries of each sequence, the last of `len`; the cache as it usually is, and as fp8.
   void attend(const std::string& name, int64_t seqs, int64_t len, int64_t tokens) {
+    attend(name, kv_, seqs, len, tokens);
+    attend(name + ", fp8 cache", DType::fp8_e4m3, seqs, len, tokens);
+  }
+  void attend(const std::string& name, DType kv, int64_t seqs, int64_t len, int64_t tokens) {
     if (!wanted(name)) return;
-    const double bytes = kv_bytes_ * 2 * double(seqs * len * s_.kv_cols()) +
+    const double bytes = bits_of(kv) / 8.0 * 2 * double(seqs * len * s_.kv_cols()) +
                          act_bytes_ * 2 * double(seqs * tokens * s_.q_cols());
     const double seen = double(tokens) * (double(len) - double(tokens - 1) / 2);
     const auto copies = int64_t(double(cases_.rotate_bytes) / bytes) + 1;
     std::vector<Cache> caches;
-    for (int64_t i = 0; i < std::min<int64_t>(copies, 24); ++i) caches.push_back(cache(seqs, len));
+    for (int64_t i = 0; i < std::min<int64_t>(copies, 24); ++i)
+      caches.push_back(cache(kv, seqs, len));
     const DeviceTensor q = noise(device_, act_, {seqs * tokens, s_.q_cols()}),
                        out = zeros(device_, act_, {seqs * tokens, s_.q_cols()});
     std::vector<int32_t> cu = {0}, lens(static_cast<size_t>(seqs), int32_t(len));
@@ -321,7 +325,7 @@ class Bench {
   Device& device_;
   Ops& ops_;
   const DType act_, weight_, kv_;
-  const double act_bytes_, weight_bytes_, kv_bytes_;  // of an element
+  const double act_bytes_, weight_bytes_;  // of an element
   const Ceilings& ceilings_;
   const Shapes& s_;
   const Cases& cases_;

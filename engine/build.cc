@@ -15,15 +15,25 @@
 namespace sluice {
 namespace {
 
-absl::StatusOr<DType> kv_dtype(const std::string& name, DType weights, const Ops& ops) {
-  if (name == "auto") return ops.kv_dtype(weights);
-  for (const DType t : {DType::f32, DType::f16, DType::bf16}) {
-    if (name != name_of(t)) continue;
+absl::StatusOr<DType> kv_dtype(const std::string& name, const Model& model, const Ops& ops) {
+  const DType usual = ops.kv_dtype(model.weight_dtype());
+  if (name == "auto") return model.config().fp8_cache ? DType::fp8_e4m3 : usual;
+  for (const auto& [text, t] : {std::pair{"f32", DType::f32},
+                                {"f16", DType::f16},
+                                {"bf16", DType::bf16},
+                                {"fp8", DType::fp8_e4m3}}) {
+    if (name != text) continue;
     if (ops.keeps_kv_as(t)) return t;
     return invalid_argument("cache.dtype: this device keeps keys and values as {}, not as {}",
-                            name_of(ops.kv_dtype(weights)), name);
+                            name_of(usual), name);
   }
-  return invalid_argument("cache.dtype: '{}' is not one of auto, f32, f16, bf16", name);
+  return invalid_argument("cache.dtype: '{}' is not one of auto, f32, f16, bf16, fp8", name);
+}
+
+bool has_cache_scales(const Model& model) {
+  const std::vector<LayerKv> layers = model.kv_shape().layers;
+  return std::any_of(layers.begin(), layers.end(),
+                     [](const LayerKv& l) { return l.k_scale != 1 || l.v_scale != 1; });
 }
 
 absl::StatusOr<MemoryPlan> plan_for(const Config& config, Device& device, const Model& model,
@@ -80,7 +90,7 @@ std::string served_name(const Config::Model& model) {
 
 absl::StatusOr<RunnerOptions> runner_options(const Config& config, const Model& model,
                                              const Ops& ops) {
-  const auto dtype = kv_dtype(config.cache.dtype, model.weight_dtype(), ops);
+  const auto dtype = kv_dtype(config.cache.dtype, model, ops);
   if (!dtype.ok()) return dtype.status();
   if (const std::string lack = ops.lacks(model.heads(), config.cache.block_size); !lack.empty())
     return unimplemented("this device cannot compute the model's attention: {}", lack);
@@ -139,6 +149,8 @@ absl::StatusOr<std::unique_ptr<ServedModel>> ServedModel::load(const Config& wan
   auto model = load_model(config.model, *served->device_, threads);
   if (!model.ok()) return model.status();
   served->model_ = *std::move(model);
+  if (options.kv_dtype == DType::fp8_e4m3 && !has_cache_scales(*served->model_))
+    log_info("cache: keys and values are fp8 as they are: the checkpoint has no scales for them");
   served->pool_ = std::make_unique<BlockPool>(options.num_blocks, options.block_size);
   // One hasher: what the device evicts is found on the host under the same hash.
   if (options.num_host_blocks > 0)

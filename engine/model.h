@@ -38,11 +38,13 @@ class Model {
   virtual const ModelConfig& config() const = 0;
   // Positions that can be served: the model's own limit, or the smaller one asked for.
   virtual int max_len() const = 0;
-  // Layers and head sizes. block_size and dtype are the cache's choice: the runner sets them.
+  // Layers, head sizes and scales. block_size and dtype are the cache's choice: the runner sets
+  // them.
   virtual KvShape kv_shape() const = 0;
   // What every layer asks of attention.
   virtual AttentionHeads heads() const = 0;
-  // Of the linear layers in memory; f32 only if all are. Decides what `cache.dtype = auto` means.
+  // Of the linear layers in memory; f32 only if all are. Decides what `cache.dtype = auto` means,
+  // unless config().fp8_cache does.
   virtual DType weight_dtype() const = 0;
   // Device memory held: packed weights, norms and the rotary table.
   virtual size_t weight_bytes() const = 0;

@@ -77,7 +77,7 @@ void review_config(const Json& json, ConfigReview& review) {
   const Family* family = read_architecture(keys, c);
   for (const char* key : {"quantization_config", "compression_config"})
     if (const Json* quantized = keys.find(key))
-      keys.add(check_quantization(key, *quantized, c.warnings));
+      keys.add(check_quantization(key, *quantized, c.fp8_cache, c.warnings));
   keys.only("is_encoder_decoder", false);
   if (family) family->read(keys, c);
   c.dtype = read_dtype(keys);

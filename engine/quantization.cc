@@ -94,13 +94,21 @@ absl::Status check_group(const std::string& place, const Json& group,
                       arguments({"token", "tensor"}, {true, false, nullptr}));
 }
 
-absl::Status check_compressed(const std::string& place, const Json& json,
+// What is kept of keys and values, where anything is said of them.
+absl::Status check_cache(const std::string& place, const Json& json, bool& fp8_cache) {
+  const Json& scheme = at(json, "kv_cache_scheme");
+  fp8_cache = !scheme.is_null();
+  if (!fp8_cache) return absl::OkStatus();
+  return check_object(place + ".kv_cache_scheme", scheme, arguments({"tensor"}, {false, nullptr}));
+}
+
+absl::Status check_compressed(const std::string& place, const Json& json, bool& fp8_cache,
                               std::vector<std::string>& warnings) {
   const Rule rules[] = {{"quant_method", {}},
                         {"format", {"float-quantized"}},
                         {"config_groups", {}},
                         {"ignore", {}},
-                        {"kv_cache_scheme", {nullptr}},
+                        {"kv_cache_scheme", {}},
                         {"quantization_status", {nullptr, "compressed", "frozen"}},
                         {"sparsity_config", {}},
                         {"transform_config", {nullptr, Json::object()}},
@@ -108,6 +116,7 @@ absl::Status check_compressed(const std::string& place, const Json& json,
                         {"version", {}}};
   if (absl::Status s = check_object(place, json, rules); !s.ok()) return s;
   if (absl::Status s = check_names(place, json, "ignore"); !s.ok()) return s;
+  if (absl::Status s = check_cache(place, json, fp8_cache); !s.ok()) return s;
   const Json& sparsity = at(json, "sparsity_config");
   if (!sparsity.is_null() && sparsity != Json::object() &&
       (!sparsity.is_object() || at(sparsity, "format") != "dense"))
@@ -126,13 +135,14 @@ absl::Status check_compressed(const std::string& place, const Json& json,
   return absl::OkStatus();
 }
 
-absl::Status check_fp8(const std::string& place, const Json& json) {
+absl::Status check_fp8(const std::string& place, const Json& json, bool& fp8_cache) {
   const Rule rules[] = {
       {"quant_method", {}},           {"activation_scheme", {"dynamic", "static"}},
       {"fmt", {nullptr, "e4m3"}},     {"weight_block_size", {nullptr}},
-      {"kv_cache_scheme", {nullptr}}, {"dequantize", {nullptr, false}},
-      {"ignored_layers", {}},         {"modules_to_not_convert", {}}};
+      {"ignored_layers", {}},         {"dequantize", {nullptr, false}},
+      {"modules_to_not_convert", {}}, {"kv_cache_scheme", {nullptr, "static"}}};
   if (absl::Status s = check_object(place, json, rules); !s.ok()) return s;
+  fp8_cache = !at(json, "kv_cache_scheme").is_null();
   for (const char* key : {"ignored_layers", "modules_to_not_convert"})
     if (absl::Status s = check_names(place, json, key); !s.ok()) return s;
   return absl::OkStatus();
@@ -140,14 +150,14 @@ absl::Status check_fp8(const std::string& place, const Json& json) {
 
 }  // namespace
 
-absl::Status check_quantization(const std::string& key, const Json& json,
+absl::Status check_quantization(const std::string& key, const Json& json, bool& fp8_cache,
                                 std::vector<std::string>& warnings) {
   const std::string place = "config.json: " + key;
   if (!json.is_object())
     return invalid_argument("{}: is {}, expected an object", place, describe(json));
   const Json& method = at(json, "quant_method");
-  if (method == "compressed-tensors") return check_compressed(place, json, warnings);
-  if (method == "fp8") return check_fp8(place, json);
+  if (method == "compressed-tensors") return check_compressed(place, json, fp8_cache, warnings);
+  if (method == "fp8") return check_fp8(place, json, fp8_cache);
   return invalid_argument(
       "{}: \"quant_method\" is {}, supported: \"compressed-tensors\" (of fp8), \"fp8\"", place,
       describe(method));

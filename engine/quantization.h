@@ -14,9 +14,10 @@ namespace sluice {
 //  - "fp8" without blocks.
 // Which tensors are fp8 is for the tensors to say (weights.h). Activations stay as the device has
 // them or are quantised row by row as they come, which is at least as exact as the static scales of
-// a checkpoint. Anything else, and every key that is not known, is refused with one line. What is
-// served another way than the file says is added to `warnings`.
-absl::Status check_quantization(const std::string& key, const nlohmann::json&,
+// a checkpoint. A "kv_cache_scheme" is fp8 too, with static scales of tensors, which lie beside the
+// layers: `fp8_cache` becomes true. Anything else, and every key that is not known, is refused with
+// one line. What is served another way than the file says is added to `warnings`.
+absl::Status check_quantization(const std::string& key, const nlohmann::json&, bool& fp8_cache,
                                 std::vector<std::string>& warnings);
 
 }  // namespace sluice

@@ -21,6 +21,10 @@ std::string beside(const std::string& weight, std::string_view suffix) {
   return std::string(layer) + std::string(suffix);
 }
 
+bool is_of_one_element(const std::vector<int64_t>& shape) {
+  return shape.empty() || shape == std::vector<int64_t>{1} || shape == std::vector<int64_t>{1, 1};
+}
+
 class Reviewer {
  public:
   explicit Reviewer(const Safetensors& stored) : stored_(stored) {}
@@ -36,6 +40,15 @@ class Reviewer {
     }
   }
   void check(const VectorSpec& v) { check(v.name, {v.size}, false, norms_); }
+  void check(const ScaleSpec& s) {
+    wanted_.insert(s.names.begin(), s.names.end());
+    const StoredTensor* t = find_scale(stored_, s);
+    if (!t) return;
+    if (!is_of_one_element(t->shape) || !is_float(t->dtype))
+      fail("{}: tensor {}: {} {}, expected one F32, F16 or BF16", t->file, t->name, t->dtype_name,
+           shape_text(t->shape));
+    attention_.bytes += t->bytes;
+  }
 
   WeightReview finish() {
     for (const StoredTensor& t : stored_.tensors())
@@ -111,8 +124,7 @@ class Reviewer {
                   part.weight);
     group.bytes += scale->bytes;
     const std::vector<int64_t>& shape = scale->shape;
-    const bool one =
-        shape.empty() || shape == std::vector<int64_t>{1} || shape == std::vector<int64_t>{1, 1};
+    const bool one = is_of_one_element(shape);
     const int64_t rows = part.rows_stored();
     if (!one && shape != std::vector<int64_t>{rows} && shape != std::vector<int64_t>{rows, 1}) {
       fail("{}: tensor {}: shape {}, expected [1] or [{}, 1]", scale->file, name, shape_text(shape),
@@ -136,12 +148,19 @@ WeightReview review_weights(const WeightList& list, const Safetensors& stored) {
   Reviewer reviewer(stored);
   for (const LinearSpec& linear : list.linears) reviewer.check(linear);
   for (const VectorSpec& v : list.vectors) reviewer.check(v);
+  for (const ScaleSpec& s : list.scales) reviewer.check(s);
   return reviewer.finish();
 }
 
 const StoredTensor* scale_of(const Safetensors& stored, const StoredTensor& weight) {
   return weight.dtype == DType::fp8_e4m3 ? stored.find(beside(weight.name, "weight_scale"))
                                          : nullptr;
+}
+
+const StoredTensor* find_scale(const Safetensors& stored, const ScaleSpec& spec) {
+  for (const std::string& name : spec.names)
+    if (const StoredTensor* t = stored.find(name)) return t;
+  return nullptr;
 }
 
 }  // namespace sluice

@@ -29,6 +29,16 @@ float element(const std::byte* data, DType dtype, int64_t i) {
   return dtype == DType::bf16 ? from_bf16(h) : from_f16(h);
 }
 
+absl::StatusOr<float> read_scale(const Safetensors& stored, const ScaleSpec& spec) {
+  const StoredTensor* tensor = find_scale(stored, spec);
+  if (!tensor) return 1.0f;
+  const float x = element(tensor->data, *tensor->dtype, 0);
+  if (!(x > 0 && std::isfinite(x)))
+    return invalid_argument("{}: tensor {}: is {}, expected a finite scale above 0", tensor->file,
+                            tensor->name, x);
+  return x;
+}
+
 // Some rows of one part that lie one after the other, small enough that threads finish together.
 struct Task {
   const StoredTensor* from;
@@ -283,6 +293,11 @@ absl::StatusOr<Device::Buffer> load_weights(const WeightList& list, const Safete
     }
   }
   for (const VectorSpec& v : list.vectors) *v.out = filler.vector(stored.find(v.name), v.plus);
+  for (const ScaleSpec& s : list.scales) {
+    const auto scale = read_scale(stored, s);
+    if (!scale.ok()) return scale.status();
+    *s.out = *scale;
+  }
   Packer packer(ops, std::move(tasks));
   if (absl::Status s = packer.run(std::max(1, threads)); !s.ok()) return s;
   std::vector<Weight> layers;

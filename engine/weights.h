@@ -51,9 +51,15 @@ struct VectorSpec {
   int64_t size = 0;
   float plus = 0;  // added to every element
 };
+// A positive number that a checkpoint may have, under one of several names; 1 where it has none.
+struct ScaleSpec {
+  float* out = nullptr;
+  std::vector<std::string> names;
+};
 struct WeightList {
   std::vector<LinearSpec> linears;
   std::vector<VectorSpec> vectors;
+  std::vector<ScaleSpec> scales;
 };
 
 // A list beside a checkpoint's headers: no tensor is read.
@@ -74,6 +80,7 @@ struct WeightReview {
 WeightReview review_weights(const WeightList&, const Safetensors&);
 // The scale beside an fp8 weight; null for any other tensor, or where it is missing.
 const StoredTensor* scale_of(const Safetensors&, const StoredTensor& weight);
+const StoredTensor* find_scale(const Safetensors&, const ScaleSpec&);  // null: there is none
 
 struct WeightPlan {
   size_t bytes = 0;           // of device memory

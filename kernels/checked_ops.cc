@@ -60,12 +60,14 @@ void check_weight(const Weight& w) {
 }
 
 void check_cache(const KvView& c) {
-  CHECK(c.k.dtype == c.v.dtype && (c.k.dtype == DType::f32 || c.k.dtype == DType::bf16));
+  CHECK(c.k.dtype == c.v.dtype);
+  CHECK(c.k.dtype == DType::f32 || c.k.dtype == DType::bf16 || c.k.dtype == DType::fp8_e4m3);
   for (const Tensor* t : {&c.k, &c.v}) {
     check(*t, c.k.dtype, {c.k.shape[0], c.k.shape[1], c.k.shape[2], c.k.shape[3]});
     CHECK(t->shape[2] >= 1 && t->shape[3] >= 1);
   }
-  CHECK(!c.k_scale && !c.v_scale);
+  for (const float scale : {c.k_scale, c.v_scale})
+    CHECK(std::isfinite(scale) && (c.k.dtype == DType::fp8_e4m3 ? scale > 0 : scale == 1));
 }
 
 // Distinct slots of the cache: two tokens never share one.

@@ -11,11 +11,12 @@ namespace sluice {
 
 // One layer of the paged cache. Slot s lives in block s / block_size, row s % block_size.
 // Memory is [block][layer][K|V][kv_head][slot][dim]: a block is one contiguous piece over
-// all layers (and holds its own scales when quantised), so swapping it is one large copy;
-// the views' strides hide that.
+// all layers, so swapping it is one large copy; the views' strides hide that.
 struct KvView {
-  Tensor k, v;              // [num_blocks, num_kv_heads, block_size, dim], strided
-  Tensor k_scale, v_scale;  // absent unless quantised: [num_blocks, num_kv_heads, block_size]
+  Tensor k, v;  // [num_blocks, num_kv_heads, block_size, dim], strided
+  // A stored fp8_e4m3 times this is the value; what is beyond its range becomes the largest. 1 for
+  // every other type.
+  float k_scale = 1, v_scale = 1;
 };
 
 // The shape of one step, as attention sees it. Prefill chunks and decode rows share it: a decode
@@ -117,7 +118,8 @@ class Ops {
   virtual ~Ops() = default;
 
   virtual DType act_dtype() const = 0;
-  // How linear layers that are `wanted` are kept, and keys and values of a model with such layers.
+  // How linear layers that are `wanted` are kept, and keys and values of a model with such layers
+  // unless something else that the device has is asked for.
   virtual DType weight_dtype(DType wanted) const = 0;
   virtual DType kv_dtype(DType weights) const = 0;
   virtual bool keeps_kv_as(DType) const = 0;

@@ -41,7 +41,7 @@ KvStore::KvStore(Device& device, const KvShape& shape, int num_blocks, const KvH
       block_bytes_(bytes_per_block(shape)),
       copier_(device, block_bytes_, host.before_copy) {
   CHECK(num_blocks > 0 && host.num_blocks >= 0 && shape.block_size > 0 && !shape.layers.empty());
-  CHECK(bits_of(shape.dtype) >= 16);
+  CHECK(bits_of(shape.dtype) >= 8);
   // On a device of its own one block more, for rows that only fill a step up.
   const int num_pads = device.is_host() ? 0 : 1;
   memory_ = device.allocate(block_bytes_ * size_t(num_blocks + num_pads), Memory::device);
@@ -56,6 +56,7 @@ KvStore::KvStore(Device& device, const KvShape& shape, int num_blocks, const KvH
     at += piece_bytes(shape, l.kv_heads, l.k_dim);
     view.v = piece_view(at, shape, num_blocks, l.kv_heads, l.v_dim, block_elements);
     at += piece_bytes(shape, l.kv_heads, l.v_dim);
+    if (shape.dtype == DType::fp8_e4m3) view.k_scale = l.k_scale, view.v_scale = l.v_scale;
     layers_.push_back(view);
   }
 }

@@ -15,6 +15,7 @@ namespace sluice {
 // Per layer: pruned models differ by layer.
 struct LayerKv {
   int kv_heads = 0, k_dim = 0, v_dim = 0;
+  float k_scale = 1, v_scale = 1;  // of what is kept as fp8_e4m3
 };
 struct KvShape {
   std::vector<LayerKv> layers;

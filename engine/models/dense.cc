@@ -14,9 +14,10 @@ struct Norm {
 
 struct Layer {
   Norm before_attention, after_attention;
-  Weight qkv;             // [(heads + 2 * kv_heads) * head_dim, hidden]
-  Tensor q_norm, k_norm;  // [head_dim], or of all heads; absent: none
-  Weight o;               // [hidden, heads * head_dim]
+  Weight qkv;                      // [(heads + 2 * kv_heads) * head_dim, hidden]
+  Tensor q_norm, k_norm;           // [head_dim], or of all heads; absent: none
+  float k_scale = 1, v_scale = 1;  // of keys and values in fp8
+  Weight o;                        // [hidden, heads * head_dim]
   Norm before_mlp, after_mlp;
   Weight up;            // [2 * ffn, hidden], the gate first; [ffn, hidden] without one
   Weight down;          // [hidden, ffn]
@@ -69,6 +70,7 @@ class DenseModel final : public Model {
   std::string base_in(const Safetensors&) const;
   WeightList weight_list(const std::string& base);
   void list_layer(WeightList&, int layer, const std::string& at);
+  void list_cache_scales(WeightList&, Layer&, const std::string& at) const;
   LinearSpec qkv_spec(Weight* out, const std::string& at) const;
   LinearSpec up_spec(Weight* out, const std::string& at) const;
   size_t rope_bytes() const;  // of one table
@@ -262,8 +264,9 @@ size_t DenseModel::scratch_bytes(int64_t max_tokens, int64_t max_logit_rows) con
 
 KvShape DenseModel::kv_shape() const {
   KvShape shape;
-  shape.layers.assign(config_.num_layers,
-                      {config_.num_kv_heads, config_.head_dim, config_.head_dim});
+  for (const Layer& l : layers_)
+    shape.layers.push_back(
+        {config_.num_kv_heads, config_.head_dim, config_.head_dim, l.k_scale, l.v_scale});
   return shape;
 }
 
@@ -329,6 +332,7 @@ void DenseModel::list_layer(WeightList& list, int i, const std::string& at) {
     list.vectors.push_back(
         {&layer.k_norm, at + n.k_norm + ".weight", row ? kv_cols() : c.head_dim, plus});
   }
+  list_cache_scales(list, layer, at);
   list.linears.push_back(
       {&layer.o, q_cols(), {part(at + n.o, c.hidden_size, c.o_bias)}, LinearSpec::Use::attention});
   norm(layer.after_attention, n.after_attention);
@@ -344,6 +348,22 @@ void DenseModel::list_layer(WeightList& list, int i, const std::string& at) {
   if (!n.transposed) return;
   for (LinearSpec& linear : list.linears)
     for (LinearPart& p : linear.parts) p.transposed |= p.weight.starts_with(at);
+}
+
+// As compressed-tensors names them today, as other quantisers do, and as both did before.
+void DenseModel::list_cache_scales(WeightList& list, Layer& layer, const std::string& at) const {
+  const auto names = [&](const char* projection, const std::string& which) {
+    const std::string_view q = names_.q;
+    const std::string attention = at + std::string(q.substr(0, q.rfind('.') + 1));
+    std::vector<std::string> all = {attention + which, attention + "kv_scale"};
+    if (projection) {
+      all.push_back(at + projection + "." + which);
+      all.push_back(at + projection + ".output_scale");
+    }
+    return all;
+  };
+  list.scales.push_back({&layer.k_scale, names(names_.k, "k_scale")});
+  list.scales.push_back({&layer.v_scale, names(names_.v, "v_scale")});
 }
 
 LinearSpec DenseModel::qkv_spec(Weight* out, const std::string& at) const {

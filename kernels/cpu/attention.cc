@@ -176,19 +176,19 @@ void run_span(const AttentionArgs& a, const AttentionPiece& p, int span, const B
   int begin = first_visible / kKeyChunk * kKeyChunk;
   begin = begin > span_first ? begin : span_first;
   if (begin >= end) return;
-  const bool few = rows <= kFewRows && a.dim % 16 == 0;
+  const bool few = rows <= kFewRows && a.dim % 16 == 0 && a.kv != KvType::e4m3;
   Rows here, next;
   locate(a, p, begin, end, &here);
   for (; begin < end; begin += kKeyChunk) {
     next.count = 0;
     if (begin + kKeyChunk < end) locate(a, p, begin + kKeyChunk, end, &next);
     const int vectors = (here.count + kLanes - 1) / kLanes;
-    if (few && a.bf16) {
+    if (few && a.kv == KvType::bf16) {
       run_few_scores<true>(a, rows, b.q, dp, here, next, b.scores);
     } else if (few) {
       run_few_scores<false>(a, rows, b.q, dp, here, next, b.scores);
     } else {
-      a.bf16 ? load_keys<true>(a, here, next, b.keys) : load_keys<false>(a, here, next, b.keys);
+      load_all_keys(a, here, next, b.keys, b.values);
       multiply(rows, vectors, b.q, dp, b.keys, kKeyChunk, a.dim, b.scores, kKeyChunk, false);
     }
     for (int r = 0; r < rows; ++r) {
@@ -200,7 +200,7 @@ void run_span(const AttentionArgs& a, const AttentionPiece& p, int span, const B
       soften(a, b.scores + r * kKeyChunk, vectors, low, high, b.max + r, b.sum + r, b.out + r * dp,
              dp);
     }
-    if (few && a.bf16) {
+    if (few && a.kv == KvType::bf16) {
       run_few_values<true>(a, rows, b.scores, here, next, b.out, dp);
     } else if (few) {
       run_few_values<false>(a, rows, b.scores, here, next, b.out, dp);
@@ -246,7 +246,7 @@ void write_out(const AttentionArgs& a, const AttentionPiece& p, const float* sum
     for (int g = 0; g < a.group; ++g, ++r) {
       float* to = a.out + (p.token_begin + t) * a.out_stride +
                   (int64_t{p.kv_head} * a.group + g) * a.out_head_stride;
-      const float f = 1.0f / sum[r];
+      const float f = a.value_scale / sum[r];
       for (int d = 0; d < a.dim; ++d) to[d] = out[r * dp + d] * f;
     }
   }

@@ -30,7 +30,7 @@ struct Rows {
 };
 
 void locate(const AttentionArgs& a, const AttentionPiece& p, int begin, int end, Rows* rows) {
-  const int64_t size = a.bf16 ? 2 : 4;
+  const int64_t size = kv_bytes(a.kv);
   rows->count = end - begin < kKeyChunk ? end - begin : kKeyChunk;
   int block = begin / a.block_size, slot = begin % a.block_size;
   for (int i = 0; i < rows->count;) {
@@ -191,33 +191,51 @@ template <bool kBf16, int kQueries = kFewRows>
   }
 }
 
-// values[j][d] = V row j, zero past dim.
-void load_values(const AttentionArgs& a, const Rows& rows, const Rows& next, float* values) {
-  const int64_t dp = padded(a.dim);
-  const int bytes = a.dim * (a.bf16 ? 2 : 4);
-  for (int j = 0; j < rows.count; ++j) {
-    if (j < next.count) prefetch_row(next.v[j], bytes);
-    float* to = values + j * dp;
+[[gnu::always_inline]] inline V load_as(const float* p) { return load(p); }
+[[gnu::always_inline]] inline V load_as(const uint16_t* p) { return load_bf16(p); }
+[[gnu::always_inline]] inline V load_as(const uint8_t* p) { return load_e4m3(p); }
+
+// out[j][d] = row j, zero past dim. Asks for the next chunk's rows.
+template <class T>
+void widen_rows(int dim, int count, const char* const* rows, int next_count,
+                const char* const* next, float* out) {
+  const int64_t dp = padded(dim);
+  for (int j = 0; j < count; ++j, out += dp) {
+    if (j < next_count) prefetch_row(next[j], dim * int(sizeof(T)));
+    const T* from = (const T*)rows[j];
     int d = 0;
-    if (a.bf16) {
-      const uint16_t* from = (const uint16_t*)rows.v[j];
-      for (; d + kLanes <= a.dim; d += kLanes) store(to + d, load_bf16(from + d));
-      if (d < a.dim) {
-        uint16_t last[kLanes] = {};
-        __builtin_memcpy(last, from + d, (a.dim - d) * 2);
-        store(to + d, load_bf16(last));
-        d += kLanes;
-      }
-    } else {
-      const float* from = (const float*)rows.v[j];
-      for (; d + kLanes <= a.dim; d += kLanes) store(to + d, load(from + d));
-      if (d < a.dim) {
-        store(to + d, load_n(from + d, a.dim - d));
-        d += kLanes;
-      }
+    for (; d + kLanes <= dim; d += kLanes) store(out + d, load_as(from + d));
+    if (d < dim) {
+      T last[kLanes] = {};
+      __builtin_memcpy(last, from + d, (dim - d) * sizeof(T));
+      store(out + d, load_as(last));
+      d += kLanes;
     }
-    for (; d < dp; d += kLanes) store(to + d, zero());
+    for (; d < dp; d += kLanes) store(out + d, zero());
   }
+}
+
+void load_values(const AttentionArgs& a, const Rows& rows, const Rows& next, float* values) {
+  const auto widen = a.kv == KvType::f32    ? widen_rows<float>
+                     : a.kv == KvType::bf16 ? widen_rows<uint16_t>
+                                            : widen_rows<uint8_t>;
+  widen(a.dim, rows.count, rows.v, next.count, next.v, values);
+}
+
+// `space`: as large as the values. Codes go there first, as floats by rows.
+void load_all_keys(const AttentionArgs& a, const Rows& rows, const Rows& next, float* keys,
+                   float* space) {
+  if (a.kv == KvType::bf16) return load_keys<true>(a, rows, next, keys);
+  if (a.kv == KvType::f32) return load_keys<false>(a, rows, next, keys);
+  widen_rows<uint8_t>(a.dim, rows.count, rows.k, next.count, next.k, space);
+  Rows wide, none;
+  none.count = 0;
+  wide.count = rows.count;
+  for (int i = 0; i < kKeyChunk; ++i) {
+    const int row = i < rows.count ? i : rows.count - 1;
+    wide.k[i] = (const char*)(space + row * padded(a.dim));
+  }
+  load_keys<false>(a, wide, none, keys);
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <new>
 
 #include "base/check.h"
+#include "base/float8.h"
 #include "kernels/cpu/pack.h"
 
 namespace sluice::cpu {
@@ -22,6 +23,11 @@ size_t tiles_bytes(DType type, int64_t out, int64_t in) {
 }
 
 const float* floats(const Tensor& t) { return t.as<const float>(); }
+
+KvType kv_type(DType t) {
+  CHECK(t == DType::f32 || t == DType::bf16 || t == DType::fp8_e4m3);
+  return t == DType::f32 ? KvType::f32 : t == DType::bf16 ? KvType::bf16 : KvType::e4m3;
+}
 
 }  // namespace
 
@@ -254,20 +260,23 @@ void CpuOps::write_kv_row(const KvView& cache, const Tensor& k, const Tensor& v,
                           int64_t row) {
   const int64_t block_size = cache.k.shape[2], dim = cache.k.shape[3];
   CHECK(slot >= 0 && slot < cache.k.shape[0] * block_size);
-  const auto write = [&](const Tensor& to, const Tensor& from) {
+  const auto write = [&](const Tensor& to, const Tensor& from, float scale) {
     for (int64_t h = 0; h < from.shape[1]; ++h) {
       const float* x = from.row<const float>(row) + h * from.stride[1];
       const int64_t at =
           slot / block_size * to.stride[0] + h * to.stride[1] + slot % block_size * to.stride[2];
-      if (to.dtype == DType::bf16) {
+      if (to.dtype == DType::fp8_e4m3) {
+        const float inverse = 1 / scale;
+        for (int64_t d = 0; d < dim; ++d) to.as<uint8_t>()[at + d] = to_e4m3(x[d] * inverse);
+      } else if (to.dtype == DType::bf16) {
         kernels_.to_bf16(to.as<uint16_t>() + at, x, dim);
       } else {
         std::memcpy(to.as<float>() + at, x, dim * sizeof(float));
       }
     }
   };
-  write(cache.k, k);
-  write(cache.v, v);
+  write(cache.k, k, cache.k_scale);
+  write(cache.v, v, cache.v_scale);
 }
 
 void CpuOps::write_kv(KvView cache, Tensor k, Tensor v, Tensor slot_mapping) {
@@ -382,7 +391,7 @@ void CpuOps::attention(Tensor out, Tensor q, KvView cache, const AttnBatch& batc
   args.out_head_stride = out.stride[1];
   args.k = cache.k.data;
   args.v = cache.v.data;
-  args.bf16 = cache.k.dtype == DType::bf16;
+  args.kv = kv_type(cache.k.dtype);
   args.k_block = cache.k.stride[0];
   args.k_head = cache.k.stride[1];
   args.k_slot = cache.k.stride[2];
@@ -393,7 +402,9 @@ void CpuOps::attention(Tensor out, Tensor q, KvView cache, const AttnBatch& batc
   args.group = int(q.shape[1]) / num_kv_heads;
   args.dim = int(q.shape[2]);
   args.block_size = int(cache.k.shape[2]);
-  args.scale = params.scale;
+  const float unit = args.kv == KvType::e4m3 ? 256 : 1;
+  args.scale = params.scale * cache.k_scale * unit;
+  args.value_scale = cache.v_scale * unit;
   args.softcap = params.softcap;
   args.window = params.window;
   CHECK(args.group * num_kv_heads == q.shape[1] && args.group <= kMaxQueryRows);

@@ -43,6 +43,10 @@ struct GemmPiece {
   int64_t row_begin = 0, row_end = 0, tile_begin = 0, tile_end = 0;
 };
 
+enum class KvType : uint8_t { f32, bf16, e4m3 };
+
+inline constexpr int kv_bytes(KvType t) { return t == KvType::f32 ? 4 : t == KvType::bf16 ? 2 : 1; }
+
 struct AttentionArgs {
   const float* q = nullptr;  // [tokens, heads, dim]
   int64_t q_stride = 0, q_head_stride = 0;
@@ -50,10 +54,12 @@ struct AttentionArgs {
   int64_t out_stride = 0, out_head_stride = 0;
   const void* k = nullptr;
   const void* v = nullptr;
-  bool bf16 = false;  // of the cache; else f32
+  // e4m3 is read as its value / 256, which `scale` and `value_scale` make up for; a NaN is none.
+  KvType kv = KvType::f32;
   int64_t k_block = 0, k_head = 0, k_slot = 0, v_block = 0, v_head = 0, v_slot = 0;
   int group = 1, dim = 0, block_size = 0;
   float scale = 1, softcap = 0;
+  float value_scale = 1;
   int window = 0;
 };
 

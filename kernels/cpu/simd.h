@@ -87,6 +87,11 @@ inline constexpr int kLanes = 16;
 [[gnu::always_inline]] inline V high_e4m3(const void* p) {
   return e4m3_in_high_bytes(_mm256_loadu_si256((const __m256i*)p));
 }
+// The same of kLanes codes that lie one after the other.
+[[gnu::always_inline]] inline V load_e4m3(const uint8_t* p) {
+  const __m256i words = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i*)p));
+  return e4m3_in_high_bytes(_mm256_slli_epi16(words, 8));
+}
 // Round to nearest even; NaN stays NaN.
 [[gnu::always_inline]] inline void store_bf16(uint16_t* p, V v) {
   const __m512i u = _mm512_castps_si512(v);
@@ -191,6 +196,10 @@ inline constexpr int kLanes = 8;
 }
 [[gnu::always_inline]] inline V high_e4m3(const void* p) {
   return e4m3_in_high_bytes(_mm_loadu_si128((const __m128i*)p));
+}
+[[gnu::always_inline]] inline V load_e4m3(const uint8_t* p) {
+  const __m128i codes = _mm_loadl_epi64((const __m128i*)p);
+  return e4m3_in_high_bytes(_mm_unpacklo_epi8(_mm_setzero_si128(), codes));
 }
 [[gnu::always_inline]] inline void store_bf16(uint16_t* p, V v) {
   const __m256i u = _mm256_castps_si256(v);
@@ -326,6 +335,9 @@ inline constexpr int kLanes = 4;
 [[gnu::always_inline]] inline V high_e4m3(const void* p) {
   const auto* b = static_cast<const uint8_t*>(p);
   return e4m3_to_f32(VU{b[1], b[3], b[5], b[7]});
+}
+[[gnu::always_inline]] inline V load_e4m3(const uint8_t* p) {
+  return e4m3_to_f32(VU{p[0], p[1], p[2], p[3]});
 }
 [[gnu::always_inline]] inline void store_bf16(uint16_t* p, V v) {
   VU u = (VU)v;

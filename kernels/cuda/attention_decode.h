@@ -28,8 +28,8 @@ struct alignas(16) DecodeItem {
   int32_t first_chunk;  // of those that the sequence's window leaves; the last holds its last token
 };
 
-template <class T>
-struct DecodeParams : PagedAttention<T> {
+template <class T, class Kv>
+struct DecodeParams : PagedAttention<T, Kv> {
   const int32_t* token_of;  // [sequences]: its row of q and out
   const DecodeItem* items;
   const int32_t* num_items;
@@ -48,11 +48,11 @@ constexpr int kDecodeChunk = 512;
 static_assert(kDecodeChunk % kDecodeTile == 0 && kDecodeChunk / kDecodeTile <= 32);
 
 // kRows: query heads of an item, padded; 8 or 16.
-template <class T, int D, int kRows>
+template <class Kv, int D, int kRows>
 struct alignas(128) DecodeShared {
-  static constexpr int kStages = D > 128 ? 2 : 3;
+  static constexpr int kStages = D * sizeof(Kv) > 256 ? 2 : 3;
   struct Stage {
-    Tile<T, 16, D> k, v;
+    Tile<Kv, 16, D> k, v;
   };
   struct Warp {
     union {
@@ -66,10 +66,10 @@ struct alignas(128) DecodeShared {
 };
 
 // The tokens [begin, end) that are visible to the item, and how this warp comes by its own.
-template <class T>
+template <class Kv>
 struct DecodeSource {
-  const T* k;  // of this kv head in block 0
-  const T* v;
+  const Kv* k;  // of this kv head in block 0
+  const Kv* v;
   int64_t block_stride;
   int32_t block_shift;
   int32_t block_of_lane;  // lane i: of this warp's tokens in tile i
@@ -77,9 +77,9 @@ struct DecodeSource {
   int32_t begin, end;
 };
 
-template <class T, int D, int kRows>
-SIMT_DEVICE void decode_fetch(const DecodeSource<T>& src, int tile,
-                              typename DecodeShared<T, D, kRows>::Stage& stage) {
+template <class Kv, int D, int kRows>
+SIMT_DEVICE void decode_fetch(const DecodeSource<Kv>& src, int tile,
+                              typename DecodeShared<Kv, D, kRows>::Stage& stage) {
   const int token = src.first + tile * kDecodeTile;
   const int64_t block = simt::shuffle(src.block_of_lane, tile);
   const int slot = token & ((1 << src.block_shift) - 1);
@@ -93,22 +93,25 @@ SIMT_DEVICE void decode_fetch(const DecodeSource<T>& src, int tile,
 template <int D, int kRows>
 struct DecodeState {
   float max[kRows / 8][2], sum[kRows / 8][2];
-  float out[kRows / 8][D / 16][4];  // dims lane / 4 and lane / 4 + 8 of each 16, rows as above
+  float out[kRows / 8][D / 16][4];  // value_dim() 0 and 1 of lane / 4 of each 16, rows as above
 };
 
-template <class T, int D, int kRows>
-SIMT_DEVICE void decode_tile(const typename DecodeShared<T, D, kRows>::Stage& stage,
+template <class T, class Kv, int D, int kRows>
+SIMT_DEVICE void decode_tile(const typename DecodeShared<Kv, D, kRows>::Stage& stage,
                              const uint32_t (&q)[kRows / 8][D / 16][2], int first,
-                             const DecodeSource<T>& src, const AttentionScores& scores,
+                             const DecodeSource<Kv>& src, const AttentionScores& scores,
                              DecodeState<D, kRows>& state) {
   const int lane = simt::lane_id();
   float s[kRows / 8][4] = {};
   SIMT_UNROLL
-  for (int k = 0; k < D / 16; ++k) {
-    uint32_t a[4];
-    load_a(a, stage.k, 0, k * 16);
+  for (int k = 0; k < D / 16; k += 2) {
+    uint32_t a[2][4];
+    load_keys_a(T{}, a, stage.k, 0, k * 16);
     SIMT_UNROLL
-    for (int r = 0; r < kRows / 8; ++r) simt::mma(T{}, s[r], a, q[r][k][0], q[r][k][1]);
+    for (int r = 0; r < kRows / 8; ++r) {
+      simt::mma(T{}, s[r], a[0], q[r][k][0], q[r][k][1]);
+      simt::mma(T{}, s[r], a[1], q[r][k + 1][0], q[r][k + 1][1]);
+    }
   }
   uint32_t p[kRows / 8][2];
   SIMT_UNROLL
@@ -142,28 +145,31 @@ SIMT_DEVICE void decode_tile(const typename DecodeShared<T, D, kRows>::Stage& st
     p[r][1] = simt::movmatrix_trans(simt::pack(T{}, s[r][2], s[r][3]));
   }
   SIMT_UNROLL
-  for (int d = 0; d < D / 16; ++d) {
-    uint32_t a[4];
-    load_a_trans(a, stage.v, 0, d * 16);
+  for (int d = 0; d < D / 16; d += 2) {
+    uint32_t a[2][4];
+    load_values_a(T{}, a, stage.v, 0, d * 16);
     SIMT_UNROLL
-    for (int r = 0; r < kRows / 8; ++r) simt::mma(T{}, state.out[r][d], a, p[r][0], p[r][1]);
+    for (int r = 0; r < kRows / 8; ++r) {
+      simt::mma(T{}, state.out[r][d], a[0], p[r][0], p[r][1]);
+      simt::mma(T{}, state.out[r][d + 1], a[1], p[r][0], p[r][1]);
+    }
   }
 }
 
 // All tiles of the chunk that this warp has tokens in.
-template <class T, int D, int kRows>
-SIMT_DEVICE void decode_warp(const DecodeSource<T>& src, const uint32_t (&q)[kRows / 8][D / 16][2],
+template <class T, class Kv, int D, int kRows>
+SIMT_DEVICE void decode_warp(const DecodeSource<Kv>& src, const uint32_t (&q)[kRows / 8][D / 16][2],
                              const AttentionScores& scores,
-                             typename DecodeShared<T, D, kRows>::Warp& mine,
+                             typename DecodeShared<Kv, D, kRows>::Warp& mine,
                              DecodeState<D, kRows>& state) {
-  constexpr int kStages = DecodeShared<T, D, kRows>::kStages;
+  constexpr int kStages = DecodeShared<Kv, D, kRows>::kStages;
   const int num_tiles =
       src.end > src.first ? (src.end - src.first + kDecodeTile - 1) / kDecodeTile : 0;
   // Of this warp's tiles, those that end before the window begins: they are not even fetched.
   const int before = src.begin > src.first ? (src.begin - src.first) / kDecodeTile : 0;
   // One group an iteration, empty ones too: then "all but kStages - 2" names tile t.
   for (int t = before; t < before + kStages - 1; ++t) {
-    if (t < num_tiles) decode_fetch<T, D, kRows>(src, t, mine.stages[t % kStages]);
+    if (t < num_tiles) decode_fetch<Kv, D, kRows>(src, t, mine.stages[t % kStages]);
     simt::cp_async_commit();
   }
   for (int t = before; t < num_tiles; ++t) {
@@ -172,17 +178,17 @@ SIMT_DEVICE void decode_warp(const DecodeSource<T>& src, const uint32_t (&q)[kRo
     // the next fetch overwrites.
     simt::sync_warp();
     const int ahead = t + kStages - 1;
-    if (ahead < num_tiles) decode_fetch<T, D, kRows>(src, ahead, mine.stages[ahead % kStages]);
+    if (ahead < num_tiles) decode_fetch<Kv, D, kRows>(src, ahead, mine.stages[ahead % kStages]);
     simt::cp_async_commit();
-    decode_tile<T, D, kRows>(mine.stages[t % kStages], q, src.first + t * kDecodeTile, src, scores,
-                             state);
+    decode_tile<T, Kv, D, kRows>(mine.stages[t % kStages], q, src.first + t * kDecodeTile, src,
+                                 scores, state);
   }
   simt::cp_async_wait<0>();
 }
 
 // A warp's sums, to shared memory; the caller's barrier publishes them.
-template <class T, int D, int kRows>
-SIMT_DEVICE void decode_publish(typename DecodeShared<T, D, kRows>::Warp& mine,
+template <class Kv, int D, int kRows>
+SIMT_DEVICE void decode_publish(typename DecodeShared<Kv, D, kRows>::Warp& mine,
                                 const DecodeState<D, kRows>& state) {
   const int lane = simt::lane_id();
   simt::sync_warp();  // `out` lies over stages that other lanes may still read
@@ -197,8 +203,8 @@ SIMT_DEVICE void decode_publish(typename DecodeShared<T, D, kRows>::Warp& mine,
       if (lane < 4) mine.max[row] = state.max[r][c], mine.sum[row] = sum;
       SIMT_UNROLL
       for (int d = 0; d < D / 16; ++d) {
-        mine.out[row][d * 16 + lane / 4] = state.out[r][d][c];
-        mine.out[row][d * 16 + lane / 4 + 8] = state.out[r][d][c + 2];
+        mine.out[row][d * 16 + value_dim<Kv>(0, lane / 4)] = state.out[r][d][c];
+        mine.out[row][d * 16 + value_dim<Kv>(1, lane / 4)] = state.out[r][d][c + 2];
       }
     }
   }
@@ -221,13 +227,13 @@ struct Merge {
 };
 
 // Four columns of the result of one query head.
-template <class T, int D>
-SIMT_DEVICE void decode_store(const DecodeParams<T>& p, int sequence, int head, int col,
+template <class T, class Kv, int D>
+SIMT_DEVICE void decode_store(const DecodeParams<T, Kv>& p, int sequence, int head, int col,
                               const Merge& m) {
   if (p.lse != nullptr && col == 0) {
     p.lse[sequence * p.num_kv_heads * p.group + head] = m.max + simt::log2_approx(m.sum);
   }
-  const float scale = simt::reciprocal(m.sum);
+  const float scale = simt::reciprocal(m.sum) * p.value_scale;
   auto* words = reinterpret_cast<uint32_t*>(p.out + int64_t{p.token_of[sequence]} * p.out_stride +
                                             int64_t{head} * D + col);
   words[0] = simt::pack(T{}, m.out.v[0] * scale, m.out.v[1] * scale);
@@ -235,9 +241,9 @@ SIMT_DEVICE void decode_store(const DecodeParams<T>& p, int sequence, int head, 
 }
 
 // The warps' sums become the item's: the result where it is the only one, else a partial one.
-template <class T, int D, int kRows>
-SIMT_DEVICE void decode_merge_warps(const DecodeParams<T>& p, const DecodeItem& item, bool alone,
-                                    const DecodeShared<T, D, kRows>& shared) {
+template <class T, class Kv, int D, int kRows>
+SIMT_DEVICE void decode_merge_warps(const DecodeParams<T, Kv>& p, const DecodeItem& item,
+                                    bool alone, const DecodeShared<Kv, D, kRows>& shared) {
   constexpr int kThreadsPerRow = D / 4, kRowsAtOnce = kDecodeThreads / kThreadsPerRow;
   const int col = simt::thread_id() % kThreadsPerRow * 4;
   // The last threads have no row where D / 4 does not divide them.
@@ -250,7 +256,7 @@ SIMT_DEVICE void decode_merge_warps(const DecodeParams<T>& p, const DecodeItem& 
             simt::load_float4(&shared.warp[w].out[row][col]));
     const int head = item.kv_head * p.group + row;
     if (alone) {
-      decode_store<T, D>(p, item.sequence, head, col, m);
+      decode_store<T, Kv, D>(p, item.sequence, head, col, m);
       continue;
     }
     const int64_t at = int64_t{p.partial_of[item.sequence]} +
@@ -261,8 +267,8 @@ SIMT_DEVICE void decode_merge_warps(const DecodeParams<T>& p, const DecodeItem& 
 }
 
 // The chunks' sums become the result, in the order of chunks, whoever was last.
-template <class T, int D>
-SIMT_DEVICE void decode_merge_chunks(const DecodeParams<T>& p, const DecodeItem& item,
+template <class T, class Kv, int D>
+SIMT_DEVICE void decode_merge_chunks(const DecodeParams<T, Kv>& p, const DecodeItem& item,
                                      int num_chunks) {
   constexpr int kThreadsPerRow = D / 4, kRowsAtOnce = kDecodeThreads / kThreadsPerRow;
   const int col = simt::thread_id() % kThreadsPerRow * 4;
@@ -275,18 +281,18 @@ SIMT_DEVICE void decode_merge_chunks(const DecodeParams<T>& p, const DecodeItem&
       m.add(p.partial_stats[at * 2], p.partial_stats[at * 2 + 1],
             simt::load_float4(&p.partial_out[at * D + col]));
     }
-    decode_store<T, D>(p, item.sequence, head, col, m);
+    decode_store<T, Kv, D>(p, item.sequence, head, col, m);
   }
 }
 
-template <class T, int D, int kRows>
-SIMT_DEVICE void decode_item(const DecodeParams<T>& p, const DecodeItem& item,
-                             DecodeShared<T, D, kRows>& shared) {
+template <class T, class Kv, int D, int kRows>
+SIMT_DEVICE void decode_item(const DecodeParams<T, Kv>& p, const DecodeItem& item,
+                             DecodeShared<Kv, D, kRows>& shared) {
   const int lane = simt::lane_id(), warp = simt::warp_id();
   const int seq_len = p.seq_lens[item.sequence];
   const int chunk_begin = item.chunk * kDecodeChunk, chunk_end = chunk_begin + kDecodeChunk;
   const int window_begin = p.scores.window > 0 ? seq_len - p.scores.window : 0;
-  DecodeSource<T> src;
+  DecodeSource<Kv> src;
   src.k = p.kv.k + item.kv_head * p.kv.head_stride;
   src.v = p.kv.v + item.kv_head * p.kv.head_stride;
   src.block_stride = p.kv.block_stride;
@@ -310,7 +316,7 @@ SIMT_DEVICE void decode_item(const DecodeParams<T>& p, const DecodeItem& item,
     for (int k = 0; k < D / 16; ++k) {
       SIMT_UNROLL
       for (int i = 0; i < 2; ++i) {
-        const T* at = q_heads + row * D + k * 16 + i * 8 + lane % 4 * 2;
+        const T* at = q_heads + row * D + k * 16 + key_dim<Kv>(i, lane % 4);
         q[r][k][i] = row < p.group ? *reinterpret_cast<const uint32_t*>(at) : 0u;
       }
     }
@@ -326,12 +332,12 @@ SIMT_DEVICE void decode_item(const DecodeParams<T>& p, const DecodeItem& item,
       for (int i = 0; i < 4; ++i) state.out[r][d][i] = 0;
     }
   }
-  decode_warp<T, D, kRows>(src, q, p.scores, shared.warp[warp], state);
-  decode_publish<T, D, kRows>(shared.warp[warp], state);
+  decode_warp<T, Kv, D, kRows>(src, q, p.scores, shared.warp[warp], state);
+  decode_publish<Kv, D, kRows>(shared.warp[warp], state);
   simt::sync_block();
 
   const int num_chunks = (seq_len + kDecodeChunk - 1) / kDecodeChunk - item.first_chunk;
-  decode_merge_warps<T, D, kRows>(p, item, num_chunks == 1, shared);
+  decode_merge_warps<T, Kv, D, kRows>(p, item, num_chunks == 1, shared);
   if (num_chunks > 1) {
     simt::sync_block();  // all of the block's partial results, before the ticket
     if (simt::thread_id() == 0) {
@@ -340,19 +346,19 @@ SIMT_DEVICE void decode_item(const DecodeParams<T>& p, const DecodeItem& item,
       if (shared.is_last) *ticket = 0;
     }
     simt::sync_block();
-    if (shared.is_last) decode_merge_chunks<T, D>(p, item, num_chunks);
+    if (shared.is_last) decode_merge_chunks<T, Kv, D>(p, item, num_chunks);
   }
   simt::sync_block();  // the next item overwrites shared memory
 }
 
-template <class T, int D, int kRows>
+template <class T, class Kv, int D, int kRows>
 SIMT_KERNEL(kDecodeThreads, D > 128 ? 1 : 2)
-attention_decode_kernel(DecodeParams<T> p) {
-  auto& shared = simt::shared<DecodeShared<T, D, kRows>>();
+attention_decode_kernel(DecodeParams<T, Kv> p) {
+  auto& shared = simt::shared<DecodeShared<Kv, D, kRows>>();
   const int num_items = *p.num_items;
   for (int i = simt::block_id(); i < num_items; i += simt::num_blocks()) {
     const auto item = __builtin_bit_cast(DecodeItem, simt::load_16(&p.items[i]));
-    decode_item<T, D, kRows>(p, item, shared);
+    decode_item<T, Kv, D, kRows>(p, item, shared);
   }
 }
 

@@ -22,8 +22,8 @@ struct alignas(16) PrefillItem {
   int32_t unused;
 };
 
-template <class T>
-struct PrefillParams : PagedAttention<T> {
+template <class T, class Kv>
+struct PrefillParams : PagedAttention<T, Kv> {
   const int32_t* cu_q;  // [sequences + 1]: where a sequence's tokens lie in q and out
   const PrefillItem* items;
   float* lse;  // [tokens, heads], in units of log2; may be null
@@ -39,10 +39,10 @@ constexpr int kPrefillStages = 2;
 template <int D>
 constexpr int kPrefillTile = D > 128 ? 32 : 64;
 
-template <class T, int D>
+template <class T, class Kv, int D>
 struct alignas(128) PrefillShared {
   struct Stage {
-    Tile<T, kPrefillTile<D>, D> k, v;
+    Tile<Kv, kPrefillTile<D>, D> k, v;
   };
   Stage stages[kPrefillStages];
   Tile<T, kPrefillRows, D> q;
@@ -58,8 +58,8 @@ struct PrefillRows {
   const int32_t* blocks;         // of the sequence
 };
 
-template <class T>
-SIMT_DEVICE PrefillRows prefill_rows(const PrefillParams<T>& p, const PrefillItem& item) {
+template <class T, class Kv>
+SIMT_DEVICE PrefillRows prefill_rows(const PrefillParams<T, Kv>& p, const PrefillItem& item) {
   PrefillRows r;
   r.sequence = item.sequence, r.kv_head = item.kv_head, r.first_row = item.first_row;
   r.first_token = p.cu_q[item.sequence];
@@ -76,9 +76,9 @@ SIMT_DEVICE PrefillRows prefill_rows(const PrefillParams<T>& p, const PrefillIte
 }
 
 // A tile of the context, from token `first` on. Sixteen lie in one block at least.
-template <class T, int D>
-SIMT_DEVICE void prefill_fetch(const PrefillParams<T>& p, const PrefillRows& rows, int first,
-                               typename PrefillShared<T, D>::Stage& stage) {
+template <class T, class Kv, int D>
+SIMT_DEVICE void prefill_fetch(const PrefillParams<T, Kv>& p, const PrefillRows& rows, int first,
+                               typename PrefillShared<T, Kv, D>::Stage& stage) {
   constexpr int kParts = kPrefillTile<D> / 16, kThreads = kPrefillThreads / kParts;
   const int part = simt::thread_id() / kThreads, thread = simt::thread_id() % kThreads;
   const int token = first + part * 16;
@@ -87,27 +87,31 @@ SIMT_DEVICE void prefill_fetch(const PrefillParams<T>& p, const PrefillRows& row
     const int block = rows.blocks[token >> p.kv.block_shift];
     at += int64_t{block} * p.kv.block_stride + int64_t{token & ((1 << p.kv.block_shift) - 1)} * D;
   }
-  auto& k = reinterpret_cast<Tile<T, 16, D>&>(stage.k.at[part * 16]);
-  auto& v = reinterpret_cast<Tile<T, 16, D>&>(stage.v.at[part * 16]);
+  auto& k = reinterpret_cast<Tile<Kv, 16, D>&>(stage.k.at[part * 16]);
+  auto& v = reinterpret_cast<Tile<Kv, 16, D>&>(stage.v.at[part * 16]);
   fetch_rows<kThreads>(k, p.kv.k + at, rows.begin - token, rows.end - token, thread);
   fetch_rows<kThreads>(v, p.kv.v + at, rows.begin - token, rows.end - token, thread);
 }
 
-// The block's queries, to shared memory; the caller's barrier publishes them. Rows that there are
-// not are zeros.
-template <class T, int D>
-SIMT_DEVICE void prefill_load_q(const PrefillParams<T>& p, const PrefillRows& rows,
+// The block's queries, to shared memory, in the order that keys want; the caller's barrier
+// publishes them. Rows that there are not are zeros.
+template <class T, class Kv, int D>
+SIMT_DEVICE void prefill_load_q(const PrefillParams<T, Kv>& p, const PrefillRows& rows,
                                 Tile<T, kPrefillRows, D>& q) {
-  constexpr int kChunks = D / 8;
-  for (int at = simt::thread_id(); at < kPrefillRows * kChunks; at += kPrefillThreads) {
-    const int row = at / kChunks, col = at % kChunks * 8;
-    simt::Vec4 v;
+  constexpr int kSteps = D / 16;
+  for (int at = simt::thread_id(); at < kPrefillRows * kSteps; at += kPrefillThreads) {
+    const int row = at / kSteps, col = at % kSteps * 16;
+    simt::Vec4 a, b;
     if (row < rows.num_rows) {
       const int token = (rows.first_row + row) / p.group, head = (rows.first_row + row) % p.group;
-      v = simt::load_16(p.q + int64_t{rows.first_token + token} * p.q_stride +
-                        (int64_t{rows.kv_head} * p.group + head) * D + col);
+      const T* from = p.q + int64_t{rows.first_token + token} * p.q_stride +
+                      (int64_t{rows.kv_head} * p.group + head) * D + col;
+      a = simt::load_16(from), b = simt::load_16(from + 8);
     }
-    simt::store_16(&q.at[row][col], v);
+    // Pair i of lane `quad` lies at 8 * i + 2 * quad, whichever dims that are.
+    const bool as_it_is = key_dim<Kv>(1, 0) == 8;
+    simt::store_16(&q.at[row][col], as_it_is ? a : simt::Vec4{a.x, a.z, b.x, b.z});
+    simt::store_16(&q.at[row][col + 8], as_it_is ? b : simt::Vec4{a.y, a.w, b.y, b.w});
   }
 }
 
@@ -139,27 +143,30 @@ struct PrefillQueries<T, D, false> {
 template <int D>
 struct PrefillState {
   float max[2], sum[2];
-  float out[D / 8][4];  // columns 2 * (lane % 4) and the next of each eight, for both rows
+  float out[D / 8][4];  // value_dim() 2 * (lane % 4) and the next of each half, for both rows
   int end[2];           // of the context that the rows see
 };
 
-template <class T, int D>
-SIMT_DEVICE void prefill_tile(const typename PrefillShared<T, D>::Stage& stage,
+template <class T, class Kv, int D>
+SIMT_DEVICE void prefill_tile(const typename PrefillShared<T, Kv, D>::Stage& stage,
                               const PrefillQueries<T, D>& q, int first,
                               const AttentionScores& scores, PrefillState<D>& state) {
   constexpr int kTokens = kPrefillTile<D>;
   const int lane = simt::lane_id();
   float s[kTokens / 8][4] = {};
   SIMT_UNROLL
-  for (int k = 0; k < D / 16; ++k) {
-    uint32_t a[4];
-    q.get(k, a);
+  for (int k = 0; k < D / 16; k += 2) {
+    uint32_t a[2][4];
+    q.get(k, a[0]), q.get(k + 1, a[1]);
     SIMT_UNROLL
     for (int n = 0; n < kTokens / 16; ++n) {
-      uint32_t b[4];
-      load_b(b, stage.k, n * 16, k * 16);
-      simt::mma(T{}, s[2 * n], a, b[0], b[1]);
-      simt::mma(T{}, s[2 * n + 1], a, b[2], b[3]);
+      uint32_t b[2][4];
+      load_keys_b(T{}, b, stage.k, n * 16, k * 16);
+      SIMT_UNROLL
+      for (int i = 0; i < 2; ++i) {
+        simt::mma(T{}, s[2 * n], a[i], b[i][0], b[i][1]);
+        simt::mma(T{}, s[2 * n + 1], a[i], b[i][2], b[i][3]);
+      }
     }
   }
   SIMT_UNROLL
@@ -205,17 +212,20 @@ SIMT_DEVICE void prefill_tile(const typename PrefillShared<T, D>::Stage& stage,
                            simt::pack(T{}, s[2 * n + 1][0], s[2 * n + 1][1]),
                            simt::pack(T{}, s[2 * n + 1][2], s[2 * n + 1][3])};
     SIMT_UNROLL
-    for (int d = 0; d < D / 16; ++d) {
-      uint32_t b[4];
-      load_b_trans(b, stage.v, n * 16, d * 16);
-      simt::mma(T{}, state.out[2 * d], a, b[0], b[1]);
-      simt::mma(T{}, state.out[2 * d + 1], a, b[2], b[3]);
+    for (int d = 0; d < D / 16; d += 2) {
+      uint32_t b[2][4];
+      load_values_b(T{}, b, stage.v, n * 16, d * 16);
+      SIMT_UNROLL
+      for (int i = 0; i < 2; ++i) {
+        simt::mma(T{}, state.out[2 * (d + i)], a, b[i][0], b[i][1]);
+        simt::mma(T{}, state.out[2 * (d + i) + 1], a, b[i][2], b[i][3]);
+      }
     }
   }
 }
 
-template <class T, int D>
-SIMT_DEVICE void prefill_store(const PrefillParams<T>& p, const PrefillRows& rows,
+template <class T, class Kv, int D>
+SIMT_DEVICE void prefill_store(const PrefillParams<T, Kv>& p, const PrefillRows& rows,
                                const PrefillState<D>& state) {
   const int lane = simt::lane_id();
   SIMT_UNROLL
@@ -229,24 +239,31 @@ SIMT_DEVICE void prefill_store(const PrefillParams<T>& p, const PrefillRows& row
     const int head = rows.kv_head * p.group + (rows.first_row + row) % p.group;
     if (p.lse != nullptr && lane % 4 == 0)
       p.lse[token * p.num_kv_heads * p.group + head] = state.max[r] + simt::log2_approx(sum);
-    const float scale = simt::reciprocal(sum);
-    T* out = p.out + token * p.out_stride + int64_t{head} * D + lane % 4 * 2;
+    const float scale = simt::reciprocal(sum) * p.value_scale;
+    T* out = p.out + token * p.out_stride + int64_t{head} * D;
     SIMT_UNROLL
-    for (int d = 0; d < D / 8; ++d) {
-      *reinterpret_cast<uint32_t*>(out + d * 8) =
-          simt::pack(T{}, state.out[d][2 * r] * scale, state.out[d][2 * r + 1] * scale);
+    for (int d = 0; d < D / 16; ++d) {
+      SIMT_UNROLL
+      for (int i = 0; i < 2; ++i) {
+        // Two dims that lie side by side: of one half, or one of each.
+        const bool of_one = value_dim<Kv>(0, 1) == 1;
+        const float first = state.out[2 * d + (of_one ? i : 0)][2 * r + (of_one ? 0 : i)];
+        const float second = state.out[2 * d + (of_one ? i : 1)][2 * r + (of_one ? 1 : i)];
+        *reinterpret_cast<uint32_t*>(out + d * 16 + key_dim<Kv>(i, lane % 4)) =
+            simt::pack(T{}, first * scale, second * scale);
+      }
     }
   }
 }
 
-template <class T, int D>
+template <class T, class Kv, int D>
 SIMT_KERNEL(kPrefillThreads, 1)
-attention_prefill_kernel(PrefillParams<T> p) {
-  using Shared = PrefillShared<T, D>;
+attention_prefill_kernel(PrefillParams<T, Kv> p) {
+  using Shared = PrefillShared<T, Kv, D>;
   auto& shared = simt::shared<Shared>();
   const auto item = __builtin_bit_cast(PrefillItem, simt::load_16(&p.items[simt::block_id()]));
   const PrefillRows rows = prefill_rows(p, item);
-  prefill_load_q<T, D>(p, rows, shared.q);
+  prefill_load_q<T, Kv, D>(p, rows, shared.q);
   simt::sync_block();
   const PrefillQueries<T, D> q(shared.q);
 
@@ -266,20 +283,20 @@ attention_prefill_kernel(PrefillParams<T> p) {
   constexpr int kTokens = kPrefillTile<D>;
   const int first = rows.begin / kTokens * kTokens;
   const int num_tiles = (rows.end - first + kTokens - 1) / kTokens;
-  prefill_fetch<T, D>(p, rows, first, shared.stages[0]);
+  prefill_fetch<T, Kv, D>(p, rows, first, shared.stages[0]);
   simt::cp_async_commit();
   for (int t = 0; t < num_tiles; ++t) {
     const int at = first + t * kTokens;
     if (t + 1 < num_tiles)
-      prefill_fetch<T, D>(p, rows, at + kTokens, shared.stages[(t + 1) % kPrefillStages]);
+      prefill_fetch<T, Kv, D>(p, rows, at + kTokens, shared.stages[(t + 1) % kPrefillStages]);
     simt::cp_async_commit();
     simt::cp_async_wait<1>();
     simt::sync_block();  // everybody's part of tile t has landed
-    prefill_tile<T, D>(shared.stages[t % kPrefillStages], q, at, p.scores, state);
+    prefill_tile<T, Kv, D>(shared.stages[t % kPrefillStages], q, at, p.scores, state);
     simt::sync_block();  // nobody reads tile t any more: the next fetch overwrites it
   }
   simt::cp_async_wait<0>();
-  prefill_store<T, D>(p, rows, state);
+  prefill_store<T, Kv, D>(p, rows, state);
 }
 
 }  // namespace sluice::cuda

@@ -185,13 +185,21 @@ void CudaOps::layer_norm(Tensor out, Tensor x, Tensor weight, Tensor bias, float
   cuda::layer_norm(stream_, out, x, weight, bias, eps);
 }
 
-void CudaOps::add(Tensor out, Tensor a, Tensor b) { cuda::add(stream_, out, a, b); }
+void CudaOps::add(Tensor out, Tensor a, Tensor b) {
+  cuda::add(stream_, out, a, b);
+}
 
-void CudaOps::silu_mul(Tensor out, Tensor gate_up) { cuda::silu_mul(stream_, out, gate_up); }
+void CudaOps::silu_mul(Tensor out, Tensor gate_up) {
+  cuda::silu_mul(stream_, out, gate_up);
+}
 
-void CudaOps::gelu_mul(Tensor out, Tensor gate_up) { cuda::gelu_mul(stream_, out, gate_up); }
+void CudaOps::gelu_mul(Tensor out, Tensor gate_up) {
+  cuda::gelu_mul(stream_, out, gate_up);
+}
 
-void CudaOps::activate(Tensor x, Activation activation) { cuda::activate(stream_, x, activation); }
+void CudaOps::activate(Tensor x, Activation activation) {
+  cuda::activate(stream_, x, activation);
+}
 
 void CudaOps::scale(Tensor x, float factor, float softcap) {
   cuda::scale(stream_, x, factor, softcap);
@@ -211,36 +219,38 @@ void CudaOps::attention(Tensor out, Tensor q, KvView cache, const AttnBatch& bat
   const AttentionLists& work = lists({kv_heads, int(q.shape[1]) / kv_heads, params.window});
   CHECK(head_dim <= limits_.heads.head_dim && cache.k.stride[2] == head_dim);
   CHECK(q.stride[1] == head_dim && out.stride[1] == head_dim);
-  dispatch(q.dtype, [&]<class T>(T) {
-    const PagedKv<T> kv{cache.k.as<T>(), cache.v.as<T>(), cache.k.stride[0], cache.k.stride[1],
-                        std::countr_zero(unsigned(cache.k.shape[2]))};
-    const PagedAttention<T> step{q.as<T>(),
-                                 out.as<T>(),
-                                 q.stride[0],
-                                 out.stride[0],
-                                 kv,
-                                 batch.block_tables.as<int32_t>(),
-                                 work.table_stride(),
-                                 batch.seq_lens.as<int32_t>(),
-                                 kv_heads,
-                                 int32_t(q.shape[1]) / kv_heads,
-                                 AttentionScores::of(params.scale, params.window, params.softcap)};
+  dispatch(q.dtype, cache.k.dtype, [&]<class T, class Kv>(T, Kv) {
+    const PagedKv<Kv> kv{cache.k.as<Kv>(), cache.v.as<Kv>(), cache.k.stride[0], cache.k.stride[1],
+                         std::countr_zero(unsigned(cache.k.shape[2]))};
+    const PagedAttention<T, Kv> step{
+        q.as<T>(),
+        out.as<T>(),
+        q.stride[0],
+        out.stride[0],
+        kv,
+        batch.block_tables.as<int32_t>(),
+        work.table_stride(),
+        batch.seq_lens.as<int32_t>(),
+        kv_heads,
+        int32_t(q.shape[1]) / kv_heads,
+        AttentionScores::of(params.scale * cache.k_scale, params.window, params.softcap),
+        cache.v_scale};
     const Partials sizes(limits_);
     auto* partials = static_cast<float*>(partials_.get());
     for (int round = 0; round < work.num_rounds(); ++round) {
-      const DecodeParams<T> p{step,
-                              work.token_of(),
-                              work.decode_items(round),
-                              work.num_items(round),
-                              work.partial_of(),
-                              partials,
-                              partials + sizes.out,
-                              reinterpret_cast<uint32_t*>(partials + sizes.out + sizes.stats),
-                              nullptr};
+      const DecodeParams<T, Kv> p{step,
+                                  work.token_of(),
+                                  work.decode_items(round),
+                                  work.num_items(round),
+                                  work.partial_of(),
+                                  partials,
+                                  partials + sizes.out,
+                                  reinterpret_cast<uint32_t*>(partials + sizes.out + sizes.stats),
+                                  nullptr};
       attention_decode(stream_, p, head_dim,
                        kBlocksPerMultiprocessor * runtime_.info().num_multiprocessors);
     }
-    const PrefillParams<T> p{step, batch.cu_q.as<int32_t>(), work.prefill_items(), nullptr};
+    const PrefillParams<T, Kv> p{step, batch.cu_q.as<int32_t>(), work.prefill_items(), nullptr};
     attention_prefill(stream_, p, head_dim, work.num_prefill_items());
   });
 }

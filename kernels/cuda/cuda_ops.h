@@ -11,11 +11,11 @@
 namespace sluice::cuda {
 
 // Ops as launches on one stream. Activations, weights, keys and values are all of one 16-bit type,
-// but for layers in fp8, where the library multiplies such for this GPU: their inputs are quantised
-// by the row as they come. Elsewhere, where a layer's sizes are no multiples of 16, and where
-// results must not depend on the batch, weights of fp8 are widened as they are packed.
-// Every call returns at once. Results do not depend on what else is in a batch, but for matrix
-// products where that was not asked for. Owned by the device, used by its one owner thread.
+// but for a cache in fp8 and layers in fp8, where the library multiplies such for this GPU: their
+// inputs are quantised by the row as they come. Elsewhere, where a layer's sizes are no multiples
+// of 16, and where results must not depend on the batch, weights of fp8 are widened as they are
+// packed. Every call returns at once. Results do not depend on what else is in a batch, but for
+// matrix products where that was not asked for. Owned by the device, used by its one owner thread.
 class CudaOps final : public Ops {
  public:
   // batch_invariant: results do not depend on what else is in a batch; slower with many tokens.
@@ -27,7 +27,7 @@ class CudaOps final : public Ops {
     return wanted == DType::fp8_e4m3 && fp8 ? wanted : act_;
   }
   DType kv_dtype(DType) const override { return act_; }
-  bool keeps_kv_as(DType t) const override { return t == act_; }
+  bool keeps_kv_as(DType t) const override { return t == act_ || t == DType::fp8_e4m3; }
   std::string lacks(const AttentionHeads&, int block_size) const override;
 
   size_t workspace_bytes(const OpsLimits&) const override;

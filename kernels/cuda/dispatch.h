@@ -17,6 +17,19 @@ void dispatch(DType dtype, F&& f) {
   }
 }
 
+// f(T{}, Kv{}): also of a cache, whose type is the activation's or fp8_e4m3.
+template <class F>
+void dispatch(DType dtype, DType cache, F&& f) {
+  CHECK(cache == dtype || cache == DType::fp8_e4m3);
+  dispatch(dtype, [&]<class T>(T t) {
+    if (cache == dtype) {
+      f(t, t);
+    } else {
+      f(t, simt::E4m3{});
+    }
+  });
+}
+
 // Whether rows of `width` elements may be read 16 bytes at a time: of the last dimension of each.
 inline bool wide(int64_t width, std::initializer_list<const Tensor*> tensors) {
   for (const Tensor* t : tensors) {

@@ -46,11 +46,11 @@ size_t sample_scratch_bytes(int64_t vocab, int blocks);
 void sample(Stream, const SampleOut&, Tensor logits, const SampleBatch&, void* scratch, int blocks);
 void token_logprobs(Stream, const SampleOut&, Tensor logits, Tensor targets, int top);
 
-// Heads of 32, 64, 96, 128 and 256. `blocks`: of threads, which share the items of the list; groups
-// of at most 16 query heads.
-template <class T>
-void attention_decode(Stream, const DecodeParams<T>&, int head_dim, int blocks);
-template <class T>
-void attention_prefill(Stream, const PrefillParams<T>&, int head_dim, int num_items);
+// Heads of 32, 64, 96, 128 and 256; a cache of T or E4m3. `blocks`: of threads, which share the
+// items of the list; groups of at most 16 query heads.
+template <class T, class Kv>
+void attention_decode(Stream, const DecodeParams<T, Kv>&, int head_dim, int blocks);
+template <class T, class Kv>
+void attention_prefill(Stream, const PrefillParams<T, Kv>&, int head_dim, int num_items);
 
 }  // namespace sluice::cuda

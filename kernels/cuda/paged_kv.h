@@ -6,12 +6,12 @@
 
 namespace sluice::cuda {
 
-// One layer of the cache. Rows of one head are contiguous in a block: 16 aligned tokens of a block
-// of at least 16 are one piece.
-template <class T>
+// One layer of the cache, of Kv: the activations' T, or E4m3. Rows of one head are contiguous in a
+// block: 16 aligned tokens of a block of at least 16 are one piece.
+template <class Kv>
 struct PagedKv {
-  const T* k;
-  const T* v;
+  const Kv* k;
+  const Kv* v;
   int64_t block_stride, head_stride;  // elements; the same for keys and values
   int32_t block_shift;                // log2 of the block size, at least 4
 };
@@ -37,26 +37,27 @@ struct AttentionScores {
 };
 
 // What both attentions are given of a step and a layer.
-template <class T>
+template <class T, class Kv>
 struct PagedAttention {
   const T* q;
   T* out;
   int64_t q_stride, out_stride;  // elements from token to token; heads are D apart
-  PagedKv<T> kv;
+  PagedKv<Kv> kv;
   const int32_t* block_tables;  // [sequences, *table_stride]
   const int32_t* table_stride;  // read on the device: contexts grow under a captured launch
   const int32_t* seq_lens;      // [sequences], the new tokens included
   int32_t num_kv_heads;
-  int32_t group;  // query heads to a kv head
-  AttentionScores scores;
+  int32_t group;           // query heads to a kv head
+  AttentionScores scores;  // with the scale of cached keys
+  float value_scale;       // of cached values
 };
 
 // Rows of D elements and 16 bytes of padding: the eight rows of an ldmatrix lie in different banks,
-// for every D that is a multiple of 16.
+// for every D that is a multiple of 32.
 template <class T, int kRows, int D>
 struct Tile {
-  static_assert(D % 16 == 0);
-  static constexpr int kStride = D + 8;
+  static_assert(D % 32 == 0);
+  static constexpr int kStride = D + 16 / int(sizeof(T));
   T at[kRows][kStride];
 };
 
@@ -66,13 +67,13 @@ struct Tile {
 // 0.
 template <int kThreads, class T, int kRows, int D>
 SIMT_DEVICE void fetch_rows(Tile<T, kRows, D>& tile, const T* src, int begin, int end, int thread) {
-  constexpr int kChunks = D / 8;  // of 16 bytes, to a row
-  static_assert(kRows * kChunks % kThreads == 0);
+  constexpr int kWidth = 16 / int(sizeof(T)), kChunks = D / kWidth;  // of 16 bytes, to a row
   SIMT_UNROLL
-  for (int i = 0; i < kRows * kChunks / kThreads; ++i) {
-    const int at = i * kThreads + thread, row = at / kChunks, chunk = at % kChunks;
-    simt::cp_async_16(&tile.at[row][chunk * 8], src + row * D + chunk * 8,
-                      row >= begin && row < end);
+  for (int i = 0; i < (kRows * kChunks + kThreads - 1) / kThreads; ++i) {
+    const int at = i * kThreads + thread, row = at / kChunks, col = at % kChunks * kWidth;
+    // Short rows of small elements leave threads over.
+    if (kRows * kChunks % kThreads != 0 && row >= kRows) break;
+    simt::cp_async_16(&tile.at[row][col], src + row * D + col, row >= begin && row < end);
   }
 }
 
@@ -100,6 +101,95 @@ template <class T, int kRows, int D>
 SIMT_DEVICE void load_b_trans(uint32_t (&r)[4], const Tile<T, kRows, D>& tile, int row, int col) {
   const int lane = simt::lane_id();
   simt::ldmatrix_x4_trans(r, &tile.at[row + lane % 16][col + lane / 16 * 8]);
+}
+
+// Keys and values as operands: 16 tokens and 32 dims at a time, two fragments of 16 dims. Of 8-bit
+// elements an instruction that moves pairs of bytes moves two dims where it would move one, so
+// dims come in another order, without a byte moved for it: products over dims want their other
+// operand in the order of key_dim(), and what is computed of values comes in that of value_dim().
+
+// The first of pair i (0, 1) of a lane's dims that are multiplied with each other, of 16; quad:
+// lane % 4.
+template <class Kv>
+SIMT_DEVICE int key_dim(int i, int quad) {
+  return sizeof(Kv) == 1 ? 4 * quad + 2 * i : 8 * i + 2 * quad;
+}
+// The dim, of 16, that is number n (0 .. 7) of half `half` of a result.
+template <class Kv>
+SIMT_DEVICE int value_dim(int half, int n) {
+  return sizeof(Kv) == 1 ? 2 * n + half : 8 * half + n;
+}
+
+template <class T, int kRows, int D>
+SIMT_DEVICE void load_keys_a(T, uint32_t (&r)[2][4], const Tile<T, kRows, D>& tile, int row,
+                             int col) {
+  load_a(r[0], tile, row, col), load_a(r[1], tile, row, col + 16);
+}
+template <class T, int kRows, int D>
+SIMT_DEVICE void load_keys_b(T, uint32_t (&r)[2][4], const Tile<T, kRows, D>& tile, int row,
+                             int col) {
+  load_b(r[0], tile, row, col), load_b(r[1], tile, row, col + 16);
+}
+template <class T, int kRows, int D>
+SIMT_DEVICE void load_values_a(T, uint32_t (&r)[2][4], const Tile<T, kRows, D>& tile, int row,
+                               int col) {
+  load_a_trans(r[0], tile, row, col), load_a_trans(r[1], tile, row, col + 16);
+}
+template <class T, int kRows, int D>
+SIMT_DEVICE void load_values_b(T, uint32_t (&r)[2][4], const Tile<T, kRows, D>& tile, int row,
+                               int col) {
+  load_b_trans(r[0], tile, row, col), load_b_trans(r[1], tile, row, col + 16);
+}
+
+// Of 8-bit elements a matrix of an ldmatrix is 8 tokens x 16 dims. A lane's register holds four
+// dims of one token; transposed, two dims of one token and the same of the next.
+template <class T, int kRows, int D>
+SIMT_DEVICE void load_keys_a(T, uint32_t (&r)[2][4], const Tile<simt::E4m3, kRows, D>& tile,
+                             int row, int col) {
+  const int lane = simt::lane_id();
+  uint32_t codes[4];
+  simt::ldmatrix_x4(codes, &tile.at[row + lane % 16][col + lane / 16 * 16]);
+  SIMT_UNROLL
+  for (int i = 0; i < 4; ++i) {
+    r[i / 2][i % 2] = simt::widen_e4m3<0, 1>(T{}, codes[i]);
+    r[i / 2][i % 2 + 2] = simt::widen_e4m3<2, 3>(T{}, codes[i]);
+  }
+}
+template <class T, int kRows, int D>
+SIMT_DEVICE void load_keys_b(T, uint32_t (&r)[2][4], const Tile<simt::E4m3, kRows, D>& tile,
+                             int row, int col) {
+  const int lane = simt::lane_id();
+  uint32_t codes[4];
+  simt::ldmatrix_x4(codes, &tile.at[row + lane % 8 + lane / 16 * 8][col + lane / 8 % 2 * 16]);
+  SIMT_UNROLL
+  for (int i = 0; i < 4; ++i) {
+    r[i % 2][i / 2 * 2] = simt::widen_e4m3<0, 1>(T{}, codes[i]);
+    r[i % 2][i / 2 * 2 + 1] = simt::widen_e4m3<2, 3>(T{}, codes[i]);
+  }
+}
+template <class T, int kRows, int D>
+SIMT_DEVICE void load_values_a(T, uint32_t (&r)[2][4], const Tile<simt::E4m3, kRows, D>& tile,
+                               int row, int col) {
+  const int lane = simt::lane_id();
+  uint32_t codes[4];
+  simt::ldmatrix_x4_trans(codes, &tile.at[row + lane % 8 + lane / 16 * 8][col + lane / 8 % 2 * 16]);
+  SIMT_UNROLL
+  for (int i = 0; i < 4; ++i) {
+    r[i % 2][i / 2 * 2] = simt::widen_e4m3<0, 2>(T{}, codes[i]);
+    r[i % 2][i / 2 * 2 + 1] = simt::widen_e4m3<1, 3>(T{}, codes[i]);
+  }
+}
+template <class T, int kRows, int D>
+SIMT_DEVICE void load_values_b(T, uint32_t (&r)[2][4], const Tile<simt::E4m3, kRows, D>& tile,
+                               int row, int col) {
+  const int lane = simt::lane_id();
+  uint32_t codes[4];
+  simt::ldmatrix_x4_trans(codes, &tile.at[row + lane % 16][col + lane / 16 * 16]);
+  SIMT_UNROLL
+  for (int i = 0; i < 4; ++i) {
+    r[i / 2][i % 2] = simt::widen_e4m3<0, 2>(T{}, codes[i]);
+    r[i / 2][i % 2 + 2] = simt::widen_e4m3<1, 3>(T{}, codes[i]);
+  }
 }
 
 // What to subtract before exp2: a row that saw nothing yet has the maximum -inf, and -inf - -inf is

@@ -8,8 +8,9 @@
 namespace sluice::cuda {
 
 // Where the heads of a token lie, and what is done with them: heads [0, num_heads) are queries,
-// then num_kv_heads keys, then as many values; any of the three may be none.
-template <class T>
+// then num_kv_heads keys, then as many values; any of the three may be none. Kv: of the cache, T or
+// E4m3.
+template <class T, class Kv>
 struct QkvRows {
   T* q;  // [tokens, num_heads, head_dim]
   T* k;  // [tokens, num_kv_heads, head_dim]
@@ -23,8 +24,9 @@ struct QkvRows {
   const float* cos_sin;      // [positions, rotary_dim]: cosines, then sines
   const int32_t* positions;  // [tokens]
   // The cache; null: keys and values stay where they are.
-  T* k_cache;
-  T* v_cache;
+  Kv* k_cache;
+  Kv* v_cache;
+  float k_inverse, v_inverse;                      // what is stored in E4m3 is multiplied by
   int64_t block_stride, head_stride, slot_stride;  // elements; the same for keys and values
   int32_t block_size;
   const int32_t* slots;  // [tokens]
@@ -53,6 +55,23 @@ SIMT_DEVICE void store_head(T* to, const HeadValues& h, int dim) {
   for (int i = 0; i < kMostHeadDim / 32; ++i) {
     const int at = i * 32 + simt::lane_id();
     if (at < dim) simt::from_float(to[at], h.v[i]);
+  }
+}
+
+// To the cache: rounded to T first, as the ops are when they run one after the other.
+template <class T, class Kv>
+SIMT_DEVICE void store_cached(Kv* to, const HeadValues& h, int dim, float inverse) {
+  if constexpr (sizeof(Kv) == sizeof(T)) {
+    store_head(to, h, dim);
+  } else {
+    SIMT_UNROLL
+    for (int i = 0; i < kMostHeadDim / 32; ++i) {
+      const int at = i * 32 + simt::lane_id();
+      if (at >= dim) continue;
+      T rounded;
+      simt::from_float(rounded, h.v[i]);
+      simt::from_float(to[at], simt::to_float(rounded) * inverse);
+    }
   }
 }
 
@@ -100,9 +119,9 @@ struct QkvShared {
   float row[kQkvThreads / 32][kMostHeadDim];
 };
 
-template <class T>
+template <class T, class Kv>
 SIMT_KERNEL(kQkvThreads, 1)
-qkv_kernel(QkvRows<T> p) {
+qkv_kernel(QkvRows<T, Kv> p) {
   auto& shared = simt::shared<QkvShared>();
   const int token = simt::block_id(), warp = simt::warp_id();
   const int num_rotated = p.num_heads + p.num_keys, num_all = num_rotated + p.num_values;
@@ -119,7 +138,7 @@ qkv_kernel(QkvRows<T> p) {
     if (head >= num_rotated) {
       const int at = head - num_rotated;
       load_head(h, p.v + token * p.v_token + at * p.v_head, p.head_dim);
-      store_head(p.v_cache + slot_at + at * p.head_stride, h, p.head_dim);
+      store_cached<T>(p.v_cache + slot_at + at * p.head_stride, h, p.head_dim, p.v_inverse);
       continue;
     }
     const bool query = head < p.num_heads;
@@ -133,7 +152,7 @@ qkv_kernel(QkvRows<T> p) {
     if (query || p.k_cache == nullptr) {
       store_head(in_place, h, p.head_dim);
     } else {
-      store_head(p.k_cache + slot_at + at * p.head_stride, h, p.head_dim);
+      store_cached<T>(p.k_cache + slot_at + at * p.head_stride, h, p.head_dim, p.k_inverse);
     }
   }
 }

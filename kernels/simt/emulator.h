@@ -189,6 +189,13 @@ inline uint32_t pack_e4m3(float a, float b, float c, float d) {
   return to_e4m3(a) | to_e4m3(b) << 8 | to_e4m3(c) << 16 | uint32_t{to_e4m3(d)} << 24;
 }
 
+inline void from_float(E4m3& to, float v) { to.bits = to_e4m3(v); }
+template <int kFirst, int kSecond, class T>
+uint32_t widen_e4m3(T, uint32_t codes) {
+  return pack(T{}, from_e4m3(uint8_t(codes >> 8 * kFirst)),
+              from_e4m3(uint8_t(codes >> 8 * kSecond)));
+}
+
 // ---- accesses of 16 bytes, so that vectorisation is a statement and not a hope ----
 inline Vec4 load_16(const void* p) {
   emulator::check_aligned_16(p);

@@ -33,13 +33,19 @@ struct alignas(16) Float4 {
   float v[4] = {};
 };
 
-// 16-bit floats as they lie in memory. Arithmetic is in f32: to_float(), and back by rounding to
-// nearest, ties to even.
+// Floats as they lie in memory, of 16 bits first. Arithmetic is in f32: to_float(), and back by
+// rounding to nearest, ties to even.
 struct Bf16 {
   uint16_t bits;
 };
 struct F16 {
   uint16_t bits;
+};
+// An 8-bit float (OCP e4m3, base/float8.h). from_float() saturates; what reads it is
+// widen_e4m3<i, j>(T{}, codes): bytes i and j of a register, exactly, as its low and its high T. A
+// NaN is one on the emulator and may be a number on a GPU: nobody counts on it.
+struct E4m3 {
+  uint8_t bits;
 };
 
 }  // namespace sluice::simt

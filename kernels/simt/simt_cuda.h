@@ -150,6 +150,33 @@ SIMT_DEVICE uint32_t pack_e4m3(float a, float b, float c, float d) {
   const uint32_t high = __nv_cvt_float2_to_fp8x2(make_float2(c, d), __NV_SATFINITE, __NV_E4M3);
   return low | high << 16;
 }
+SIMT_DEVICE void from_float(E4m3& to, float v) {
+  to.bits = __nv_cvt_float_to_fp8(v, __NV_SATFINITE, __NV_E4M3);
+}
+// Two bytes as the upper ones of two 16-bit words.
+template <int kFirst, int kSecond>
+SIMT_DEVICE uint32_t upper_bytes(uint32_t codes) {
+  return __byte_perm(codes, 0, 0x0404 | kFirst << 4 | kSecond << 12);
+}
+// A code's exponent and mantissa a few places lower are those of a 16-bit float, subnormal ones
+// too, but for the bias, which a product makes up for: exact, on every chip, and cheaper than
+// the conversions there are.
+template <int kFirst, int kSecond>
+SIMT_DEVICE uint32_t widen_e4m3(Bf16, uint32_t codes) {
+  const uint32_t upper = upper_bytes<kFirst, kSecond>(codes);
+  const uint32_t bits = (upper & 0x80008000) | (upper & 0x7f007f00) >> 4;
+  uint32_t r;  // times 2^120, plus -0
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(r) : "r"(bits), "r"(0x7b807b80), "r"(0x80008000));
+  return r;
+}
+template <int kFirst, int kSecond>
+SIMT_DEVICE uint32_t widen_e4m3(F16, uint32_t codes) {
+  const uint32_t upper = upper_bytes<kFirst, kSecond>(codes);
+  const uint32_t bits = (upper & 0x80008000) | (upper & 0x7f007f00) >> 1;
+  uint32_t r;  // times 2^8
+  asm("mul.f16x2 %0, %1, %2;" : "=r"(r) : "r"(bits), "r"(0x5c005c00));
+  return r;
+}
 
 // ---- accesses of 16 bytes ----
 SIMT_DEVICE Vec4 load_16(const void* p) {

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import pathlib
+import re
 
 import pytest
 
@@ -61,6 +62,24 @@ def test_serves_fp8(tmp_path, start):
     assert texts == [completion(d, temperature=0, ignore_eos=True)["choices"][0]["text"]] * 4
 
 
+def test_a_cache_in_fp8_takes_half(daemon, start):
+    """The knob is in the plan, the blocks and the metrics; most of the answer stays."""
+    plans = {dtype: run_cli("plan", DEMO, "--device=cuda", f"--device.plugin={EMULATED}", *SMALL,
+                            f"--cache.dtype={dtype}").stdout for dtype in ["bf16", "fp8"]}
+    blocks = {dtype: int(re.search(r"([\d,]+) blocks", plan).group(1).replace(",", ""))
+              for dtype, plan in plans.items()}
+    assert blocks["fp8"] == 2 * blocks["bf16"]
+    d = start(DEMO, "--device=cuda", f"--device.plugin={EMULATED}", "--cache.dtype=fp8", *SMALL)
+    assert "the checkpoint has no scales for them" in d.log()
+    assert f'num_gpu_blocks="{blocks["fp8"]}"' in d.http.get("/metrics").text
+    prompt = {"prompt": "Once upon a time", "max_tokens": 1, "temperature": 0, "logprobs": 5}
+    tops = [x.post("/v1/completions", prompt).json()["choices"][0]["logprobs"]["top_logprobs"][0]
+            for x in (daemon, d)]
+    shared = tops[0].keys() & tops[1].keys()
+    assert len(shared) >= 4 and tops[0] != tops[1]
+    assert all(abs(tops[0][t] - tops[1][t]) < 0.5 for t in shared)
+
+
 def test_decode_steps_are_replayed(daemon):
     before = daemon.metric("sluice_eager_steps_total"), daemon.metric("sluice_generation_tokens_total")
     for _ in range(3):
@@ -74,6 +93,7 @@ def test_decode_steps_are_replayed(daemon):
 def test_refuses_what_the_device_cannot(daemon):
     for flags, message in [
         (["--cache.block_size=8"], "cache.block_size = 8 (a power of two, at least 16)"),
+        (["--cache.dtype=f16"], "cache.dtype: this device keeps keys and values as bf16, not as f16"),
         (["--cache.dtype=f32"], "cache.dtype: this device keeps keys and values as bf16, not as f32"),
         (["--dtype=f32"], "model.dtype: this device keeps weights as bf16, not as f32"),
         (["--device.index=1"], "device.index = 1: there is one emulated GPU"),

@@ -13,6 +13,7 @@ struct Shape {
   int heads = 2, kv_heads = 2, dim = 32, block_size = 16;
   DType cache = DType::f32;
   AttnParams params;
+  float k_scale = 1, v_scale = 1;  // of fp8
 };
 
 struct Piece {  // of one sequence, in one step
@@ -28,6 +29,7 @@ class World {
         max_blocks_(1 + *std::max_element(lens.begin(), lens.end()) / shape.block_size),
         num_blocks_(int(lens.size()) * max_blocks_ + 1),
         cache_(shape.cache, num_blocks_, shape.kv_heads, shape.block_size, shape.dim) {
+    cache_.view.k_scale = shape.k_scale, cache_.view.v_scale = shape.v_scale;
     std::vector<int32_t> free(num_blocks_);
     std::iota(free.begin(), free.end(), 0);
     std::shuffle(free.begin(), free.end(), rng);
@@ -120,7 +122,7 @@ class World {
       double score = 0;
       for (int d = 0; d < shape_.dim; ++d) {
         score += double(q_[s].at(t, h * shape_.dim + d)) *
-                 Layer::stored(k_[s].at(j, kv + d), shape_.cache);
+                 Layer::stored(k_[s].at(j, kv + d), shape_.cache, shape_.k_scale);
       }
       score *= shape_.params.scale;
       const double cap = shape_.params.softcap;
@@ -131,7 +133,8 @@ class World {
     for (double& x : scores) sum += x = std::exp(x - top);
     for (int j = first; j <= t; ++j) {
       for (int d = 0; d < shape_.dim; ++d) {
-        out[d] += scores[j - first] / sum * Layer::stored(v_[s].at(j, kv + d), shape_.cache);
+        out[d] += scores[j - first] / sum *
+                  Layer::stored(v_[s].at(j, kv + d), shape_.cache, shape_.v_scale);
       }
     }
     return out;
@@ -153,14 +156,23 @@ constexpr double kTolerance = 3e-6;
 TEST_P(Attention, CaseTable) {
   std::mt19937 rng(1);
   const Shape shapes[] = {
-      {2, 2, 64, 16, DType::f32, {0.125f, 0, 0}},   {4, 2, 64, 16, DType::bf16, {0.125f, 0, 0}},
-      {6, 1, 32, 8, DType::bf16, {0.2f, 0, 0}},     {3, 3, 20, 5, DType::f32, {0.3f, 0, 0}},
-      {2, 1, 80, 32, DType::bf16, {0.11f, 0, 0}},   {8, 2, 128, 16, DType::bf16, {0.09f, 0, 0}},
-      {2, 2, 33, 7, DType::bf16, {0.2f, 0, 0}},     {1, 1, 1, 1, DType::f32, {1, 0, 0}},
-      {2, 1, 32, 16, DType::f32, {0.2f, 10, 0}},    {2, 1, 32, 16, DType::bf16, {0.2f, 64, 0}},
-      {2, 1, 32, 16, DType::f32, {0.2f, 1, 0}},     {2, 2, 32, 16, DType::f32, {0.5f, 0, 5}},
-      {2, 2, 32, 16, DType::bf16, {0.5f, 100, 30}}, {16, 1, 16, 64, DType::f32, {0.25f, 0, 0}},
+      {2, 2, 64, 16, DType::f32, {0.125f, 0, 0}},
+      {4, 2, 64, 16, DType::bf16, {0.125f, 0, 0}},
+      {6, 1, 32, 8, DType::bf16, {0.2f, 0, 0}},
+      {3, 3, 20, 5, DType::f32, {0.3f, 0, 0}},
+      {2, 1, 80, 32, DType::bf16, {0.11f, 0, 0}},
+      {8, 2, 128, 16, DType::bf16, {0.09f, 0, 0}},
+      {2, 2, 33, 7, DType::bf16, {0.2f, 0, 0}},
+      {1, 1, 1, 1, DType::f32, {1, 0, 0}},
+      {2, 1, 32, 16, DType::f32, {0.2f, 10, 0}},
+      {2, 1, 32, 16, DType::bf16, {0.2f, 64, 0}},
+      {2, 1, 32, 16, DType::f32, {0.2f, 1, 0}},
+      {2, 2, 32, 16, DType::f32, {0.5f, 0, 5}},
+      {2, 2, 32, 16, DType::bf16, {0.5f, 100, 30}},
+      {16, 1, 16, 64, DType::f32, {0.25f, 0, 0}},
       {40, 1, 16, 16, DType::f32, {0.25f, 0, 0}},
+      {4, 2, 64, 16, DType::fp8_e4m3, {0.125f, 0, 0}, 0.5f, 0.25f},
+      {6, 1, 33, 8, DType::fp8_e4m3, {0.2f, 10, 5}, 0.015625f, 2},
   };
   const std::vector<int> lens = {1, 5, 16, 63, 64, 65, 130, 200};
   for (const Shape& shape : shapes) {
@@ -205,7 +217,7 @@ TEST_P(Attention, LongContexts) {
 TEST_P(Attention, BitsDoNotDependOnChunks) {
   std::mt19937 rng(3);
   for (const int window : {0, 37}) {
-    for (const DType type : {DType::f32, DType::bf16}) {
+    for (const DType type : {DType::f32, DType::bf16, DType::fp8_e4m3}) {
       const int len = 150;
       World world({4, 2, 48, 16, type, {0.2f, window, 0}}, {len, 90, 33}, rng);
       world.fill(ops());

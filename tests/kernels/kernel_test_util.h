@@ -127,6 +127,7 @@ struct Cache {
   float at(const Tensor& t, int64_t slot, int64_t head, int64_t d) const {
     const int64_t i =
         slot / t.shape[2] * t.stride[0] + head * t.stride[1] + slot % t.shape[2] * t.stride[2] + d;
+    if (type == DType::fp8_e4m3) return from_e4m3(t.as<uint8_t>()[i]);
     return type == DType::bf16 ? from_bf16(t.as<uint16_t>()[i]) : t.as<float>()[i];
   }
   DType type;

@@ -347,10 +347,14 @@ TEST_P(Rows, GatherRows) {
 
 TEST_P(Rows, WriteKv) {
   std::mt19937 rng(7);
-  for (const DType type : {DType::f32, DType::bf16}) {
+  for (const DType type : {DType::f32, DType::bf16, DType::fp8_e4m3}) {
     for (const int64_t dim : {8, 20, 64}) {
       const int64_t n = 6, heads = 2;
       Cache cache(type, 4, heads, 3, dim);
+      // Some values are beyond the range: the randoms go to 1 and further.
+      const bool fp8 = type == DType::fp8_e4m3;
+      const float k_scale = cache.view.k_scale = fp8 ? 0.002f : 1;
+      const float v_scale = cache.view.v_scale = fp8 ? 0.25f : 1;
       const std::vector<uint8_t> before = cache.bytes;
       Matrix kv(n, 2 * heads * dim + 5);
       kv.randomize(rng);
@@ -363,9 +367,9 @@ TEST_P(Rows, WriteKv) {
       for (int64_t r = 0; r < n; ++r) {
         for (int64_t c = 0; c < heads * dim; ++c) {
           ASSERT_EQ(cache.at(cache.view.k, slots[r], c / dim, c % dim),
-                    Layer::stored(kv.at(r, c), type));
+                    Layer::stored(kv.at(r, c) * (1 / k_scale), type));
           ASSERT_EQ(cache.at(cache.view.v, slots[r], c / dim, c % dim),
-                    Layer::stored(kv.at(r, heads * dim + c), type));
+                    Layer::stored(kv.at(r, heads * dim + c) * (1 / v_scale), type));
         }
       }
     }

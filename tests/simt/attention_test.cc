@@ -1,4 +1,5 @@
 // Paged attention on the emulator, against softmax in double precision.
+#include "base/float8.h"
 #include "kernels/cuda/attention_work.h"
 #include "kernels/cuda/launch.h"
 #include "tests/simt/kernel_test.h"
@@ -8,20 +9,28 @@ namespace {
 
 using simt::Array;
 using simt::Bf16;
+using simt::E4m3;
 using simt::F16;
 
 struct Shape {
   int head_dim = 64, num_kv_heads = 2, group = 4, block_size = 16;
   int window = 0;
   float softcap = 0;
+  float k_scale = 1, v_scale = 1;  // of a cache in E4m3
 };
 struct Sequence {
   int num_queries = 1, seq_len = 1;  // the queries included
   uint32_t seed = 0;                 // of its content
 };
 
-// A step's attention over a cache whose blocks lie in random order; what no sequence holds is NaN.
 template <class T>
+float value_of(T v) {
+  return simt::to_float(v);
+}
+float value_of(E4m3 v) { return from_e4m3(v.bits); }
+
+// A step's attention over a cache whose blocks lie in random order; what no sequence holds is NaN.
+template <class T, class Kv = T>
 class Step {
  public:
   Step(const Shape& shape, std::vector<Sequence> sequences, uint32_t seed = 1)
@@ -48,15 +57,15 @@ class Step {
     AttentionWork work;
     plan_attention(cu_q_, seq_lens_, num_decodes(),
                    {shape_.num_kv_heads, shape_.group, shape_.window}, max_partials, work);
-    const auto scores =
-        AttentionScores::of(1 / std::sqrt(float(shape_.head_dim)), shape_.window, shape_.softcap);
-    const PagedKv<T> kv{cache_->data(), cache_->data() + size_t(shape_.num_kv_heads) * head_size(),
-                        block_size(), head_size(), std::countr_zero(unsigned(shape_.block_size))};
+    const auto scores = AttentionScores::of(shape_.k_scale / std::sqrt(float(shape_.head_dim)),
+                                            shape_.window, shape_.softcap);
+    const PagedKv<Kv> kv{cache_->data(), cache_->data() + size_t(shape_.num_kv_heads) * head_size(),
+                         block_size(), head_size(), std::countr_zero(unsigned(shape_.block_size))};
     const int64_t stride = heads() * shape_.head_dim;
     Array<float> partial_out(size_t(work.num_partials) * size_t(shape_.head_dim));
     Array<float> partial_stats(size_t(work.num_partials) * 2);
     std::vector<uint32_t> tickets(sequences_.size() * size_t(shape_.num_kv_heads));
-    DecodeParams<T> d{};
+    DecodeParams<T, Kv> d{};
     d.q = q_.data(), d.out = out_.data(), d.q_stride = d.out_stride = stride, d.kv = kv;
     d.block_tables = tables_.data(), d.table_stride = table_stride_.data();
     d.seq_lens = seq_lens_.data(), d.token_of = work.token_of.data();
@@ -64,7 +73,8 @@ class Step {
     d.partial_of = work.partial_of.data(), d.partial_out = partial_out.data();
     d.partial_stats = partial_stats.data(), d.tickets = tickets.data();
     d.lse = sequence_lse_.data();
-    d.num_kv_heads = shape_.num_kv_heads, d.group = shape_.group, d.scores = scores;
+    d.num_kv_heads = shape_.num_kv_heads, d.group = shape_.group;
+    d.scores = scores, d.value_scale = shape_.v_scale;
     for (int begin = 0; const int32_t end : work.round_ends) {
       num_items_[0] = end - begin;
       d.items = work.decode.data() + begin;
@@ -73,12 +83,13 @@ class Step {
     }
     EXPECT_EQ(tickets, std::vector<uint32_t>(tickets.size()));  // ready for the next launch
 
-    PrefillParams<T> p{};
+    PrefillParams<T, Kv> p{};
     p.q = q_.data(), p.out = out_.data(), p.q_stride = p.out_stride = stride, p.kv = kv;
     p.block_tables = tables_.data(), p.table_stride = table_stride_.data();
     p.seq_lens = seq_lens_.data(), p.cu_q = cu_q_.data(), p.items = work.prefill.data();
     p.lse = lse_.data();
-    p.num_kv_heads = shape_.num_kv_heads, p.group = shape_.group, p.scores = scores;
+    p.num_kv_heads = shape_.num_kv_heads, p.group = shape_.group;
+    p.scores = scores, p.value_scale = shape_.v_scale;
     attention_prefill(Stream{}, p, shape_.head_dim, int(work.prefill.size()));
   }
 
@@ -155,7 +166,7 @@ class Step {
     }
   }
 
-  T* slot(size_t s, int position, int kv_head, bool value) {
+  Kv* slot(size_t s, int position, int kv_head, bool value) {
     const int block = tables_[s * size_t(table_stride_[0]) + size_t(position / shape_.block_size)];
     return cache_->data() + block * block_size() +
            (kv_head + (value ? shape_.num_kv_heads : 0)) * head_size() +
@@ -175,9 +186,10 @@ class Step {
       for (int position = 0; position < sequence.seq_len; ++position) {
         for (int h = 0; h < shape_.num_kv_heads; ++h) {
           for (int i = 0; i < 2 * shape_.head_dim; ++i) {
-            T v;
-            simt::from_float(v, 1.5f * normal(random));
-            (i < shape_.head_dim ? keys_ : values_).back().push_back(simt::to_float(v));
+            const float scale = i < shape_.head_dim ? shape_.k_scale : shape_.v_scale;
+            Kv v;
+            simt::from_float(v, 1.5f * normal(random) / scale);
+            (i < shape_.head_dim ? keys_ : values_).back().push_back(value_of(v) * scale);
             if (position < seen_from) continue;
             slot(s, position, h, i >= shape_.head_dim)[i % shape_.head_dim] = v;
           }
@@ -225,15 +237,15 @@ class Step {
   std::vector<int32_t> table_stride_{0}, num_items_{0};
   Array<T> q_, out_;
   Array<float> lse_, sequence_lse_;
-  std::optional<Array<T>> cache_;
+  std::optional<Array<Kv>> cache_;
   std::vector<std::vector<float>> keys_, values_;  // [sequence][position, kv head, dim]
 };
 
 constexpr double kTolerance = 4e-3;  // of bf16; f16 has three bits more
 
-template <class T>
+template <class T, class Kv = T>
 void expect_right(const Shape& shape, const std::vector<Sequence>& sequences) {
-  Step<T> step(shape, sequences);
+  Step<T, Kv> step(shape, sequences);
   step.run();
   EXPECT_LT(step.error(), kTolerance)
       << "head_dim " << shape.head_dim << " group " << shape.group << " block " << shape.block_size
@@ -287,19 +299,42 @@ TEST(PrefillAttention, BlocksWindowsAndSoftCaps) {
   expect_right<Bf16>({.num_kv_heads = 1, .softcap = 3}, sequences);
 }
 
-TEST(Attention, EveryFiberOrderGivesTheSameBits) {
+// Every part of a lane's dims, tokens and heads has a place of its own there: all head sizes, and
+// the borders of tiles once.
+TEST(Attention, CachesInFp8) {
+  const std::vector<Sequence> sequences = {{1, 70, 1}, {1, 530, 2}, {1, 16, 3}, {17, 100, 4}};
+  for (const int dim : {32, 64, 96, 128, 256}) {
+    expect_right<Bf16, E4m3>(
+        {.head_dim = dim, .num_kv_heads = 1, .k_scale = 0.03f, .v_scale = 0.7f}, sequences);
+  }
+  const Shape scaled{.k_scale = 0.5f, .v_scale = 0.011f};
+  expect_right<F16, E4m3>(scaled, sequences);
+  Shape shape = scaled;
+  shape.group = 12, shape.num_kv_heads = 1, shape.block_size = 32;
+  expect_right<Bf16, E4m3>(shape, {{1, 1, 1}, {1, 15, 2}, {1, 65, 3}, {1, 513, 4}, {33, 33, 5}});
+  shape = scaled;
+  shape.window = 37;
+  expect_right<Bf16, E4m3>(shape, sequences);
+  shape.window = 0, shape.softcap = 3;
+  expect_right<Bf16, E4m3>(shape, sequences);
+}
+
+template <class Kv>
+void expect_same_bits_in_every_order() {
   const Shape shape{.head_dim = 128, .num_kv_heads = 1};
   const std::vector<Sequence> sequences = {{1, 600, 1}, {1, 3, 3}, {40, 150, 2}};
-  Step<Bf16> first(shape, sequences);
+  Step<Bf16, Kv> first(shape, sequences);
   first.run();
   simt::in_all_orders([&] {
     for (const int blocks : {1, 2, 5}) {
-      Step<Bf16> again(shape, sequences);
+      Step<Bf16, Kv> again(shape, sequences);
       again.run(blocks);
       for (size_t s = 0; s < sequences.size(); ++s) EXPECT_EQ(again.bits(s), first.bits(s));
     }
   });
 }
+TEST(Attention, EveryFiberOrderGivesTheSameBits) { expect_same_bits_in_every_order<Bf16>(); }
+TEST(Attention, EveryFiberOrderGivesTheSameBitsInFp8) { expect_same_bits_in_every_order<E4m3>(); }
 
 // The same request alone, in other company, and with its blocks elsewhere.
 TEST(Attention, ResultsDoNotDependOnTheBatch) {
@@ -353,8 +388,10 @@ TEST(PrefillAttention, ALastTokenAloneGivesTheBitsOfItsWholePrompt) {
 
 TEST(Attention, NoBankConflicts) {
   const uint64_t before = simt::emulator_counters().bank_conflicts;
-  for (const int dim : {32, 64, 96, 128, 256})
+  for (const int dim : {32, 64, 96, 128, 256}) {
     Step<Bf16>({.head_dim = dim, .num_kv_heads = 1}, {{1, 80, 1}, {20, 80, 2}}).run();
+    Step<Bf16, E4m3>({.head_dim = dim, .num_kv_heads = 1}, {{1, 80, 1}, {20, 80, 2}}).run();
+  }
   EXPECT_EQ(simt::emulator_counters().bank_conflicts, before);
 }
 

@@ -5,7 +5,7 @@
 
 Works in a scratch folder; the tree is not touched. Needs pkg-config, fmt and GoogleTest. What stands
 behind a mutant says which test was first to fail: `rows`, `attention`, `sample` or `skinny_matmul`,
-plain, or under ThreadSanitizer (`-race`) where only that notices.
+plain, under ThreadSanitizer (`-race`) or AddressSanitizer (`-memory`) where only that notices.
 
 Last result: killed 90 of 90, all by the plain tests; in three runs, as kernels came. The six of
 quantize_rows died in a run by hand, those of skinny_matmul have not been run.
@@ -20,14 +20,20 @@ import mutation  # noqa: E402
 CUDA = "kernels/cuda/"
 SOURCES = ["base/check.cc", "kernels/simt/emulator.cc", "kernels/simt/emulator_ops.cc",
            "kernels/simt/fiber.cc", "kernels/simt/stream.cc", CUDA + "attention_work.cc"] + [
-    CUDA + name + ".cu" for name in ["attention_decode", "attention_prefill", "elementwise", "experts", "norm",
+    CUDA + name + ".cu" for name in ["attention_decode", "attention_decode_fp8", "attention_prefill",
+                                     "attention_prefill_fp8", "elementwise", "experts", "norm",
                                      "quantize_rows", "rope", "rows", "sample", "skinny_matmul"]]
+DECODES = ["attention_decode.cu", "attention_decode_fp8.cu"]
+PREFILLS = ["attention_prefill.cu", "attention_prefill_fp8.cu"]
 USERS = {  # what has a header's kernels in it
-    "paged_kv.h": ["attention_decode.cu", "attention_prefill.cu"],
+    "attention_decode.h": DECODES,
+    "attention_prefill.h": PREFILLS,
+    "paged_kv.h": DECODES + PREFILLS,
     "vector.h": ["norm.cu", "elementwise.cu", "experts.cu", "quantize_rows.cu"],
     "elementwise.h": ["elementwise.cu", "skinny_matmul.cu"],
 }
 PROGRAMS = {name: [f"tests/simt/{name}_test.cc"] for name in ["rows", "attention", "sample", "skinny_matmul"]}
+PROGRAMS["rows"].append("tests/simt/qkv_test.cc")
 
 DECODE, PREFILL = CUDA + "attention_decode.h", CUDA + "attention_prefill.h"
 PAGED, WORK, NORM = CUDA + "paged_kv.h", CUDA + "attention_work.cc", CUDA + "norm.h"
@@ -42,12 +48,37 @@ MUTANTS = [
     ("a row that saw nothing yet is no number", PAGED,
      "return max == simt::neg_infinity() ? 0.0f : max;", "return max;"),
     ("soft-caps are ignored", PAGED, "return softcap_log2 > 0 ?", "return softcap_log2 > 1e9f ?"),
-    ("tiles meet banks twice", PAGED, "kStride = D + 8;", "kStride = D;"),
+    ("tiles meet banks twice", PAGED, "kStride = D + 16 / int(sizeof(T));", "kStride = D;"),
     ("matrices of an operand b change places", PAGED,
      "&tile.at[row + lane % 8 + lane / 16 * 8][col + lane / 8 % 2 * 8]);\n}\n// As two operands b: r[0], "
      "r[1] for the tile's columns",
      "&tile.at[row + lane % 16][col + lane / 16 * 8]);\n}\n// As two operands b: r[0], "
      "r[1] for the tile's columns"),
+    # --- caches in fp8 ---
+    ("keys in fp8 take their dims as they lie", PAGED, "sizeof(Kv) == 1 ? 4 * quad + 2 * i : 8", "8"),
+    ("values in fp8 come as they lie", PAGED, "sizeof(Kv) == 1 ? 2 * n + half : 8", "8"),
+    ("threads left over copy rows of the next part", PAGED,
+     "if (kRows * kChunks % kThreads != 0 && row >= kRows) break;", ""),
+    ("halves of decode's keys change places", PAGED, "r[i / 2][i % 2] = simt::widen_e4m3<0, 1>",
+     "r[1 - i / 2][i % 2] = simt::widen_e4m3<0, 1>"),
+    ("decode's keys are of the dims before", PAGED, "r[i / 2][i % 2 + 2] = simt::widen_e4m3<2, 3>",
+     "r[i / 2][i % 2 + 2] = simt::widen_e4m3<0, 1>"),
+    ("prefill's keys are of the dims before", PAGED, "r[i % 2][i / 2 * 2 + 1] = simt::widen_e4m3<2, 3>",
+     "r[i % 2][i / 2 * 2 + 1] = simt::widen_e4m3<0, 1>"),
+    ("decode's values are of other tokens", PAGED, "r[i % 2][i / 2 * 2] = simt::widen_e4m3<0, 2>",
+     "r[i % 2][i / 2 * 2] = simt::widen_e4m3<0, 1>"),
+    ("prefill's values are of other tokens", PAGED, "r[i / 2][i % 2 + 2] = simt::widen_e4m3<1, 3>",
+     "r[i / 2][i % 2 + 2] = simt::widen_e4m3<2, 3>"),
+    ("queries lie as they are", PREFILL, "as_it_is ? b : simt::Vec4{a.y, a.w, b.y, b.w}", "b"),
+    ("prefill's results lie in the order of another type", PREFILL,
+     "const bool of_one = value_dim<Kv>(0, 1) == 1;", "const bool of_one = true;"),
+    ("prefill forgets the scale of values", PREFILL, "simt::reciprocal(sum) * p.value_scale",
+     "simt::reciprocal(sum)"),
+    ("decode forgets the scale of values", DECODE, "simt::reciprocal(m.sum) * p.value_scale",
+     "simt::reciprocal(m.sum)"),
+    ("codes are of what was not rounded", ROPE, "simt::to_float(rounded) * inverse", "h.v[i] * inverse"),
+    ("values take the scale of keys", ROPE, "h, p.head_dim, p.v_inverse);", "h, p.head_dim, p.k_inverse);"),
+    ("keys in fp8 are not scaled", ROPE, "h, p.head_dim, p.k_inverse);", "h, p.head_dim, 1.0f);"),
     # --- decode ---
     ("decode forgets the window", DECODE,
      "src.begin = window_begin > chunk_begin ? window_begin : chunk_begin;",
@@ -252,5 +283,7 @@ if __name__ == "__main__":
     mutation.main(__doc__, MUTANTS,
                   [mutation.Build(SOURCES, PROGRAMS, packages=["fmt"]),
                    mutation.Build(SOURCES, PROGRAMS, ["-O1", "-fsanitize=thread", "-Wno-tsan"],
-                                  packages=["fmt"], name="-race", timeout_s=600)],
+                                  packages=["fmt"], name="-race", timeout_s=600),
+                   mutation.Build(SOURCES, PROGRAMS, ["-O1", "-fsanitize=address"],
+                                  packages=["fmt"], name="-memory", timeout_s=600)],
                   ["base", "kernels", "tests/simt"], users_of)

@@ -91,7 +91,21 @@ TEST_P(KvStoreTest, PopulateReachesEverythingAndKeepsWhatIsThere) {
 
 INSTANTIATE_TEST_SUITE_P(Shapes, KvStoreTest,
                          testing::Values(std::pair{DType::bf16, 16}, std::pair{DType::f32, 16},
-                                         std::pair{DType::bf16, 1}, std::pair{DType::f32, 3}));
+                                         std::pair{DType::bf16, 1}, std::pair{DType::f32, 3},
+                                         std::pair{DType::fp8_e4m3, 16}));
+
+TEST(KvStoreTest, ScalesAreOfFp8AndAByteIsHalfOfTwo) {
+  HostDevice device;
+  KvShape shape{{{2, 64, 64}, {2, 64, 64, 0.5f, 0.25f}}, 16, DType::fp8_e4m3};
+  const KvStore fp8(device, shape, 2);
+  EXPECT_EQ(fp8.layer(0).k_scale, 1);
+  EXPECT_EQ(fp8.layer(1).k_scale, 0.5f);
+  EXPECT_EQ(fp8.layer(1).v_scale, 0.25f);
+  const size_t bytes = KvStore::bytes_per_block(shape);
+  shape.dtype = DType::bf16;
+  EXPECT_EQ(KvStore::bytes_per_block(shape), 2 * bytes);
+  EXPECT_EQ(KvStore(device, shape, 2).layer(1).k_scale, 1);
+}
 
 TEST(KvStoreDeathTest, RefusesBlocksThatDoNotExist) {
   HostDevice device;

@@ -152,6 +152,11 @@ TEST_F(ModelConfigTest, ReadsFp8Quantisation) {
     ASSERT_TRUE(c.ok()) << patch << c.status();
     EXPECT_THAT(c->warnings, IsEmpty()) << patch;
   }
+  EXPECT_FALSE(with("{}")->fp8_cache);
+  const auto cache = with(R"({"kv_cache_scheme":{"num_bits":8,"type":"float","strategy":"tensor",
+                              "dynamic":false,"symmetric":true,"observer":"minmax"}})");
+  ASSERT_TRUE(cache.ok()) << cache.status();
+  EXPECT_TRUE(cache->fp8_cache);
   const auto weights_only = with(R"({"config_groups":{"group_0":{"input_activations":null}}})");
   ASSERT_TRUE(weights_only.ok());
   EXPECT_THAT(weights_only->warnings, ElementsAre(HasSubstr("quantises them too")));
@@ -177,8 +182,13 @@ TEST_F(ModelConfigTest, OtherQuantisationIsRefusedByName) {
       {R"({"format":"pack-quantized"})", ": \"format\" is \"pack-quantized\", supported: \"float-"},
       {R"({"format":null})", ": \"format\" is null"},
       {R"({"quantization_status":"calibration"})", "\"quantization_status\" is \"calibration\""},
-      {R"({"kv_cache_scheme":{"num_bits":8}})",
-       ": \"kv_cache_scheme\" is an object, supported: null"},
+      {R"({"kv_cache_scheme":"fp8"})", ".kv_cache_scheme: is \"fp8\", expected an object"},
+      {R"({"kv_cache_scheme":{"num_bits":8,"type":"int","strategy":"tensor"}})",
+       ".kv_cache_scheme: \"type\" is \"int\", supported: \"float\""},
+      {R"({"kv_cache_scheme":{"num_bits":8,"type":"float","strategy":"attn_head"}})",
+       ".kv_cache_scheme: \"strategy\" is \"attn_head\", supported: \"tensor\""},
+      {R"({"kv_cache_scheme":{"num_bits":8,"type":"float","strategy":"tensor","dynamic":true}})",
+       ".kv_cache_scheme: \"dynamic\" is true"},
       {R"({"sparsity_config":{"format":"sparse-24-bitmask"}})",
        "\"sparsity_config\" is of format \"sparse-24-bitmask\", only one of format \"dense\""},
       {R"({"sparsity_config":"2:4"})", "\"sparsity_config\" is \"2:4\""},

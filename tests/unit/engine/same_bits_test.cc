@@ -17,7 +17,7 @@ struct Schedule {
   bool prefix_caching = false;
   uint64_t arrivals = 0;  // 0: all at once; else seeds when each comes
   bool warm_up = false;
-  bool paged_dtype_f32 = true;
+  DType kv_dtype = DType::f32;
   bool logits_in_pieces = false;
   int num_host_blocks = 0;
   Policy::Pressure pressure = Policy::Pressure::recompute;
@@ -49,7 +49,7 @@ Outcome run(Rank& rank, const Schedule& s, const Requests& requests) {
                      .num_blocks = s.num_blocks,
                      .num_host_blocks = s.num_host_blocks,
                      .block_size = s.block_size,
-                     .kv_dtype = s.paged_dtype_f32 ? DType::f32 : DType::bf16,
+                     .kv_dtype = s.kv_dtype,
                      .logit_bytes = s.logits_in_pieces ? 0 : 64 << 20,
                      .before_block_copy = slow});
   if (s.warm_up) runner.warm_up();
@@ -96,12 +96,14 @@ struct Case {
   TinyModel tiny;
   const char* isa;
   int threads;
+  DType kv_dtype = DType::bf16;
 };
 class SameBitsTest : public testing::TestWithParam<Case> {};
 INSTANTIATE_TEST_SUITE_P(Cases, SameBitsTest,
-                         testing::Values(Case{"f32", llama(false), "auto", 2},
+                         testing::Values(Case{"f32", llama(false), "auto", 2, DType::f32},
                                          Case{"bf16", llama(true), "auto", 2},
                                          Case{"qwen3", qwen3(), "auto", 2},
+                                         Case{"fp8", llama(true), "auto", 2, DType::fp8_e4m3},
                                          Case{"avx512", llama(true), "avx512", 1},
                                          Case{"avx2", llama(true), "avx2", 2},
                                          Case{"portable", llama(true), "portable", 1}),
@@ -113,12 +115,11 @@ TEST_P(SameBitsTest, WhateverTheSchedule) {
   const Case& c = GetParam();
   Rank rank = load(c.tiny, c.isa, c.threads);
   if (!rank.device) GTEST_SKIP() << "this machine has no " << c.isa;
-  const bool f32 = !c.tiny.bf16;
   const auto requests = mixed_requests(c.tiny.vocab);
   Traces expected;
   int tokens = 0;
   for (const auto& one : requests) {
-    Outcome alone = run(rank, {.paged_dtype_f32 = f32}, {one});
+    Outcome alone = run(rank, {.kv_dtype = c.kv_dtype}, {one});
     EXPECT_EQ(alone.traces.size(), size_t(one.second.num_samples));
     for (auto& [key, trace] : alone.traces) tokens += int(trace.tokens.size());
     expected.merge(alone.traces);
@@ -162,7 +163,7 @@ TEST_P(SameBitsTest, WhateverTheSchedule) {
   int64_t preemptions = 0, cached = 0, swaps = 0, host_cached = 0;
   for (Schedule s : schedules) {
     SCOPED_TRACE(testing::Message() << s);
-    s.paged_dtype_f32 = f32;
+    s.kv_dtype = c.kv_dtype;
     s.logits_in_pieces = s.max_step_tokens >= 64 || s.arrivals == 1;
     const Outcome out = run(rank, s, requests);
     preemptions += out.stats.preemptions;

@@ -22,6 +22,7 @@ struct TinyModel {
   bool bf16 = false;
   int layers = 2, hidden = 64, ffn = 96, heads = 4, kv_heads = 2, head_dim = 32, vocab = 300;
   int max_positions = 256;
+  float k_scale = 0, v_scale = 0;  // of a cache in fp8; 0: none is stored
 
   void write(const std::filesystem::path& dir) const {
     std::filesystem::create_directories(dir);
@@ -40,8 +41,8 @@ struct TinyModel {
       int64_t n = 1;
       for (const int64_t d : shape) n *= d;
       const size_t begin = data.size();
-      std::normal_distribution<float> noise(mean, spread);
-      for (int64_t i = 0; i < n; ++i) append(data, noise(rng));
+      std::normal_distribution<float> noise;
+      for (int64_t i = 0; i < n; ++i) append(data, mean + spread * noise(rng));
       header += fmt::format(R"({}"{}":{{"dtype":"{}","shape":[{}],"data_offsets":[{},{}]}})",
                             header.empty() ? "" : ",", name, bf16 ? "BF16" : "F32",
                             fmt::join(shape, ","), begin, data.size());
@@ -57,6 +58,8 @@ struct TinyModel {
       linear(p + "self_attn.k_proj.weight", kv_heads * head_dim, hidden);
       linear(p + "self_attn.v_proj.weight", kv_heads * head_dim, hidden);
       linear(p + "self_attn.o_proj.weight", hidden, heads * head_dim);
+      if (k_scale > 0) put(p + "self_attn.k_scale", {1}, k_scale, 0);
+      if (v_scale > 0) put(p + "self_attn.v_scale", {1}, v_scale, 0);
       if (qk_norm) put(p + "self_attn.q_norm.weight", {head_dim}, 1, 0.1f);
       if (qk_norm) put(p + "self_attn.k_norm.weight", {head_dim}, 1, 0.1f);
       put(p + "post_attention_layernorm.weight", {hidden}, 1, 0.1f);

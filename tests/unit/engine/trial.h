@@ -35,7 +35,8 @@ struct Scenario {
   bool at_once = true;      // all requests come in the first round
   bool mixed_priorities = false;
   bool squeezes = false;  // at random, the test holds blocks that the scheduler could have had
-  bool leaves = false;    // at random, requests and single samples are cancelled or have deadlines
+  std::optional<DType> kv_dtype;  // else the device's choice
+  bool leaves = false;  // at random, requests and single samples are cancelled or have deadlines
   uint64_t seed = 0;
 };
 inline std::ostream& operator<<(std::ostream& out, const Scenario& s) {
@@ -100,7 +101,8 @@ class Trial {
                  .num_blocks = s.num_blocks,
                  .num_host_blocks = s.num_host_blocks,
                  .block_size = s.block_size,
-                 .kv_dtype = rank.device->ops().kv_dtype(rank.model->weight_dtype()),
+                 .kv_dtype =
+                     s.kv_dtype.value_or(rank.device->ops().kv_dtype(rank.model->weight_dtype())),
                  .before_block_copy = [this] { gate_.pass(); }}),
         scheduler_(s.policy, CostModel(StepCost{1e-3, 2e-5, 1e-7, 5e-5, 1e-6, 4e-5}), pool_,
                    s.num_host_blocks > 0 ? &host_ : nullptr, runner_.depth(),

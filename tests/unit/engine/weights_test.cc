@@ -191,6 +191,28 @@ TEST_F(WeightsTest, FaultsNameFileAndTensor) {
   EXPECT_TRUE(load(tensors("F32", "F32"), DType::bf16).ok());
 }
 
+// Of keys and values: under any of its names, and only a number that a value can be divided by.
+TEST_F(WeightsTest, ScalesOfTheCache) {
+  float first = 0, second = 0;
+  list_.scales = {{&first, {"attn.k_scale", "attn.kv_scale"}}, {&second, {"attn.v_scale"}}};
+  auto files = tensors("F32", "F32");
+  ASSERT_EQ(error_of(files), "");
+  EXPECT_EQ(first, 1);
+  EXPECT_EQ(second, 1);
+  files.push_back({"attn.kv_scale", "BF16", {}, as("BF16", {0.5f})});
+  files.push_back({"attn.v_scale", "F32", {1}, as("F32", {0.3f})});
+  ASSERT_EQ(error_of(files), "");
+  EXPECT_EQ(first, 0.5f);
+  EXPECT_EQ(second, 0.3f);
+  for (const float bad : {0.0f, -1.0f, INFINITY, NAN}) {
+    files.back().bytes = as("F32", {bad});
+    EXPECT_THAT(error_of(files), HasSubstr("tensor attn.v_scale: is "));
+  }
+  files.back() = {"attn.v_scale", "F32", {2}, as("F32", {1, 1})};
+  EXPECT_EQ(error_of(files),
+            "model.safetensors: tensor attn.v_scale: F32 [2], expected one F32, F16 or BF16");
+}
+
 // The fused layer as fp8: one scale for the first part's tensor, one a row for the other's.
 class Fp8WeightsTest : public WeightsTest {
  protected:

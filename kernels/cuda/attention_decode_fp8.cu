@@ -1,0 +1,8 @@
+#include "kernels/cuda/attention_launch.h"
+
+namespace sluice::cuda {
+
+template void attention_decode(Stream, const DecodeParams<simt::Bf16, simt::E4m3>&, int, int);
+template void attention_decode(Stream, const DecodeParams<simt::F16, simt::E4m3>&, int, int);
+
+}  // namespace sluice::cuda
