@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -32,6 +33,8 @@ class ServedModel {
   int max_model_len() const { return model_->max_len(); }
   const MemoryPlan& plan() const { return plan_; }
   std::string device_name() const { return device_->name(); }
+  // See Device::on_failure; before the engine starts.
+  void on_device_failure(std::function<void()> f) { device_->on_failure(std::move(f)); }
 
  private:
   ServedModel() = default;

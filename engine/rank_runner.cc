@@ -131,9 +131,8 @@ size_t RankRunner::scratch_bytes(Device& device, const Model& model, const Runne
          device.ops().workspace_bytes(ops_limits(model, o)) + size_t(depth_on(device)) * flight;
 }
 
-Tensor RankRunner::hidden(const ForwardContext& context, Flight& f) {
+Tensor RankRunner::hidden(const ForwardContext& context, Flight& f, bool as_captured) {
   const auto forward = [&] { return model_.hidden(context, f.inputs.ids(), f.inputs.positions()); };
-  const bool as_captured = context.ops.begin_step(f.inputs.host_attn());
   const int width = f.inputs.width();
   if (width == 0) return forward();
   if (f.inputs.base() != f.inputs_base) {  // a step beyond what was foreseen made the buffer grow
@@ -172,13 +171,14 @@ void RankRunner::compute(Flight& f) {
   f.outputs.reset(output_bytes(f.inputs.num_draws(), f.inputs.top_logprobs()) +
                   output_bytes(f.inputs.num_targets(), f.inputs.prompt_logprobs()));
   scratch_.reset();
+  const bool as_captured = ops.begin_step(f.inputs.host_attn());
   const Tensor slots = Tensor::of(slots_.get(), DType::i32, {options_.max_seqs});
   if (const TokenMoves& m = f.inputs.ids_from_slots(); m.to)
     ops.move_tokens(f.inputs.ids(), m.to, slots, m.from);
   if (const TokenMoves& m = f.inputs.unseen_from_slots(); m.to)
     ops.move_tokens(f.inputs.unseen(), m.to, slots, m.from);
   const ForwardContext context{ops, comm_, kv_, scratch_, f.inputs.attn()};
-  const Tensor hidden = this->hidden(context, f);
+  const Tensor hidden = this->hidden(context, f, as_captured);
   sample(context, f, hidden);
   score_prompts(context, f, hidden);
   if (const TokenMoves& m = f.inputs.draws_to_slots(); m.to)

@@ -80,7 +80,7 @@ class RankRunner final : public ModelRunner {
     Event begin, end;
   };
   void compute(Flight&);
-  Tensor hidden(const ForwardContext&, Flight&);
+  Tensor hidden(const ForwardContext&, Flight&, bool as_captured);
   void sample(const ForwardContext&, Flight&, Tensor hidden);
   void score_prompts(const ForwardContext&, Flight&, Tensor hidden);
   static void fill_result(Flight&);

@@ -61,6 +61,10 @@ class Device {
   // From one event to a later one of the same stream, both passed. 0 on a synchronous device.
   virtual Nanos between(Event, Event) = 0;
 
+  // A device that fails says so on stderr, has this done, once and on any thread, and ends the
+  // process. To be set while nothing is under way.
+  virtual void on_failure(std::function<void()>) {}
+
   // Runs `body` once while recording it; nullptr if the device cannot capture.
   virtual std::unique_ptr<Graph> capture(Stream, const std::function<void()>& body) = 0;
 };

@@ -323,6 +323,7 @@ MaybeError Frontend::admit(int64_t body_bytes) const {
 
 void Frontend::set_ready() { ready_ = true; }
 void Frontend::begin_drain() { draining_ = true; }
+void Frontend::set_failed() { failed_ = draining_ = true; }
 
 std::string Frontend::expose_metrics() const {
   metrics_.since_step_seconds.Set(to_seconds(engine_.since_progress()));
@@ -330,6 +331,7 @@ std::string Frontend::expose_metrics() const {
 }
 
 Readiness Frontend::readiness() const {
+  if (failed_) return {false, "failed"};
   if (draining_) return {false, "draining"};
   if (!ready_) return {false, "starting"};
   const Scheduler::Stats stats = engine_.stats();

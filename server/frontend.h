@@ -48,7 +48,7 @@ ApiError no_answer_error();
 
 struct Readiness {
   bool ready = false;
-  const char* reason = "";  // starting, draining, stalled; empty when ready
+  const char* reason = "";  // failed, starting, draining, stalled; empty when ready
 };
 
 // The one way in, whatever the protocol: validate -> template -> tokenise -> open a stream ->
@@ -96,6 +96,7 @@ class Frontend {
 
   void set_ready();    // after warm-up
   void begin_drain();  // from now on start() refuses
+  void set_failed();   // the same, and for good: the device has failed
   bool draining() const { return draining_; }
   Readiness readiness() const;
   Scheduler::Stats stats() const { return engine_.stats(); }
@@ -122,7 +123,7 @@ class Frontend {
   const std::shared_ptr<RequestRegistry> registry_ = std::make_shared<RequestRegistry>();
   const uint64_t hash_key_;  // of names that clients choose: salts and sessions
   int longest_piece_ = 1;    // bytes; bounds how much text can fit the context
-  std::atomic<bool> ready_{false}, draining_{false};
+  std::atomic<bool> ready_{false}, draining_{false}, failed_{false};
 };
 
 }  // namespace sluice

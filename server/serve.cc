@@ -180,6 +180,14 @@ absl::Status serve(const Config& wanted) {
   if (absl::Status s = http.start(); !s.ok()) return s;
   GrpcServer grpc(config.server, frontend, config.server.io_threads);
   if (absl::Status s = grpc.start(); !s.ok()) return s;
+  // Nothing more can be computed. Load balancers are told before the process ends, and what has
+  // been computed goes out.
+  model.on_device_failure([&] {
+    constexpr std::chrono::seconds kLastWords(1);
+    frontend.set_failed();
+    grpc.set_serving(false);
+    std::this_thread::sleep_for(kLastWords);
+  });
   engine->start();
   frontend.set_ready();
   log_info("ready after {:.2f} s: {} on {}, HTTP {}:{}, gRPC {}:{}",

@@ -54,6 +54,7 @@ cudaDataType_t type_of(DType t) {
 
 struct CublasLt::Library {
   void* handle = nullptr;
+  std::function<void(const std::string&)> on_failure;
   decltype(&cublasLtCreate) create = nullptr;
   decltype(&cublasLtDestroy) destroy = nullptr;
   decltype(&cublasLtMatmulDescCreate) desc_create = nullptr;
@@ -86,7 +87,11 @@ struct CublasLt::Library {
   }
   void check(cublasStatus_t status, const char* call) const {
     if (status == CUBLAS_STATUS_SUCCESS) return;
-    std::fprintf(stderr, "cuBLASLt: %s failed with status %d\n", call, int(status));
+    fail(fmt::format("cuBLASLt: {} failed with status {}", call, int(status)));
+  }
+  [[noreturn]] void fail(const std::string& what) const {
+    if (on_failure) on_failure(what);
+    std::fprintf(stderr, "%s\n", what.c_str());  // while it is opened
     std::_Exit(1);
   }
 };
@@ -124,6 +129,10 @@ absl::StatusOr<std::unique_ptr<CublasLt>> CublasLt::open(const std::string& fold
 CublasLt::~CublasLt() {
   plans_.clear();
   if (handle_ != nullptr) library_->destroy(handle_);
+}
+
+void CublasLt::on_failure(std::function<void(const std::string&)> f) {
+  library_->on_failure = std::move(f);
 }
 
 // Its w is the library's A.
@@ -190,12 +199,10 @@ void CublasLt::matmul(cudaStream_t stream, void* workspace, const Tensor& out, c
                 out.stride[0], int64_t(x.dtype), int64_t(out.dtype)};
   std::unique_ptr<Plan>& plan = plans_[key];
   if (plan == nullptr) plan = make_plan(out, x, w, scales);
-  if (plan == nullptr) {
-    std::fprintf(stderr, "cuBLASLt: no algorithm for %s [%lld, %lld] times %s [%lld, %lld]\n",
-                 name_of(x.dtype), (long long)x.shape[0], (long long)x.shape[1], name_of(w.dtype),
-                 (long long)w.shape[0], (long long)w.shape[1]);
-    std::_Exit(1);
-  }
+  if (plan == nullptr)
+    library_->fail(fmt::format("cuBLASLt: no algorithm for {} [{}, {}] times {} [{}, {}]",
+                               name_of(x.dtype), x.shape[0], x.shape[1], name_of(w.dtype),
+                               w.shape[0], w.shape[1]));
   if (scales.w != nullptr) set_scales(*plan, scales);
   const float one = 1, zero = 0;
   library_->check(library_->matmul(handle_, plan->desc, &one, w.data, plan->w, x.data, plan->x,

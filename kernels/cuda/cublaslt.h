@@ -3,6 +3,7 @@
 #include <cublasLt.h>
 
 #include <array>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -20,6 +21,8 @@ class CublasLt {
   // the system and of pip put it. Fails with one line that says what was looked for.
   static absl::StatusOr<std::unique_ptr<CublasLt>> open(const std::string& folder);
   ~CublasLt();
+  // What a call that fails is told to, which does not return.
+  void on_failure(std::function<void(const std::string&)>);
 
   // Of the rows of x and of w, f32; none but for fp8.
   struct Scales {

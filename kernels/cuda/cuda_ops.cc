@@ -29,6 +29,13 @@ AttentionShape shape_of(const AttentionHeads& h, int window) {
 CudaOps::CudaOps(Runtime& runtime, Stream stream, DType act, bool batch_invariant)
     : runtime_(runtime), stream_(stream), act_(act), products_(runtime, stream, batch_invariant) {
   CHECK(act == DType::bf16 || act == DType::f16);
+  runtime_.set_trace(&trace_);
+}
+
+// A launch of the op before that could not be made is found while that op is the last.
+void CudaOps::note(const char* op, std::initializer_list<const Tensor*> operands) {
+  runtime_.check_launches();
+  trace_.add(op, operands);
 }
 
 // --- set-up ---
@@ -100,6 +107,8 @@ const AttentionLists& CudaOps::lists(const AttentionShape& shape) const {
 // A captured step has the launches of one round of decodes.
 bool CudaOps::begin_step(const AttnBatch& host) {
   CHECK(partials_ != nullptr);
+  runtime_.check_launches();
+  trace_.begin_step(host);
   bool as_captured = true;
   for (const auto& l : lists_) {
     l->plan(host, stream_);
@@ -160,12 +169,14 @@ void CudaOps::pack_rows(const Weight& dst, int64_t first_row, const Tensor& src,
 // --- ops ---
 
 void CudaOps::embed(Tensor out, const Weight& table, Tensor ids) {
+  note("embed", {&out, &table.data, &ids});
   CHECK(table.data.dtype == act_);
   copy_rows(stream_, out, table.data, ids, {}, out.shape[0]);
 }
 
 void CudaOps::matmul(Tensor out, Tensor x, const Weight& w) {
   if (out.shape[0] == 0) return;
+  note("matmul", {&out, &x, &w.data});
   if (w.data.dtype != DType::fp8_e4m3) return products_.multiply(out, x, w);
   const Quantized q(limits_);
   CHECK(size_t(x.size()) <= q.codes && size_t(x.shape[0]) * sizeof(float) <= q.scales);
@@ -178,43 +189,53 @@ void CudaOps::matmul(Tensor out, Tensor x, const Weight& w) {
 }
 
 void CudaOps::rms_norm(Tensor out, Tensor x, Tensor weight, float eps) {
+  note("rms_norm", {&out, &x});
   cuda::rms_norm(stream_, out, x, {}, weight, eps);
 }
 
 void CudaOps::layer_norm(Tensor out, Tensor x, Tensor weight, Tensor bias, float eps) {
+  note("layer_norm", {&out, &x});
   cuda::layer_norm(stream_, out, x, weight, bias, eps);
 }
 
 void CudaOps::add(Tensor out, Tensor a, Tensor b) {
+  note("add", {&out, &a, &b});
   cuda::add(stream_, out, a, b);
 }
 
 void CudaOps::silu_mul(Tensor out, Tensor gate_up) {
+  note("silu_mul", {&out, &gate_up});
   cuda::silu_mul(stream_, out, gate_up);
 }
 
 void CudaOps::gelu_mul(Tensor out, Tensor gate_up) {
+  note("gelu_mul", {&out, &gate_up});
   cuda::gelu_mul(stream_, out, gate_up);
 }
 
 void CudaOps::activate(Tensor x, Activation activation) {
+  note("activate", {&x});
   cuda::activate(stream_, x, activation);
 }
 
 void CudaOps::scale(Tensor x, float factor, float softcap) {
+  note("scale", {&x});
   cuda::scale(stream_, x, factor, softcap);
 }
 
 void CudaOps::rope(Tensor qk, Tensor positions, Tensor cos_sin) {
+  note("rope", {&qk});
   cuda::rope(stream_, qk, positions, cos_sin);
 }
 
 void CudaOps::write_kv(KvView cache, Tensor k, Tensor v, Tensor slots) {
+  note("write_kv", {&cache.k, &k});
   cuda::write_kv(stream_, cache, k, v, slots);
 }
 
 void CudaOps::attention(Tensor out, Tensor q, KvView cache, const AttnBatch& batch,
                         const AttnParams& params) {
+  note("attention", {&out, &q, &cache.k});
   const int kv_heads = int(cache.k.shape[1]), head_dim = int(q.shape[2]);
   const AttentionLists& work = lists({kv_heads, int(q.shape[1]) / kv_heads, params.window});
   CHECK(head_dim <= limits_.heads.head_dim && cache.k.stride[2] == head_dim);
@@ -256,51 +277,62 @@ void CudaOps::attention(Tensor out, Tensor q, KvView cache, const AttnBatch& bat
 }
 
 void CudaOps::route(Tensor experts, Tensor weights, Tensor logits, bool normed) {
+  note("route", {&experts, &logits});
   cuda::route(stream_, experts, weights, logits, normed);
 }
 
 void CudaOps::expert_matmul(Tensor out, Tensor x, const Weight& w, Tensor experts) {
+  note("expert_matmul", {&out, &x, &w.data});
   cuda::expert_matmul(stream_, out, x, w.data, experts);
 }
 
 void CudaOps::mix_rows(Tensor out, Tensor x, Tensor weights) {
+  note("mix_rows", {&out, &x, &weights});
   cuda::mix_rows(stream_, out, x, weights);
 }
 
 void CudaOps::add_gated(Tensor out, Tensor x, Tensor gate) {
+  note("add_gated", {&out, &x, &gate});
   cuda::add_gated(stream_, out, x, gate);
 }
 
 void CudaOps::gather_rows(Tensor out, Tensor x, Tensor rows) {
+  note("gather_rows", {&out, &x, &rows});
   copy_rows(stream_, out, x, rows, {}, out.shape[0]);
 }
 
 void CudaOps::move_tokens(Tensor dst, Tensor to, Tensor src, Tensor from) {
+  note("move_tokens", {&dst, &to, &src});
   const auto rows = [](Tensor t) { return Tensor::of(t.data, t.dtype, {t.shape[0], 1}); };
   copy_rows(stream_, rows(dst), rows(src), from, to, to.shape[0]);
 }
 
 void CudaOps::sample(const SampleOut& out, Tensor logits, const SampleBatch& batch) {
+  note("sample", {&out.token, &logits});
   cuda::sample(stream_, out, logits, batch, sample_scratch_.get(), sample_blocks(limits_));
 }
 
 void CudaOps::token_logprobs(const SampleOut& out, Tensor logits, Tensor targets, int top) {
+  note("token_logprobs", {&out.logprob, &logits, &targets});
   cuda::token_logprobs(stream_, out, logits, targets, top);
 }
 
 // --- fusions ---
 
 void CudaOps::matmul_silu_mul(Tensor out, Tensor x, const Weight& w, Tensor scratch) {
+  note("matmul_silu_mul", {&out, &x, &w.data});
   if (out.shape[0] > 0 && !products_.multiply_silu_mul(out, x, w))
     Ops::matmul_silu_mul(out, x, w, scratch);
 }
 
 void CudaOps::add_rms_norm(Tensor out, Tensor residual, Tensor x, Tensor weight, float eps) {
+  note("add_rms_norm", {&out, &residual, &x});
   cuda::rms_norm(stream_, out, residual, x, weight, eps);
 }
 
 void CudaOps::qkv_rope_write(Tensor qkv, const QkvParams& p, Tensor positions, KvView cache,
                              Tensor slots) {
+  note("qkv_rope_write", {&qkv, &cache.k});
   cuda::qkv_rope_write(stream_, qkv, p, positions, cache, slots);
 }
 

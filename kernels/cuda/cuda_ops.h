@@ -6,6 +6,7 @@
 #include "kernels/cuda/attention_lists.h"
 #include "kernels/cuda/products.h"
 #include "kernels/cuda/runtime.h"
+#include "kernels/cuda/step_trace.h"
 #include "kernels/ops.h"
 
 namespace sluice::cuda {
@@ -20,7 +21,9 @@ class CudaOps final : public Ops {
  public:
   // batch_invariant: results do not depend on what else is in a batch; slower with many tokens.
   CudaOps(Runtime&, Stream, DType act, bool batch_invariant);
+  ~CudaOps() override { runtime_.set_trace(nullptr); }
 
+  StepTrace& trace() { return trace_; }
   DType act_dtype() const override { return act_; }
   DType weight_dtype(DType wanted) const override {
     const bool fp8 = runtime_.info().has_fp8_products && !products_.invariant();
@@ -79,6 +82,8 @@ class CudaOps final : public Ops {
     Quantized(const OpsLimits&);
   };
   DType kept_as(DType wanted, int64_t out_features, int64_t in_features) const;
+  // First of all in an op.
+  void note(const char* op, std::initializer_list<const Tensor*> operands);
   int sample_blocks(const OpsLimits&) const;
   const AttentionLists& lists(const AttentionShape&) const;
 
@@ -86,6 +91,7 @@ class CudaOps final : public Ops {
   const Stream stream_;
   const DType act_;
   Products products_;
+  StepTrace trace_;
 
   // --- from reserve() on ---
   OpsLimits limits_;

@@ -10,6 +10,22 @@
 namespace sluice::cuda {
 namespace {
 
+// A captured step that says so when it is asked for again.
+class TracedGraph final : public Graph {
+ public:
+  TracedGraph(std::unique_ptr<Graph> graph, StepTrace& trace)
+      : graph_(std::move(graph)), trace_(trace), ops_(trace.ops()) {}
+  void replay(Stream stream) override {
+    trace_.replay(ops_);
+    graph_->replay(stream);
+  }
+
+ private:
+  const std::unique_ptr<Graph> graph_;
+  StepTrace& trace_;
+  const StepTrace::Ops ops_;
+};
+
 class CudaDevice final : public Device {
  public:
   CudaDevice(std::unique_ptr<Runtime> runtime, DType act, bool batch_invariant)
@@ -28,6 +44,7 @@ class CudaDevice final : public Device {
   }
   size_t free_bytes() const override { return runtime_->free_bytes(); }
   bool is_host() const override { return false; }
+  void on_failure(std::function<void()> f) override { runtime_->on_failure(std::move(f)); }
   Ops& ops() override { return ops_; }
 
   Stream compute_stream() override { return compute_; }
@@ -45,7 +62,7 @@ class CudaDevice final : public Device {
   void sync(Event event) override { runtime_->sync(event); }
   Nanos between(Event begin, Event end) override { return runtime_->between(begin, end); }
   std::unique_ptr<Graph> capture(Stream stream, const std::function<void()>& body) override {
-    return runtime_->capture(stream, body);
+    return std::make_unique<TracedGraph>(runtime_->capture(stream, body), ops_.trace());
   }
 
  private:

@@ -3,15 +3,29 @@
 #include <cstdio>
 #include <cstdlib>
 
+#include "kernels/cuda/step_trace.h"
+
 namespace sluice::cuda {
+
+void Runtime::fail(const std::string& what) {
+  failing_.lock();
+  std::string text = fmt::format("{}: {}\n", info().name, what);
+  if (trace_ != nullptr)
+    text += fmt::format(
+        "  What it was asked for of late. Where the error was seen need not be where it was made: "
+        "with CUDA_LAUNCH_BLOCKING=1 in the environment the last op is the one.\n{}",
+        trace_->to_text());
+  std::fputs(text.c_str(), stderr);
+  std::fflush(stderr);
+  if (on_failure_) on_failure_();
+  std::_Exit(kFailed);
+}
 
 Device::Buffer allocate(Runtime& runtime, size_t bytes, Memory kind) {
   void* p = runtime.allocate(bytes, kind);
-  if (p == nullptr) {
-    std::fprintf(stderr, "out of memory: cannot allocate %zu bytes on %s\n", bytes,
-                 kind == Memory::device ? runtime.info().name.c_str() : "the host, pinned");
-    std::abort();
-  }
+  if (p == nullptr)
+    runtime.fail(fmt::format("out of memory: cannot allocate {} bytes {}", bytes,
+                             kind == Memory::device ? "on it" : "of the host, pinned"));
   return {p, [&runtime, kind](void* q) { runtime.release(q, kind); }};
 }
 

@@ -2,12 +2,15 @@
 
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <string>
 
 #include "base/status.h"
 #include "kernels/device.h"
 
 namespace sluice::cuda {
+
+class StepTrace;
 
 struct DeviceInfo {
   std::string name;  // "NVIDIA H200"
@@ -17,13 +20,21 @@ struct DeviceInfo {
 
 // What the device and its ops ask of CUDA beside the kernels: memory, order, capture, and the
 // library's matrix product. Two implementations: the GPU's (runtime_cuda.cc), and the emulator's
-// (runtime_emulated.cc). A call that fails ends the process with one line that names it: behind an
-// error of CUDA nothing on the device can be trusted.
+// (runtime_emulated.cc). A call that fails ends the process: behind an error of CUDA nothing on the
+// device can be trusted.
 //
 // Any thread.
 class Runtime {
  public:
   virtual ~Runtime() = default;
+
+  // The one end of all failures. Prints `what`, and what the device was asked for of late, has
+  // on_failure() done, and exits with kFailed, for whoever supervises to start another process.
+  static constexpr int kFailed = 70;
+  [[noreturn]] void fail(const std::string& what);
+  void on_failure(std::function<void()> f) { on_failure_ = std::move(f); }
+  // What was asked for; null: nobody keeps it. Outlives the use of this.
+  void set_trace(const StepTrace* trace) { trace_ = trace; }
 
   virtual const DeviceInfo& info() const = 0;
   virtual size_t free_bytes() const = 0;
@@ -34,6 +45,8 @@ class Runtime {
   // Streams and events live as long as this.
   virtual Stream make_stream() = 0;
   virtual Event make_event() = 0;
+  // Fails where a kernel could not be launched since the last time: launches are not waited for.
+  virtual void check_launches() = 0;
   // Between device and pinned memory in any direction. Both ends stay untouched until it is done.
   virtual void copy(void* dst, const void* src, size_t bytes, Stream) = 0;
   // From any memory to the device's; done when it returns.
@@ -51,6 +64,11 @@ class Runtime {
   // dimension of w and the stride of x is a multiple of 16.
   virtual void scaled_matmul(Stream, Tensor out, Tensor x, Tensor x_scale, Tensor w,
                              Tensor w_scale) = 0;
+
+ private:
+  std::mutex failing_;  // held for ever by the first thread to fail
+  std::function<void()> on_failure_;
+  const StepTrace* trace_ = nullptr;
 };
 
 // The runtime that this was linked with: of one GPU, by its index among those that are visible, or

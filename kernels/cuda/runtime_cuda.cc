@@ -1,7 +1,5 @@
 #include <cuda_runtime.h>
 
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <mutex>
 #include <vector>
@@ -14,11 +12,10 @@ namespace {
 
 constexpr int kLeastCapability = 80;
 
-void check(cudaError_t error, const char* call) {
+void check(Runtime& runtime, cudaError_t error, const char* call) {
   if (error == cudaSuccess) return;
-  std::fprintf(stderr, "CUDA: %s failed: %s (%s)\n", call, cudaGetErrorString(error),
-               cudaGetErrorName(error));
-  std::_Exit(1);
+  runtime.fail(fmt::format("CUDA: {} failed: {} ({})", call, cudaGetErrorString(error),
+                           cudaGetErrorName(error)));
 }
 
 cudaStream_t of(Stream s) { return static_cast<cudaStream_t>(s.handle); }
@@ -26,11 +23,14 @@ cudaEvent_t of(Event e) { return static_cast<cudaEvent_t>(e.handle); }
 
 class CudaGraph final : public Graph {
  public:
-  explicit CudaGraph(cudaGraphExec_t graph) : graph_(graph) {}
+  CudaGraph(Runtime& runtime, cudaGraphExec_t graph) : runtime_(runtime), graph_(graph) {}
   ~CudaGraph() override { cudaGraphExecDestroy(graph_); }
-  void replay(Stream stream) override { check(cudaGraphLaunch(graph_, of(stream)), "GraphLaunch"); }
+  void replay(Stream stream) override {
+    sluice::cuda::check(runtime_, cudaGraphLaunch(graph_, of(stream)), "GraphLaunch");
+  }
 
  private:
+  Runtime& runtime_;
   const cudaGraphExec_t graph_;
 };
 
@@ -38,6 +38,7 @@ class CudaRuntime final : public Runtime {
  public:
   CudaRuntime(int index, DeviceInfo info, std::unique_ptr<CublasLt> blas)
       : index_(index), info_(std::move(info)), blas_(std::move(blas)) {
+    blas_->on_failure([this](const std::string& what) { fail(what); });
     workspace_ = allocate(CublasLt::kWorkspaceBytes, Memory::device);
     if (workspace_ == nullptr) check(cudaErrorMemoryAllocation, "Malloc of the workspace");
   }
@@ -100,10 +101,12 @@ class CudaRuntime final : public Runtime {
     use();
     check(cudaMemcpy(dst, src, bytes, cudaMemcpyHostToDevice), "Memcpy");
   }
-  void record(Event event, Stream stream) override {
+  void check_launches() override {
     use();
-    // A launch that could not be made says so here.
-    check(cudaGetLastError(), "a kernel's launch");
+    check(cudaPeekAtLastError(), "a kernel's launch");
+  }
+  void record(Event event, Stream stream) override {
+    check_launches();
     check(cudaEventRecord(of(event), of(stream)), "EventRecord");
   }
   void wait(Stream stream, Event event) override {
@@ -130,7 +133,7 @@ class CudaRuntime final : public Runtime {
     cudaGraphExec_t executable;
     check(cudaGraphInstantiate(&executable, graph), "GraphInstantiate");
     check(cudaGraphDestroy(graph), "GraphDestroy");
-    return std::make_unique<CudaGraph>(executable);
+    return std::make_unique<CudaGraph>(*this, executable);
   }
 
   void matmul(Stream stream, Tensor out, Tensor x, Tensor w) override {
@@ -155,6 +158,10 @@ class CudaRuntime final : public Runtime {
   static void* failed() {
     cudaGetLastError();  // else the next check would find it
     return nullptr;
+  }
+  // Also of what is const: nothing is left to be changed.
+  void check(cudaError_t error, const char* call) const {
+    sluice::cuda::check(const_cast<CudaRuntime&>(*this), error, call);
   }
 
   const int index_;

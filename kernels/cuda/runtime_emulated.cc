@@ -3,6 +3,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <deque>
+#include <fstream>
 #include <mutex>
 #include <set>
 #include <utility>
@@ -74,9 +75,12 @@ void multiply_scaled(const Tensor& out, const Tensor& x, const Tensor& x_scale, 
 }
 
 // A GPU without a GPU, for tests: the host's memory, streams that run at the last moment
-// (kernels/simt/stream.h), launches on the emulator, and a plain matrix product.
+// (kernels/simt/stream.h), launches on the emulator, and a plain matrix product. It fails where the
+// file `faults`, once there is one, says so: "sync" or "launch".
 class EmulatedRuntime final : public Runtime {
  public:
+  explicit EmulatedRuntime(std::string faults) : faults_(std::move(faults)) {}
+
   const DeviceInfo& info() const override { return info_; }
   size_t free_bytes() const override { return size_t{4} << 30; }
   void* allocate(size_t bytes, Memory) override {
@@ -107,7 +111,9 @@ class EmulatedRuntime final : public Runtime {
     const EmulatedEvent e = of(event);
     if (e.stream != nullptr) of(stream).put([e] { e.stream->run_until(e.mark); });
   }
+  void check_launches() override { stumble("launch"); }
   void sync(Event event) override {
+    stumble("sync");
     const EmulatedEvent e = of(event);
     if (e.stream != nullptr) e.stream->run_until(e.mark);
   }
@@ -143,6 +149,13 @@ class EmulatedRuntime final : public Runtime {
   }
 
  private:
+  void stumble(std::string_view call) {
+    if (faults_.empty()) return;
+    std::string fault;
+    if (std::ifstream(faults_) >> fault && fault == call)
+      fail(fmt::format("CUDA: {} failed: this is a test", call));
+  }
+
   // The library does that when a shape comes for the first time, and cannot under capture.
   void choose_algorithm(Stream stream, const Tensor& x, const Tensor& w) {
     const bool known =
@@ -151,6 +164,7 @@ class EmulatedRuntime final : public Runtime {
   }
 
   const DeviceInfo info_{"emulated", 2, true};
+  const std::string faults_;
   std::set<std::array<int64_t, 4>> shapes_;  // of matrix products
   std::mutex mutex_;                         // guards the lists; what is in them stays where it is
   std::deque<EmulatedStream> streams_;
@@ -159,9 +173,10 @@ class EmulatedRuntime final : public Runtime {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Runtime>> open_runtime(int index, const std::string&) {
+// It needs no libraries: their folder's name is that of the file of faults.
+absl::StatusOr<std::unique_ptr<Runtime>> open_runtime(int index, const std::string& libraries) {
   if (index != 0) return invalid_argument("device.index = {}: there is one emulated GPU", index);
-  return std::make_unique<EmulatedRuntime>();
+  return std::make_unique<EmulatedRuntime>(libraries);
 }
 
 }  // namespace sluice::cuda

@@ -4,6 +4,7 @@ import concurrent.futures
 import pathlib
 import re
 
+import httpx
 import pytest
 
 from conftest import BINARY, DEMO, Daemon, run_cli
@@ -78,6 +79,38 @@ def test_a_cache_in_fp8_takes_half(daemon, start):
     shared = tops[0].keys() & tops[1].keys()
     assert len(shared) >= 4 and tops[0] != tops[1]
     assert all(abs(tops[0][t] - tops[1][t]) < 0.5 for t in shared)
+
+
+@pytest.mark.parametrize("fault", ["sync", "launch"])
+def test_a_failure_of_the_device_ends_the_daemon(fault, tmp_path, start):
+    """One block says what was asked for, nobody is sent here any more, and a supervisor sees the code."""
+    faults = tmp_path / "faults"
+    d = start(DEMO, "--device=cuda", f"--device.plugin={EMULATED}", f"--device.libraries={faults}", *SMALL)
+    completion(d, temperature=0)
+
+    def readiness():
+        try:
+            return d.http.get("/health/ready").status_code
+        except httpx.HTTPError:
+            return "gone"
+
+    assert readiness() == 200
+    faults.write_text(fault)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        lost = pool.submit(d.post, "/v1/completions", {"prompt": "Once upon a time", "max_tokens": 12})
+        d.wait_for(lambda: "CUDA: " in d.log())
+        assert readiness() in (503, "gone")
+        with pytest.raises(httpx.HTTPError):
+            lost.result()
+    assert d.process.wait(30) == 70
+    _, report = d.log().split(f"emulated: CUDA: {fault} failed: this is a test\n")
+    lines = [line for line in report.splitlines() if line.startswith("  ")]
+    assert lines[0].startswith("  What it was asked for of late. ")
+    steps = [i for i, line in enumerate(lines) if line.startswith("  step ")]
+    assert len(steps) == 2 and re.fullmatch(
+        r"  step \d+: 1 sequences, of them \d decoding, \d+ tokens, longest context \d+", lines[steps[0]])
+    assert any(line.endswith("  <- the last") for line in lines)
+    assert any(re.match(r"    attention: bf16 \[\d+, \d+, \d+\], ", line) for line in lines)
 
 
 def test_decode_steps_are_replayed(daemon):

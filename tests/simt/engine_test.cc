@@ -3,6 +3,7 @@
 #include "base/float16.h"
 #include "base/float8.h"
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/step_trace.h"
 #include "kernels/quantize.h"
 #include "tests/golden/models/golden_model.h"
 #include "tests/unit/engine/trial.h"
@@ -251,6 +252,45 @@ void expect_exact(Rank rank, uint64_t num_seeds, std::optional<DType> kv_dtype =
   EXPECT_GT(cached, 25 * int64_t(num_seeds));
   EXPECT_GT(replayed, 25 * int64_t(num_seeds));
   EXPECT_GT(held, int64_t(num_seeds));
+}
+
+// The report of a failure: the two newest steps, each op's shapes once, and which came last.
+TEST(StepTrace, TellsOfTheStepsUnderWay) {
+  cuda::StepTrace trace;
+  int32_t cu[] = {0, 7, 8, 9};
+  AttnBatch batch;
+  batch.num_seqs = 3, batch.num_decodes = 2, batch.max_seq_len = 40;
+  batch.cu_q = Tensor::of(cu, DType::i32, {4});
+  const auto rows = [](int64_t n, int64_t d) { return Tensor::of(nullptr, DType::bf16, {n, d}); };
+  const Tensor x = rows(9, 64), up = rows(9, 96),
+               w = Tensor::of(nullptr, DType::fp8_e4m3, {96, 64});
+  trace.add("embed", {&x});
+  trace.begin_step(batch);
+  for (int layer = 0; layer < 3; ++layer) {
+    trace.add("rms_norm", {&x, &x});
+    trace.add("matmul", {&up, &x, &w});
+    if (layer < 2) trace.add("silu_mul", {&x, &up});
+  }
+  EXPECT_EQ(trace.to_text(),
+            "  step 1: 3 sequences, of them 2 decoding, 9 tokens, longest context 40\n"
+            "    rms_norm: bf16 [9, 64], bf16 [9, 64]; 3 times\n"
+            "    matmul: bf16 [9, 96], bf16 [9, 64], fp8_e4m3 [96, 64]; 3 times  <- the last\n"
+            "    silu_mul: bf16 [9, 64], bf16 [9, 96]; 2 times\n"
+            "  before the first step:\n"
+            "    embed: bf16 [9, 64]  <- the last\n");
+  const cuda::StepTrace::Ops captured = trace.ops();
+  for (int step = 2; step <= 3; ++step) trace.begin_step(batch);
+  trace.replay(captured);
+  for (int64_t i = 1; i <= 70; ++i) {
+    const Tensor other = rows(1, i);
+    trace.add("add", {&other});
+  }
+  const std::string text = trace.to_text();
+  EXPECT_TRUE(text.starts_with("  step 3: ")) << text;
+  EXPECT_NE(text.find("matmul: bf16 [9, 96], bf16 [9, 64], fp8_e4m3 [96, 64]; 3 times\n"),
+            std::string::npos);
+  EXPECT_NE(text.find("    add: bf16 [1, 61]  <- the last\n    and 9 others\n  step 2: "),
+            std::string::npos);
 }
 
 TEST_F(CudaEngine, WhateverHappensAround) { expect_exact(load_cuda(llama(true), "auto", true), 4); }
