@@ -94,8 +94,9 @@ std::vector<Field> engine_fields(Config& c) {
        "Run chat templates that clients send (bounded in time and memory); off: their names only"},
       {"model.dtype",
        &c.model.dtype,
-       "Weights in memory; auto: on CPU as stored, on a GPU bf16 (it has bf16 and f16), but fp8 "
-       "layers as stored where it can; fp8: layers as e4m3, quantised at load unless stored so",
+       "Weights in memory; auto: on CPU as stored, on a GPU f16 where config.json says float16 and "
+       "else bf16, but fp8 layers as stored where it can; fp8: layers as e4m3, quantised at load "
+       "unless stored so",
        "--dtype",
        0,
        0,

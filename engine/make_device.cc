@@ -6,6 +6,7 @@
 
 #include "base/log.h"
 #include "base/version.h"
+#include "engine/model_config.h"
 #include "kernels/cpu/device.h"
 #include "kernels/cuda/plugin.h"
 
@@ -29,6 +30,14 @@ absl::StatusOr<fs::path> find_plugin(const std::string& named) {
   return not_found("{} is neither in {} nor in ../lib/sluice from there", kPlugin, here.string());
 }
 
+// What a GPU computes in, where nothing is asked for: what the checkpoint is said to be of.
+// Whatever is wrong with it is for its loader to say.
+bool is_f16(const Config::Model& model) {
+  if (model.dtype != "auto" || model.path.empty()) return model.dtype == "f16";
+  const auto config = read_model_config(model.path);
+  return config.ok() && config->dtype == DType::f16;
+}
+
 absl::StatusOr<std::unique_ptr<Device>> make_cuda_device(const Config& config) {
   const auto file = find_plugin(config.device.plugin);
   if (!file.ok()) return file.status();
@@ -40,7 +49,7 @@ absl::StatusOr<std::unique_ptr<Device>> make_cuda_device(const Config& config) {
   cuda::PluginOptions options;
   options.version = kVersion;
   options.device_index = config.device.index;
-  options.f16 = config.model.dtype == "f16";
+  options.f16 = is_f16(config.model);
   options.batch_invariant = config.device.batch_invariant;
   options.libraries = config.device.libraries.c_str();
   char error[512] = "";

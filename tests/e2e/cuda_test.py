@@ -123,6 +123,15 @@ def test_decode_steps_are_replayed(daemon):
     assert tokens == 120 and eager <= 4
 
 
+def test_computes_in_what_the_checkpoint_is_of(tmp_path):
+    model = tmp_path / "nano-f16"
+    assert run_cli("make-model", "--preset", "nano", "--dtype", "f16", "--out", model).returncode == 0
+    for path, flags, dtype in [(model, [], "f16"), (DEMO, [], "bf16"), (model, ["--dtype=bf16"], "bf16"),
+                               (DEMO, ["--dtype=f16"], "f16")]:
+        r = run_cli("plan", path, "--device=cuda", f"--device.plugin={EMULATED}", *SMALL, *flags)
+        assert f"cuda (emulated, {dtype})" in r.stdout, r.stdout + r.stderr
+
+
 def test_refuses_what_the_device_cannot(daemon):
     for flags, message in [
         (["--cache.block_size=8"], "cache.block_size = 8 (a power of two, at least 16)"),
