@@ -18,7 +18,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 using Rows = std::vector<std::pair<std::string, std::string>>;
 
-constexpr size_t kShown = 12;  // lines of one list; the JSON has all
+constexpr size_t kShown = 8;  // tensors that are named, of those with a fault; the JSON has all
 
 std::vector<std::string> messages_of(const std::vector<absl::Status>& problems) {
   std::vector<std::string> lines;
@@ -166,6 +166,7 @@ struct Report {
   std::vector<std::string> special;          // tokens, in order of their ids
   std::vector<ChatTemplate::Reviewed> templates;
   std::vector<absl::Status> problems;
+  size_t first_tensor_problem = 0;
 
   void add(absl::Status s) {
     if (!s.ok()) problems.push_back(std::move(s));
@@ -189,6 +190,7 @@ void review_weights(const std::filesystem::path& dir, Report& r) {
   if (!r.config.has_sizes || r.stored.tensors().empty()) return;
   const ModelConfig& c = r.config.config;
   r.weights = review_checkpoint(c, r.stored);
+  r.first_tensor_problem = r.problems.size();
   r.add(r.weights.problems);
   for (const WeightReview::Group& group : r.weights.groups) {
     r.parameters += group.parameters;
@@ -232,10 +234,18 @@ void append_list(std::string& text, const std::string& title,
                  const std::vector<std::string>& lines) {
   if (lines.empty()) return;
   text += fmt::format("\n{}\n", title);
-  for (size_t i = 0; i < std::min(lines.size(), kShown); ++i)
-    text += fmt::format("  - {}\n", lines[i]);
-  if (lines.size() > kShown)
-    text += fmt::format("  - and {} more (--json has them all)\n", lines.size() - kShown);
+  for (const std::string& line : lines) text += fmt::format("  - {}\n", line);
+}
+
+// One wrong size is a fault of most tensors, which must not hide what else there is.
+std::vector<std::string> shown_problems(const Report& r) {
+  std::vector<std::string> lines = messages_of(r.problems);
+  const size_t tensors = r.weights.problems.size();
+  if (tensors <= kShown) return lines;
+  const auto rest = lines.begin() + static_cast<ptrdiff_t>(r.first_tensor_problem + kShown);
+  *rest = fmt::format("and {} more tensors (--json names them all)", tensors - kShown);
+  lines.erase(rest + 1, rest + static_cast<ptrdiff_t>(tensors - kShown));
+  return lines;
 }
 
 void append_weights(std::string& text, const Report& r) {
@@ -251,8 +261,8 @@ void append_weights(std::string& text, const Report& r) {
   std::string types;
   for (const auto& [name, total] : r.dtypes)
     types += fmt::format("{}{} {}", types.empty() ? "" : ", ", name, bytes_text(total.bytes));
-  line("all that is there", r.parameters > 0 ? count_text(r.parameters) : "",
-       int64_t(r.stored.bytes()), types);
+  line("in the files", r.parameters > 0 ? count_text(r.parameters) : "", int64_t(r.stored.bytes()),
+       types);
   if (!r.weights.unused.empty())
     text += fmt::format("  {:<16} {} tensors: {}\n", "not used", r.weights.unused.size(),
                         some_of(r.weights.unused, 4));
@@ -296,7 +306,7 @@ std::string to_text(const Report& r) {
   const size_t reasons = r.problems.size();
   append_list(text,
               fmt::format("cannot be served, for {} reason{}", reasons, reasons == 1 ? "" : "s"),
-              messages_of(r.problems));
+              shown_problems(r));
   if (reasons == 0) text += "\ncan be served; `sluice plan` says what memory it takes\n";
   return text;
 }

@@ -435,6 +435,27 @@ TEST_F(ModelConfigTest, KeysWithoutEffectAreNamed) {
       ElementsAre("config.json: keys that have no effect here: new?key, num_nextn_predict_layers"));
 }
 
+// A key by which another family's models differ is no detail that may be left out.
+TEST_F(ModelConfigTest, TraitsOfOtherFamiliesAreRefused) {
+  Json json = llama();
+  json.update({{"clip_qkv", nullptr},
+               {"use_qk_norm", false},
+               {"logits_scaling", 1.0},
+               {"num_experts", 1},
+               {"pruned_heads", Json::object()}});
+  const auto neutral = read(json);
+  ASSERT_TRUE(neutral.ok()) << neutral.status();
+  EXPECT_THAT(neutral->warnings, IsEmpty());
+  for (const auto& [key, value] : std::vector<std::pair<const char*, Json>>{
+           {"clip_qkv", 8.0}, {"use_qk_norm", true}, {"logits_scaling", 8}, {"num_experts", 64}}) {
+    Json other = llama();
+    other[key] = value;
+    EXPECT_EQ(error_of(other),
+              fmt::format("config.json: \"{}\" is {}, which is not supported for LlamaForCausalLM",
+                          key, value.dump()));
+  }
+}
+
 TEST_F(ModelConfigTest, GenerationConfigComesFirst) {
   generation(R"({"bos_token_id": 5, "eos_token_id": 7, "do_sample": true, "temperature": 0.6,
                  "top_p": 0.9, "top_k": 20, "min_p": 0, "repetition_penalty": 1.05,

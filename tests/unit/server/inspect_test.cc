@@ -124,6 +124,17 @@ TEST_F(InspectTest, SaysEveryReason) {
                                 HasSubstr("default (refused)")));
 }
 
+TEST_F(InspectTest, ManyTensorsDoNotHideTheRest) {
+  make("tiny-qwen2-moe");
+  edit("config.json", [](Json& c) { c["hidden_size"] = 256; });
+  write_file(dir_.path() / "chat_template.jinja", "{% if %}");
+  const Inspection found = inspect();
+  ASSERT_GT(found.problems.size(), 20u);
+  EXPECT_THAT(found.text,
+              AllOf(HasSubstr(fmt::format("and {} more tensors", found.problems.size() - 9)),
+                    HasSubstr(found.problems.back())));
+}
+
 TEST_F(InspectTest, WhatFollowsFromAFaultIsNotAnother) {
   make("nano");
   edit("config.json", [](Json& c) { c["hidden_size"] = "wide"; });
