@@ -55,10 +55,14 @@ std::string json_escape(std::string_view text) {
 }  // namespace
 
 void init_log(std::string_view level, std::string_view format) {
-  logger().set_level(spdlog::level::from_str(std::string(level)));
+  set_log_level(level);
   json_lines = format == "json";
   if (json_lines)
     logger().set_pattern(R"({"time":"%Y-%m-%dT%H:%M:%S.%e%z","level":"%l","message":"%v"})");
+}
+
+void set_log_level(std::string_view level) {
+  logger().set_level(spdlog::level::from_str(std::string(level)));
 }
 
 bool log_enabled(LogLevel level) { return logger().should_log(to_spdlog(level)); }

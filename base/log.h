@@ -13,6 +13,8 @@ enum class LogLevel { debug, info, warn, error };
 // refused by the configuration before they come here.
 void init_log(std::string_view level, std::string_view format);
 
+void set_log_level(std::string_view level);  // any thread
+
 bool log_enabled(LogLevel level);
 void log_line(LogLevel level, std::string_view text);
 

@@ -35,6 +35,12 @@ class Queue {
     wake_.notify_one();
   }
 
+  // What is in it stays, also when that is more.
+  void set_capacity(size_t capacity) {
+    std::lock_guard lock(mutex_);
+    capacity_ = capacity;
+  }
+
   // Wakes the consumer, now or when it next waits, with nothing to take: there is news elsewhere.
   void poke() {
     {
@@ -63,7 +69,7 @@ class Queue {
   }
 
  private:
-  const size_t capacity_;
+  size_t capacity_;
   std::mutex mutex_;
   std::condition_variable wake_;
   std::vector<T> items_;

@@ -66,7 +66,9 @@ struct Config {
     int http_port = 8000;
     int grpc_port = 8001;  // 0: any free port, for both
     int io_threads = 2;
-    int drain_seconds = 30;
+    int drain_delay_seconds = 0;  // from SIGTERM until new work is refused
+    int drain_seconds = 30;       // from then on, for what runs
+    int stall_seconds = 60;       // without a step while there is work: not ready, not alive
     int max_connections = 4096;
     int64_t max_body_bytes = 8 << 20;
     int body_timeout_seconds = 30;   // to receive a whole request

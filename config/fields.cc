@@ -233,8 +233,16 @@ std::vector<Field> server_fields(Config& c) {
       {"server.grpc_port", &c.server.grpc_port, "gRPC port; 0: any free one", "--grpc-port", 0,
        65535},
       {"server.io_threads", &c.server.io_threads, "Threads that serve connections", "", 1, 64},
+      {"server.drain_delay_seconds", &c.server.drain_delay_seconds,
+       "After SIGTERM, how long new work is still taken while readiness says no, so that load "
+       "balancers notice; Ctrl-C does not wait",
+       "", 0, 3600},
       {"server.drain_seconds", &c.server.drain_seconds,
-       "After SIGTERM, how long running requests may take", "", 0, 86400},
+       "After that, how long running requests may take", "", 0, 86400},
+      {"server.stall_seconds", &c.server.stall_seconds,
+       "With work but without a step for so long the engine counts as stalled: not ready, not "
+       "alive, and a service manager's watchdog is not fed",
+       "", 1, 86400},
       {"server.max_connections", &c.server.max_connections, "Open HTTP connections", "", 1,
        1000000},
       {"server.max_body_bytes",
@@ -274,12 +282,28 @@ std::vector<Field> server_fields(Config& c) {
   };
 }
 
+// What a running daemon can change: limits that are looked up whenever they matter.
+constexpr std::string_view kLive[] = {
+    "scheduler.max_queue",
+    "scheduler.max_queued_tokens",
+    "scheduler.max_ttft_seconds",
+    "server.drain_delay_seconds",
+    "server.drain_seconds",
+    "server.stall_seconds",
+    "server.max_connections",
+    "server.body_timeout_seconds",
+    "server.write_timeout_seconds",
+    "server.max_n",
+    "log.level",
+};
+
 }  // namespace
 
 std::vector<Field> fields_of(Config& config) {
   std::vector<Field> fields = engine_fields(config);
   for (const std::vector<Field>& more : {scheduler_fields(config), server_fields(config)})
     fields.insert(fields.end(), more.begin(), more.end());
+  for (Field& field : fields) field.live = std::ranges::find(kLive, field.name) != std::end(kLive);
   return fields;
 }
 

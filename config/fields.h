@@ -23,6 +23,7 @@ struct Field {
   double min = 0, max = 0;                     // numbers; equal: any
   std::vector<std::string_view> choices = {};  // strings; empty: any
   bool bytes = false;                          // accepts 512MiB, 2GB, ...
+  bool live = false;                           // SIGHUP changes it; the others need a restart
 };
 
 // The list, bound to `config`, in the order of config.h.

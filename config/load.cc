@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <sstream>
 
+#include "base/check.h"
 #include "config/fields.h"
 
 namespace sluice {
@@ -123,12 +124,26 @@ std::string print_config(Config config) {
   return out;
 }
 
+std::vector<KnobChange> take_live_knobs(Config& running, Config fresh) {
+  std::vector<KnobChange> changes;
+  const std::vector<Field> now = fields_of(running), wanted = fields_of(fresh);
+  for (size_t i = 0; i < now.size(); ++i) {
+    const KnobChange change{std::string(now[i].name), text_of(now[i]), text_of(wanted[i]),
+                            now[i].live};
+    if (change.from == change.to) continue;
+    if (change.live) CHECK(set_field(now[i], change.to).ok());  // it was read from such a text
+    changes.push_back(change);
+  }
+  return changes;
+}
+
 std::string config_reference() {
   Config defaults;
   std::string out =
       "# Configuration\n\n"
       "Every knob can be given as a flag, an environment variable or a key of a TOML file "
       "(`--config FILE`). Flags win over the environment, the environment over the file. "
+      "Knobs marked * change in a running daemon on SIGHUP (docs/operations.md). "
       "This page is printed by `sluice config-reference`.\n\n"
       "| Knob (flag `--KNOB`) | Short flag | Environment | Default | Meaning |\n"
       "|---|---|---|---|---|\n";
@@ -137,7 +152,7 @@ std::string config_reference() {
     if (!f.choices.empty()) meaning += fmt::format(" ({})", fmt::join(f.choices, ", "));
     if (f.min != f.max) meaning += fmt::format(" ({} to {})", f.min, f.max);
     const std::string value = text_of(f);
-    out += fmt::format("| `{}` | {} | `{}` | {} | {} |\n", f.name,
+    out += fmt::format("| `{}`{} | {} | `{}` | {} | {} |\n", f.name, f.live ? " *" : "",
                        f.flag.empty() ? "" : fmt::format("`{}`", f.flag), environment_name(f.name),
                        value.empty() ? "" : fmt::format("`{}`", value), meaning);
   }

@@ -23,6 +23,14 @@ absl::StatusOr<Config> load_config(const ConfigSources& sources);
 // The whole configuration as a TOML file that load_config reads back to the same values.
 std::string print_config(Config config);
 
+// A knob that two configurations do not agree on.
+struct KnobChange {
+  std::string name, from, to;
+  bool live = false;  // `running` has the new value now; else it waits for a restart
+};
+// Takes over from `fresh` what may change in a running daemon, and lists every difference.
+std::vector<KnobChange> take_live_knobs(Config& running, Config fresh);
+
 // docs/configuration.md: a table of every knob.
 std::string config_reference();
 

@@ -40,13 +40,15 @@ double unix_seconds() {
 }
 
 struct Command {
-  enum class Kind : uint8_t { submit, cancel, inspect, drain, stop };
+  enum class Kind : uint8_t { submit, cancel, inspect, limits, drain, stop };
   Kind kind = Kind::stop;
   int sample = kAllSamples;  // cancel
   RequestId id = 0;
   Instant when{};  // submit, cancel: when it came; drain: its deadline
   GenerateRequest request;
   std::function<void(const Scheduler&)> look;  // inspect
+  int max_queue = 0;                           // limits
+  int64_t max_queued_tokens = 0;               // limits
 };
 
 // What the loop remembers of a request that still owes final events.
@@ -142,7 +144,7 @@ struct Engine::Impl {
   bool stopping = false;
 
   // --- any thread ---
-  const int max_queue;
+  std::atomic<int> max_queue;
   Queue<Command> inbox;
   std::atomic<bool> draining{false};
   std::atomic<bool> at_rest{false};
@@ -208,6 +210,8 @@ void Engine::Impl::apply(Command& c) {
     case Command::Kind::inspect:
       deliver();
       return c.look(*scheduler);
+    case Command::Kind::limits:
+      return scheduler->set_queue_limits(c.max_queue, c.max_queued_tokens);
     case Command::Kind::drain:
       drain_asked = true;
       drain_deadline = std::min(drain_deadline, c.when);
@@ -320,6 +324,7 @@ void Engine::Impl::rest() {
   }
   at_rest = true;
   inbox.wait_until(now() + kHeartbeat);
+  note_progress();  // a long step that comes next has not begun before
   at_rest = false;
 }
 
@@ -376,7 +381,7 @@ absl::Status Engine::submit(RequestId id, GenerateRequest request) {
   c.when = now();
   c.request = std::move(request);
   if (!e.inbox.try_push(std::move(c)))
-    return resource_exhausted("the engine's inbox is full ({} requests)", e.max_queue);
+    return resource_exhausted("the engine's inbox is full ({} requests)", e.max_queue.load());
   return absl::OkStatus();
 }
 
@@ -406,8 +411,18 @@ absl::Status Engine::inspect(std::function<void(const Scheduler&)> look) {
   c.kind = Command::Kind::inspect;
   c.look = std::move(look);
   if (!impl_->inbox.try_push(std::move(c)))
-    return resource_exhausted("the engine's inbox is full ({} requests)", impl_->max_queue);
+    return resource_exhausted("the engine's inbox is full ({} requests)", impl_->max_queue.load());
   return absl::OkStatus();
+}
+
+void Engine::set_queue_limits(int max_queue, int64_t max_queued_tokens) {
+  impl_->max_queue = max_queue;
+  impl_->inbox.set_capacity(size_t(max_queue));
+  Command c;
+  c.kind = Command::Kind::limits;
+  c.max_queue = max_queue;
+  c.max_queued_tokens = max_queued_tokens;
+  impl_->inbox.push(std::move(c));
 }
 
 StepCost Engine::step_cost() const { return impl_->cost.load(); }

@@ -43,6 +43,9 @@ class Engine {
   // engine that ends before it got to it is not answered.
   absl::Status inspect(std::function<void(const Scheduler&)> look);
 
+  // Any thread: of the inbox, and of the scheduler's queue for requests that come from now on.
+  void set_queue_limits(int max_queue, int64_t max_queued_tokens);
+
   // Stops admission (submit fails with unavailable), lets running requests finish until the
   // deadline, then cancels the rest. Returns when the engine is idle. Every request still gets its
   // final event.

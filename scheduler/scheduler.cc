@@ -37,6 +37,11 @@ bool Scheduler::idle() const {
 }
 Scheduler::Stats Scheduler::stats() const { return impl_->stats(); }
 void Scheduler::check_invariants() const { impl_->check_invariants(); }
+void Scheduler::set_queue_limits(int max_queue, int64_t max_queued_tokens) {
+  impl_->policy_.max_queue = max_queue;
+  impl_->policy_.max_queued_tokens = max_queued_tokens;
+}
+
 const CostModel& Scheduler::cost_model() const { return impl_->cost_; }
 
 Scheduler::Impl::Impl(const Policy& policy, const CostModel& seed, BlockPool& device,

@@ -50,6 +50,9 @@ class Scheduler {
   // `result.device_time` feeds the cost model and the service that each request is charged.
   void commit(const StepResult& result, Instant now, std::vector<TokenEvent>& events);
 
+  // For requests that come from now on; what waits already goes on waiting.
+  void set_queue_limits(int max_queue, int64_t max_queued_tokens);
+
   bool idle() const;  // no request, nothing in flight, no copy under way, no event owed
 
   static constexpr int kLevels = 16;  // of the MLFQ; the last takes all that would be below

@@ -319,7 +319,7 @@ struct Scheduler::Impl {
   static constexpr int kPushesPerPreemption = 16;
   static constexpr double kNoLimit = std::numeric_limits<double>::infinity();
 
-  const Policy policy_;
+  Policy policy_;  // constant but for the limits of its queue
   CostModel cost_;
   BlockPool& pool_;
   BlockPool* const host_;

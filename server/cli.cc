@@ -1,6 +1,7 @@
 #include "server/cli.h"
 
 #include <fmt/format.h>
+#include <sysexits.h>
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
@@ -35,6 +36,20 @@ int report(const absl::Status& status) {
   return 1;
 }
 
+// For supervisors of the daemon: whether to start it again can help.
+int report_to_supervisor(const absl::Status& status) {
+  const int result = report(status);
+  switch (status.code()) {
+    case absl::StatusCode::kInvalidArgument:  // a knob, a model's file
+    case absl::StatusCode::kNotFound:
+    case absl::StatusCode::kUnimplemented:
+    case absl::StatusCode::kResourceExhausted:  // the plan does not fit the memory
+      return EX_CONFIG;
+    default:
+      return result;
+  }
+}
+
 struct Program {
   CLI::App app{"Sluice: serves large language models over HTTP and gRPC."};
   ConfigFlags serve_flags, plan_flags, health_flags;
@@ -59,16 +74,17 @@ void add_serve(Program& p, char** environment) {
   p.serve_flags.add_to(*command);
   command->add_flag("--print-config", p.print, "Print the settings as TOML and exit");
   command->callback([&p, environment] {
-    const absl::StatusOr<Config> config = p.serve_flags.load(environment);
+    const auto load = [&p, environment] { return p.serve_flags.load(environment); };
+    const absl::StatusOr<Config> config = load();
     if (!config.ok()) {
-      p.result = report(config.status());
+      p.result = report_to_supervisor(config.status());
       return;
     }
     if (p.print) {
       fmt::print("{}", print_config(*config));
       return;
     }
-    p.result = report(serve(*config));
+    p.result = report_to_supervisor(serve(*config, load, environment));
   });
 }
 

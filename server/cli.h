@@ -36,7 +36,8 @@ class ConfigFlags {
 };
 
 // Runs the program: parses `argv`, dispatches to a subcommand, returns the exit code.
-// 0: done; 1: it failed, with one line on stderr; 2: the command line is wrong.
+// 0: done; 1: it failed, with one line on stderr; 2: the command line is wrong. `serve` ends with
+// 78 (EX_CONFIG) where starting it again as it is cannot help: docs/operations.md.
 int run_command_line(int argc, char** argv, char** environment);
 
 }  // namespace sluice

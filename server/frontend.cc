@@ -17,8 +17,6 @@ namespace {
 
 constexpr int kDefaultCompletionTokens = 16;
 constexpr double kMaxRetrySeconds = 24 * 3600;
-// No step of a healthy engine takes this long, on the slowest machine that is worth serving from.
-constexpr Nanos kStallLimit = std::chrono::seconds(60);
 
 uint64_t draw_number() {
   thread_local std::mt19937_64 generator{(static_cast<uint64_t>(std::random_device{}()) << 32) ^
@@ -39,9 +37,8 @@ Usage Job::usage() const {
 Frontend::Frontend(ModelInfo model, const Config& config, Engine& engine, StreamHub& hub,
                    Metrics& metrics)
     : model_(std::move(model)),
-      config_(config.server),
+      limits_(config),
       trust_request_template_(config.model.trust_request_chat_template),
-      max_ttft_(config.scheduler.max_ttft_seconds),
       step_tokens_(config.scheduler.max_step_tokens),
       block_size_(config.cache.block_size),
       engine_(engine),
@@ -212,7 +209,7 @@ MaybeError Frontend::prepare(const ApiRequest& request, Job* job) const {
   if (auto error = check_model(request.model)) return error;
   GenerateRequest generate;  // but for the prompt
   if (auto error =
-          check_sampling(request, model_, config_, &generate.sampling, &generate.num_samples))
+          check_sampling(request, model_, limits_.max_n, &generate.sampling, &generate.num_samples))
     return error;
   if (auto error = check_scheduling(request, generate.num_samples, &generate)) return error;
   if (request.ttft_ms) {
@@ -317,13 +314,20 @@ MaybeError Frontend::check_wait(int64_t body_bytes, double limit, const char* li
 }
 
 MaybeError Frontend::admit(int64_t body_bytes) const {
-  if (max_ttft_ <= 0) return std::nullopt;
-  return check_wait(body_bytes, max_ttft_, "scheduler.max_ttft_seconds");
+  const double limit = limits_.max_ttft_seconds;
+  if (limit <= 0) return std::nullopt;
+  return check_wait(body_bytes, limit, "scheduler.max_ttft_seconds");
 }
 
 void Frontend::set_ready() { ready_ = true; }
-void Frontend::begin_drain() { draining_ = true; }
-void Frontend::set_failed() { failed_ = draining_ = true; }
+void Frontend::announce_drain() { announced_ = true; }
+void Frontend::begin_drain() { announced_ = draining_ = true; }
+void Frontend::set_failed() { failed_ = announced_ = draining_ = true; }
+
+void Frontend::set_limits(const Config& config) {
+  limits_.set(config);
+  engine_.set_queue_limits(config.scheduler.max_queue, config.scheduler.max_queued_tokens);
+}
 
 std::string Frontend::expose_metrics() const {
   metrics_.since_step_seconds.Set(to_seconds(engine_.since_progress()));
@@ -332,12 +336,14 @@ std::string Frontend::expose_metrics() const {
 
 Readiness Frontend::readiness() const {
   if (failed_) return {false, "failed"};
-  if (draining_) return {false, "draining"};
+  if (announced_) return {false, "draining"};
   if (!ready_) return {false, "starting"};
-  const Scheduler::Stats stats = engine_.stats();
-  if (stats.running + stats.waiting > 0 && engine_.since_progress() > kStallLimit)
-    return {false, "stalled"};
+  if (stalled()) return {false, "stalled"};
   return {true, ""};
+}
+
+bool Frontend::stalled() const {
+  return engine_.since_progress() > std::chrono::seconds(limits_.stall_seconds);  // 0 at rest
 }
 
 }  // namespace sluice

@@ -11,6 +11,7 @@
 #include "engine/engine.h"
 #include "server/api_error.h"
 #include "server/api_types.h"
+#include "server/limits.h"
 #include "server/request_registry.h"
 #include "server/stream_hub.h"
 #include "text/chat_template.h"
@@ -94,11 +95,16 @@ class Frontend {
   // For sluice_requests_rejected_total: call once with whatever error refused a request.
   void count_rejected(const ApiError&) const;
 
-  void set_ready();    // after warm-up
-  void begin_drain();  // from now on start() refuses
-  void set_failed();   // the same, and for good: the device has failed
-  bool draining() const { return draining_; }
+  void set_ready();       // after warm-up
+  void announce_drain();  // from now on not ready, for balancers to notice; work is still taken
+  void begin_drain();     // from now on start() refuses too
+  void set_failed();      // the same, and for good: the device has failed
+  bool draining() const { return announced_; }
   Readiness readiness() const;
+  // Work, but no step for server.stall_seconds: nothing but a new process will help.
+  bool stalled() const;
+  const Limits& limits() const { return limits_; }
+  void set_limits(const Config&);  // any thread
   Scheduler::Stats stats() const { return engine_.stats(); }
   StreamHub& hub() { return hub_; }
   Metrics& metrics() const { return metrics_; }
@@ -113,9 +119,8 @@ class Frontend {
   void set_names(const ApiRequest&, GenerateRequest*) const;
 
   const ModelInfo model_;
-  const Config::Server config_;
+  Limits limits_;
   const bool trust_request_template_;
-  const double max_ttft_;  // seconds; 0: no limit
   const int step_tokens_, block_size_;
   Engine& engine_;
   StreamHub& hub_;
@@ -123,7 +128,7 @@ class Frontend {
   const std::shared_ptr<RequestRegistry> registry_ = std::make_shared<RequestRegistry>();
   const uint64_t hash_key_;  // of names that clients choose: salts and sessions
   int longest_piece_ = 1;    // bytes; bounds how much text can fit the context
-  std::atomic<bool> ready_{false}, draining_{false}, failed_{false};
+  std::atomic<bool> ready_{false}, announced_{false}, draining_{false}, failed_{false};
 };
 
 }  // namespace sluice

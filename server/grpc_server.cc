@@ -11,6 +11,7 @@
 #include <mutex>
 #include <utility>
 
+#include "server/accept_loop.h"
 #include "server/grpc_convert.h"
 #include "server/json_text.h"
 #include "server/shard_thread.h"
@@ -37,9 +38,8 @@ template <class Response>
 class StreamCall final : public grpc::ServerWriteReactor<Response>,
                          public std::enable_shared_from_this<StreamCall<Response>> {
  public:
-  StreamCall(Frontend& frontend, int shard, grpc::CallbackServerContext* context,
-             Nanos write_timeout)
-      : frontend_(frontend), shard_(shard), context_(context), write_timeout_(write_timeout) {}
+  StreamCall(Frontend& frontend, int shard, grpc::CallbackServerContext* context)
+      : frontend_(frontend), shard_(shard), context_(context) {}
 
   // Keeps itself alive from here to OnDone.
   void hold() { self_ = this->shared_from_this(); }
@@ -68,7 +68,8 @@ class StreamCall final : public grpc::ServerWriteReactor<Response>,
   bool healthy() {
     std::lock_guard lock(mutex_);
     if (cancelled_) return false;
-    if (!writing_ || now() - write_began_ <= write_timeout_) return true;
+    const std::chrono::seconds timeout(frontend_.limits().write_timeout_seconds);
+    if (!writing_ || now() - write_began_ <= timeout) return true;
     context_->TryCancel();  // a write that is stuck would keep Finish waiting
     return false;
   }
@@ -120,7 +121,6 @@ class StreamCall final : public grpc::ServerWriteReactor<Response>,
   Frontend& frontend_;
   const int shard_;
   grpc::CallbackServerContext* const context_;
-  const Nanos write_timeout_;
   std::shared_ptr<StreamCall> self_;
   RequestId stream_ = 0;
 
@@ -218,8 +218,7 @@ class EngineCall final : public grpc::ServerUnaryReactor,
 
 class InferenceService final : public v1::Inference::CallbackService {
  public:
-  InferenceService(Frontend& frontend, int shard, Nanos write_timeout)
-      : frontend_(frontend), shard_(shard), write_timeout_(write_timeout) {}
+  InferenceService(Frontend& frontend, int shard) : frontend_(frontend), shard_(shard) {}
 
   grpc::ServerWriteReactor<v1::GenerateResponse>* Generate(
       grpc::CallbackServerContext* context, const v1::GenerateRequest* request) override {
@@ -311,7 +310,7 @@ class InferenceService final : public v1::Inference::CallbackService {
   template <class Response, class Request>
   grpc::ServerWriteReactor<Response>* run(grpc::CallbackServerContext* context,
                                           const Request& request) {
-    auto call = std::make_shared<StreamCall<Response>>(frontend_, shard_, context, write_timeout_);
+    auto call = std::make_shared<StreamCall<Response>>(frontend_, shard_, context);
     call->hold();
     ApiRequest api;
     api.received = now();
@@ -347,19 +346,21 @@ class InferenceService final : public v1::Inference::CallbackService {
 
   Frontend& frontend_;
   const int shard_;
-  const Nanos write_timeout_;
 };
 
 }  // namespace
 
 struct GrpcServer::Impl {
   Impl(const Config::Server& c, Frontend& f, int s)
-      : config(c), shard(f, s), service(f, s, std::chrono::seconds(c.write_timeout_seconds)) {}
-  const Config::Server config;
+      : max_body_bytes(c.max_body_bytes), shard(f, s), service(f, s) {}
+  const int64_t max_body_bytes;
   ShardThread shard;
   InferenceService service;
   std::unique_ptr<grpc::Server> server;
+  std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> connections;
+  std::unique_ptr<AcceptLoop> accept_loop;  // null once it has ended
   int port = 0;
+  bool adopted = false;  // the listener has other owners
 };
 
 GrpcServer::GrpcServer(const Config::Server& config, Frontend& frontend, int shard)
@@ -367,24 +368,30 @@ GrpcServer::GrpcServer(const Config::Server& config, Frontend& frontend, int sha
 
 GrpcServer::~GrpcServer() { stop(); }
 
-absl::Status GrpcServer::start() {
+// The library can only bind listening sockets of its own, but takes connections that others
+// accepted; so a listener that a service manager hands over and one of ours are served alike.
+absl::Status GrpcServer::start(Listener listener) {
+  if (absl::Status s = listener.listen(); !s.ok()) return s;
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
-  const std::string& host = impl_->config.host;
-  const bool ipv6 = host.find(':') != std::string::npos;
-  const std::string address =
-      fmt::format("{}{}{}:{}", ipv6 ? "[" : "", host, ipv6 ? "]" : "", impl_->config.grpc_port);
   grpc::ServerBuilder builder;
-  builder.AddListeningPort(address, grpc::InsecureServerCredentials(), &impl_->port);
-  // Two servers on one port would share its connections without anybody noticing.
-  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
-  builder.SetMaxReceiveMessageSize(static_cast<int>(
-      std::min<int64_t>(impl_->config.max_body_bytes, std::numeric_limits<int>::max())));
+  impl_->connections = builder.experimental().AddExternalConnectionAcceptor(
+      grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD,
+      grpc::InsecureServerCredentials());
+  builder.SetMaxReceiveMessageSize(
+      static_cast<int>(std::min<int64_t>(impl_->max_body_bytes, std::numeric_limits<int>::max())));
   builder.RegisterService(&impl_->service);
   impl_->server = builder.BuildAndStart();
-  if (!impl_->server || impl_->port == 0)
-    return unavailable("server.grpc_port: cannot listen on {}; is the port taken?", address);
+  if (!impl_->server) return internal_error("the gRPC library does not start");
   set_serving(false);
+  impl_->port = listener.port();
+  impl_->adopted = listener.adopted();
+  impl_->accept_loop = std::make_unique<AcceptLoop>(
+      std::move(listener), [connections = impl_->connections.get()](int fd) {
+        grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters connection;
+        connection.fd = fd;
+        connections->HandleNewConnection(&connection);
+      });
   return absl::OkStatus();
 }
 
@@ -396,8 +403,16 @@ void GrpcServer::set_serving(bool serving) {
   health->SetServingStatus("sluice.v1.Inference", serving);
 }
 
+void GrpcServer::announce_drain() {
+  set_serving(false);
+  if (impl_->adopted) impl_->accept_loop.reset();
+}
+
+void GrpcServer::begin_drain() { impl_->accept_loop.reset(); }
+
 void GrpcServer::stop() {
   if (!impl_->server) return;
+  begin_drain();
   impl_->server->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(2));
   impl_->server->Wait();
   impl_->server.reset();

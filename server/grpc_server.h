@@ -5,6 +5,7 @@
 #include "base/status.h"
 #include "config/config.h"
 #include "server/frontend.h"
+#include "server/listener.h"
 
 namespace sluice {
 
@@ -16,12 +17,17 @@ class GrpcServer {
   GrpcServer(const Config::Server&, Frontend&, int shard);
   ~GrpcServer();  // stop(), if it was not called
 
-  // Binds and serves. Before the engine starts. The error names the address.
-  absl::Status start();
+  // Listens and serves. Before the engine starts.
+  absl::Status start(Listener);
   int port() const;
 
   // What grpc.health.v1 answers, for "" and "sluice.v1.Inference". Any thread.
   void set_serving(bool serving);
+  // As HTTP's: health says no; a listener with other owners is left to them.
+  void announce_drain();
+  // Closes the listener, as HTTP's. Calls on open connections are still answered, those for new
+  // work by the front end: UNAVAILABLE.
+  void begin_drain();
   // Refuses new calls and ends the remaining ones. The engine must be idle: every stream has ended.
   void stop();
 

@@ -341,6 +341,9 @@ HttpResponse HttpApi::metrics(const HttpRequest&, std::string_view) {
 }
 
 HttpResponse HttpApi::live(const HttpRequest&, std::string_view) {
+  if (frontend_.stalled())
+    return error_response(api_error(ErrorKind::loading, "", "not alive: no step for {} s",
+                                    frontend_.limits().stall_seconds.load()));
   HttpResponse out;
   out.content_type = "text/plain; charset=utf-8";
   return out;

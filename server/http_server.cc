@@ -1,6 +1,5 @@
 #include "server/http_server.h"
 
-#include <boost/asio/ip/address.hpp>
 #include <boost/asio/post.hpp>
 #include <string>
 #include <thread>
@@ -29,7 +28,11 @@ struct HttpServer::Impl {
     for (int i = 0; i < config.io_threads; ++i) threads.push_back(std::make_unique<HttpThread>(i));
   }
 
-  absl::Status listen();
+  absl::Status listen(Listener listener);
+  void stop_accepting();  // the first thread
+  void post_stop_accepting() {
+    asio::post(threads.front()->context, [this] { stop_accepting(); });
+  }
   void accept();
   void take(tcp::socket socket, HttpThread& thread);
   void sweep(HttpThread& thread);
@@ -44,30 +47,38 @@ struct HttpServer::Impl {
   std::vector<std::thread> running;
   size_t next_thread = 0;
   int port = 0;
+  bool adopted = false;  // the listener has other owners
 };
 
-absl::Status HttpServer::Impl::listen() {
-  const std::string& host = shared.config.host;
-  boost::system::error_code ec;
+absl::Status HttpServer::Impl::listen(Listener listener) {
+  if (absl::Status s = listener.listen(); !s.ok()) return s;
   asio::io_context& context = threads.front()->context;
-  // A name is resolved; "localhost" and "::" work like an address.
-  tcp::resolver resolver(context);
-  const auto found =
-      resolver.resolve(host, std::to_string(shared.config.http_port), tcp::resolver::passive, ec);
-  if (ec || found.empty())
-    return invalid_argument("server.host: cannot resolve {}: {}", host, ec.message());
-  const tcp::endpoint endpoint = found.begin()->endpoint();
+  const tcp protocol = listener.family() == AF_INET6 ? tcp::v6() : tcp::v4();
+  port = listener.port();
+  adopted = listener.adopted();
   acceptor = std::make_unique<tcp::acceptor>(context);
-  acceptor->open(endpoint.protocol(), ec);
-  if (!ec) acceptor->set_option(asio::socket_base::reuse_address(true), ec);
-  if (!ec) acceptor->bind(endpoint, ec);
-  if (!ec) acceptor->listen(4096, ec);
-  if (ec)
-    return unavailable("cannot listen on {} port {}: {}", host, shared.config.http_port,
-                       ec.message());
-  port = acceptor->local_endpoint(ec).port();
+  boost::system::error_code ec;
+  acceptor->assign(protocol, listener.fd(), ec);
+  if (ec) return internal_error("cannot accept connections: {}", ec.message());
+  listener.release();  // the acceptor's now
   accept_pause = std::make_unique<asio::steady_timer>(context);
   return absl::OkStatus();
+}
+
+// Those whose connections the kernel has already made are ours to answer, unless another process
+// accepts from the same socket.
+void HttpServer::Impl::stop_accepting() {
+  if (!acceptor->is_open()) return;
+  boost::system::error_code ec;
+  acceptor->non_blocking(true, ec);
+  while (!adopted && !ec) {
+    HttpThread& thread = *threads[next_thread++ % threads.size()];
+    tcp::socket socket(thread.context);
+    acceptor->accept(socket, ec);
+    if (!ec) take(std::move(socket), thread);
+  }
+  acceptor->close(ec);
+  accept_pause->cancel();
 }
 
 void HttpServer::Impl::accept() {
@@ -92,7 +103,7 @@ void HttpServer::Impl::accept() {
 
 void HttpServer::Impl::take(tcp::socket socket, HttpThread& thread) {
   const int others = shared.num_connections.fetch_add(1);
-  const int limit = shared.config.max_connections;
+  const int limit = shared.frontend.limits().max_connections;
   if (others >= limit + kMaxRefusals) {  // not even time to say no
     shared.num_connections.fetch_sub(1);
     return;
@@ -135,8 +146,8 @@ HttpServer::HttpServer(const Config::Server& config, Frontend& frontend)
 
 HttpServer::~HttpServer() { stop(); }
 
-absl::Status HttpServer::start() {
-  if (const absl::Status status = impl_->listen(); !status.ok()) return status;
+absl::Status HttpServer::start(Listener listener) {
+  if (const absl::Status status = impl_->listen(std::move(listener)); !status.ok()) return status;
   Impl& impl = *impl_;
   for (const auto& thread : impl.threads) {
     HttpThread* t = thread.get();
@@ -155,9 +166,17 @@ int HttpServer::port() const { return impl_->port; }
 
 int HttpServer::num_connections() const { return impl_->shared.num_connections; }
 
-void HttpServer::begin_drain() {
-  impl_->shared.frontend.begin_drain();
+void HttpServer::announce_drain() {
+  impl_->shared.frontend.announce_drain();
   impl_->shared.draining = true;
+  if (impl_->adopted) impl_->post_stop_accepting();
+}
+
+void HttpServer::begin_drain() {
+  announce_drain();
+  impl_->shared.frontend.begin_drain();
+  impl_->shared.listening = false;
+  impl_->post_stop_accepting();
 }
 
 void HttpServer::stop() {
@@ -165,11 +184,6 @@ void HttpServer::stop() {
   if (impl.running.empty()) return;
   begin_drain();
   impl.for_each_session([](HttpSession& session) { session.close_if_idle(); });
-  asio::post(impl.threads.front()->context, [&impl] {
-    boost::system::error_code ignored;
-    impl.acceptor->close(ignored);
-    impl.accept_pause->cancel();
-  });
   if (!impl.wait_for_sessions(kStopGrace)) {
     log_warn("closing {} connections that did not end in time", impl.shared.num_connections.load());
     impl.for_each_session([](HttpSession& session) { session.abort(); });

@@ -5,6 +5,7 @@
 #include "base/status.h"
 #include "config/config.h"
 #include "server/frontend.h"
+#include "server/listener.h"
 
 namespace sluice {
 
@@ -12,18 +13,22 @@ namespace sluice {
 // and their streams, so nothing here is locked. One thread accepts and deals connections out in
 // turn.
 //
-// Lifecycle: construct, start() before the engine delivers, begin_drain() to refuse new work, drain
-// the engine, stop(). Destroyed before the front end.
+// Lifecycle: construct, start() before the engine delivers, announce_drain() and begin_drain() as
+// the front end's, drain the engine, stop(). Destroyed before the front end.
 class HttpServer {
  public:
   HttpServer(const Config::Server&, Frontend&);
   ~HttpServer();  // stop()
 
-  absl::Status start();  // binds and listens; an address in use is an error, not a crash
-  int port() const;      // the one bound, when the configured one was 0
-  // Answers what is under way and says `Connection: close`. New requests for work get 503; probes
-  // and metrics still answer. Idle connections stay open until stop(): a balancer may be sending on
-  // one right now, and a 503 tells it to go elsewhere where a closed socket tells it nothing.
+  absl::Status start(Listener);  // listens; an address in use is an error, not a crash
+  int port() const;
+  // Everything is answered as before, but with `Connection: close`. A listener with other owners is
+  // left to them: who connects waits for a successor, or is its client already.
+  void announce_drain();
+  // Closes the listener: who connects now is refused before anything was sent, which everybody
+  // retries elsewhere, and a successor may have the port. Requests for work on open connections get
+  // a 503. Idle connections stay open until stop(): a balancer may be sending on one right now, and
+  // a 503 tells it to go elsewhere where a closed socket tells it nothing.
   void begin_drain();
   // Waits a moment for the last bytes to leave, closes every connection, joins the threads.
   void stop();

@@ -22,6 +22,7 @@ constexpr size_t kMaxAhead = 64 << 10;  // of requests sent before the answer to
 constexpr size_t kMaxUnsent = 1 << 20;
 constexpr size_t kMaxDiscard = 64 << 20;
 constexpr Nanos kIdleLimit = seconds(75);
+constexpr Nanos kLastIdleLimit = seconds(1);  // of who connected as the listener was closed
 constexpr Nanos kLingerLimit = seconds(2);
 
 Instant now() { return std::chrono::steady_clock::now(); }
@@ -37,7 +38,7 @@ std::string_view reason_of(int status) {
 ApiError parse_failure(boost::system::error_code ec, const HttpShared& shared) {
   if (ec == http::error::body_limit)
     return api_error(ErrorKind::too_large, "", "the body is larger than {} bytes",
-                     shared.config.max_body_bytes);
+                     shared.max_body_bytes);
   if (ec == http::error::header_limit || ec == http::error::buffer_overflow)
     return api_error(ErrorKind::headers_too_large, "", "the headers are larger than {} bytes",
                      kMaxHeaderBytes);
@@ -165,16 +166,16 @@ asio::awaitable<bool> HttpSession::read_more() {
 asio::awaitable<bool> HttpSession::read_request(Parser& parser, MaybeError& error) {
   parser.eager(true);
   parser.header_limit(kMaxHeaderBytes);
-  parser.body_limit(static_cast<uint64_t>(shared_.config.max_body_bytes));
+  parser.body_limit(static_cast<uint64_t>(shared_.max_body_bytes));
   idle_ = in_.empty();
   timed_out_ = false;
-  read_deadline_ = now() + kIdleLimit;
+  read_deadline_ = now() + (shared_.listening ? kIdleLimit : kLastIdleLimit);
   if (idle_) {
     const bool begun = co_await read_more();
     if (!begun) co_return false;
   }
   idle_ = false;
-  read_deadline_ = now() + seconds(shared_.config.body_timeout_seconds);
+  read_deadline_ = now() + seconds(shared_.frontend.limits().body_timeout_seconds);
   bool told_to_continue = false;
   while (!parse_some(parser, error)) {
     if (wants_continue(parser) && !std::exchange(told_to_continue, true)) {
@@ -216,7 +217,7 @@ ApiError HttpSession::incomplete() const {
   if (timed_out_)
     return api_error(ErrorKind::request_timeout, "",
                      "the request was not received within {} seconds",
-                     shared_.config.body_timeout_seconds);
+                     shared_.frontend.limits().body_timeout_seconds.load());
   return api_error(ErrorKind::invalid, "",
                    "the connection was closed in the middle of the request");
 }
@@ -238,7 +239,7 @@ void HttpSession::write_some() {
       return;
     }
     if (write_deadline_ != kNever)
-      write_deadline_ = now() + seconds(shared_.config.write_timeout_seconds);
+      write_deadline_ = now() + seconds(shared_.frontend.limits().write_timeout_seconds);
   }
   if (out_.capacity() > kMaxUnsent) {
     out_ = {};
@@ -251,7 +252,7 @@ void HttpSession::write_some() {
 
 void HttpSession::start_write_wait() {
   if (write_deadline_ == kNever)
-    write_deadline_ = now() + seconds(shared_.config.write_timeout_seconds);
+    write_deadline_ = now() + seconds(shared_.frontend.limits().write_timeout_seconds);
   if (std::exchange(write_pending_, true)) return;
   socket_.async_wait(asio::socket_base::wait_write,
                      [self = shared_from_this()](boost::system::error_code ec) {
@@ -417,7 +418,7 @@ HttpResponse HttpSession::answer(Parser& parser, const MaybeError& error) {
   if (over_limit_) {
     response = error_response(api_error(ErrorKind::overloaded, "",
                                         "too many connections (server.max_connections is {})",
-                                        shared_.config.max_connections));
+                                        shared_.frontend.limits().max_connections.load()));
     response.route = "none";
   } else if (error) {
     response = error_response(*error);

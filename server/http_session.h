@@ -25,12 +25,14 @@ class HttpSession;
 
 // What all connections share.
 struct HttpShared {
-  HttpShared(const Config::Server& c, Frontend& f) : config(c), frontend(f), api(f) {}
-  const Config::Server config;
+  HttpShared(const Config::Server& c, Frontend& f)
+      : max_body_bytes(c.max_body_bytes), frontend(f), api(f) {}
+  const int64_t max_body_bytes;  // other limits may change: Frontend::limits()
   Frontend& frontend;
   HttpApi api;
   std::atomic<int> num_connections{0};
-  std::atomic<bool> draining{false};
+  std::atomic<bool> draining{false};  // every answer says close
+  std::atomic<bool> listening{true};  // until begin_drain()
 };
 
 // One event loop and what belongs to it.

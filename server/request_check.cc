@@ -151,7 +151,7 @@ bool is_sane_id(const std::string& id) {
 
 }  // namespace
 
-MaybeError check_sampling(const ApiRequest& r, const ModelInfo& model, const Config::Server& config,
+MaybeError check_sampling(const ApiRequest& r, const ModelInfo& model, int max_n,
                           SamplingParams* out, int* num_samples) {
   if (!is_sane_id(r.request_id))
     return api_error(ErrorKind::invalid, "request_id",
@@ -161,9 +161,9 @@ MaybeError check_sampling(const ApiRequest& r, const ModelInfo& model, const Con
   if (auto e = check_stop(r)) return e;
   if (auto e = check_logprobs(r, out)) return e;
   const int64_t n = r.n.value_or(1);
-  if (auto e = check_int("n", n, 1, config.max_n)) return e;
+  if (auto e = check_int("n", n, 1, max_n)) return e;
   const int64_t best_of = r.best_of.value_or(n);
-  if (auto e = check_int("best_of", best_of, n, config.max_n)) return e;
+  if (auto e = check_int("best_of", best_of, n, max_n)) return e;
   if (r.stream && best_of != n)
     return api_error(ErrorKind::invalid, "best_of",
                      "best_of must be n ({}) in a stream, not {}: the best are known at the end", n,

@@ -1,6 +1,5 @@
 #pragma once
 
-#include "config/config.h"
 #include "server/api_error.h"
 #include "server/api_types.h"
 #include "server/frontend.h"
@@ -19,8 +18,8 @@ inline constexpr int kMaxSessionBytes = 256;
 
 // Everything that does not depend on the prompt. max_tokens stays as the client gave it; without
 // one it is -1.
-MaybeError check_sampling(const ApiRequest&, const ModelInfo&, const Config::Server&,
-                          SamplingParams* sampling, int* num_samples);
+MaybeError check_sampling(const ApiRequest&, const ModelInfo&, int max_n, SamplingParams* sampling,
+                          int* num_samples);
 // How the request wants to be scheduled: priority, deadline, targets. Its session stays a name.
 MaybeError check_scheduling(const ApiRequest&, int num_samples, GenerateRequest* out);
 // What of it the stream needs to know.

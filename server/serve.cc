@@ -1,13 +1,15 @@
 #include "server/serve.h"
 
-#include <signal.h>
 #include <string.h>
+#include <unistd.h>
 
+#include <cerrno>
 #include <chrono>
+#include <cstdio>
 #include <fstream>
 #include <iterator>
 #include <optional>
-#include <thread>
+#include <utility>
 
 #include "base/log.h"
 #include "base/metrics.h"
@@ -17,6 +19,7 @@
 #include "server/frontend.h"
 #include "server/grpc_server.h"
 #include "server/http_server.h"
+#include "server/main_loop.h"
 #include "server/stream_hub.h"
 #include "text/chat_template.h"
 #include "text/self_test.h"
@@ -26,27 +29,6 @@ namespace sluice {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-// SIGTERM and SIGINT, taken one at a time by the main thread. Blocked before any thread exists, so
-// that every thread inherits it; a client's closed socket is an error code, not a SIGPIPE.
-class Signals {
- public:
-  Signals() {
-    sigemptyset(&set_);
-    sigaddset(&set_, SIGTERM);
-    sigaddset(&set_, SIGINT);
-    pthread_sigmask(SIG_BLOCK, &set_, nullptr);
-    signal(SIGPIPE, SIG_IGN);
-  }
-  // The signal, or 0 when none came in time.
-  int wait(std::chrono::milliseconds timeout) const {
-    const timespec time{timeout.count() / 1000, (timeout.count() % 1000) * 1000000};
-    return std::max(sigtimedwait(&set_, nullptr, &time), 0);
-  }
-
- private:
-  sigset_t set_;
-};
 
 absl::StatusOr<std::optional<ChatTemplate>> load_template(const Config::Model& model,
                                                           const ModelInfo& info,
@@ -109,58 +91,69 @@ absl::StatusOr<ModelInfo> describe(const Config& config, const ServedModel& mode
   return info;
 }
 
-absl::Status write_ports(const std::string& path, int http, int grpc) {
-  // Renamed into place: a reader sees both ports or no file.
-  const std::string temporary = path + ".new";
-  {
-    std::ofstream file(temporary);
-    file << http << " " << grpc << "\n";
-    if (!file.flush()) return internal_error("server.ports_file: cannot write {}", temporary);
+// Renamed into place once it is written: a reader sees both ports or no file.
+class PortsFile {
+ public:
+  explicit PortsFile(const std::string& path) : path_(path), temporary_(path + ".new") {}
+  // Before the model is loaded: a folder that cannot be written to is known at once.
+  absl::Status probe() const {
+    if (path_.empty()) return absl::OkStatus();
+    if (absl::Status s = put(""); !s.ok()) return s;
+    std::remove(temporary_.c_str());
+    return absl::OkStatus();
   }
-  if (std::rename(temporary.c_str(), path.c_str()) != 0)
-    return internal_error("server.ports_file: cannot write {}", path);
-  return absl::OkStatus();
-}
+  absl::Status write(int http, int grpc) const {
+    if (absl::Status s = put(fmt::format("{} {}\n", http, grpc)); !s.ok()) return s;
+    return std::rename(temporary_.c_str(), path_.c_str()) == 0 ? absl::OkStatus() : error(path_);
+  }
 
-// Runs until a signal has been answered with a drain. gRPC's health follows readiness.
-void run_until_drained(const Config& config, const Signals& signals, Frontend& frontend,
-                       HttpServer& http, GrpcServer& grpc, Engine& engine) {
-  constexpr std::chrono::milliseconds kPoll(500);
-  bool serving = false;
-  int signal = 0;
-  while (signal == 0) {
-    const Readiness readiness = frontend.readiness();
-    if (readiness.ready != serving) {
-      serving = readiness.ready;
-      grpc.set_serving(serving);
-      if (!serving) log_error("not ready: {}", readiness.reason);
-    }
-    signal = signals.wait(kPoll);
+ private:
+  absl::Status put(const std::string& text) const {
+    std::ofstream file(temporary_);
+    return file << text << std::flush ? absl::OkStatus() : error(temporary_);
   }
-  log_info("{}: draining, running requests have {} s", strsignal(signal),
-           config.server.drain_seconds);
-  frontend.begin_drain();
-  grpc.set_serving(false);
-  http.begin_drain();
-  std::jthread impatient([&](std::stop_token stop) {
-    while (!stop.stop_requested()) {
-      if (signals.wait(std::chrono::milliseconds(100)) == 0) continue;
-      log_warn("second signal: ending the drain now");
-      engine.drain(Clock::now());
-      return;
-    }
-  });
-  engine.drain(Clock::now() + std::chrono::seconds(config.server.drain_seconds));
+  absl::Status error(const std::string& path) const {
+    return invalid_argument("server.ports_file: cannot write {}: {}", path, strerror(errno));
+  }
+
+  const std::string path_, temporary_;
+};
+
+// The sockets that a service manager handed over, or else of the knobs. Bound before the model is
+// loaded, so that an address that is taken is known at once; they listen when it is there.
+struct Listeners {
+  Listener http, grpc;
+};
+
+absl::StatusOr<Listeners> make_listeners(const Config::Server& config, ServiceManager& service) {
+  const auto make = [&](const char* name, int port, const char* knob) -> absl::StatusOr<Listener> {
+    Listener handed = service.take(name);
+    if (!handed) return Listener::bind(config.host, port, knob);
+    log_info("{}: port {} was handed over", name, handed.port());
+    return handed;
+  };
+  absl::StatusOr<Listener> http = make("http", config.http_port, "server.http_port");
+  if (!http.ok()) return http.status();
+  absl::StatusOr<Listener> grpc = make("grpc", config.grpc_port, "server.grpc_port");
+  if (!grpc.ok()) return grpc.status();
+  return Listeners{*std::move(http), *std::move(grpc)};
 }
 
 }  // namespace
 
-absl::Status serve(const Config& wanted) {
+absl::Status serve(const Config& wanted, const Reload& reload, char** environment) {
   Config config = wanted;
   if (absl::Status s = apply_preset(config.scheduler); !s.ok()) return s;
   const Signals signals;
   init_log(config.log.level, config.log.format);
+  absl::StatusOr<ServiceManager> service = ServiceManager::from(environment, getpid());
+  if (!service.ok()) return service.status();
+  absl::StatusOr<Listeners> listeners = make_listeners(config.server, *service);
+  if (!listeners.ok()) return listeners.status();
+  const PortsFile ports(config.server.ports_file);
+  if (absl::Status s = ports.probe(); !s.ok()) return s;
   log_info("sluice {}: loading {}", kVersion, config.model.path);
+  service->tell("STATUS=loading " + config.model.path);
   const auto began = Clock::now();
 
   absl::StatusOr<std::unique_ptr<ServedModel>> loaded = ServedModel::load(config);
@@ -176,10 +169,13 @@ absl::Status serve(const Config& wanted) {
   StreamHub hub(config.server.io_threads + 1);
   const std::unique_ptr<Engine> engine = model.make_engine(hub, metrics);
   Frontend frontend(*std::move(info), config, *engine, hub, metrics);
+  // Ready before anybody can ask: connections may be waiting in sockets that were handed over. What
+  // comes now waits for the engine.
+  frontend.set_ready();
   HttpServer http(config.server, frontend);
-  if (absl::Status s = http.start(); !s.ok()) return s;
+  if (absl::Status s = http.start(std::move(listeners->http)); !s.ok()) return s;
   GrpcServer grpc(config.server, frontend, config.server.io_threads);
-  if (absl::Status s = grpc.start(); !s.ok()) return s;
+  if (absl::Status s = grpc.start(std::move(listeners->grpc)); !s.ok()) return s;
   // Nothing more can be computed. Load balancers are told before the process ends, and what has
   // been computed goes out.
   model.on_device_failure([&] {
@@ -189,17 +185,15 @@ absl::Status serve(const Config& wanted) {
     std::this_thread::sleep_for(kLastWords);
   });
   engine->start();
-  frontend.set_ready();
   log_info("ready after {:.2f} s: {} on {}, HTTP {}:{}, gRPC {}:{}",
            std::chrono::duration<double>(Clock::now() - began).count(), model.name(),
            model.device_name(), config.server.host, http.port(), config.server.host, grpc.port());
   if (!config.server.ports_file.empty()) {
     grpc.set_serving(true);  // who waits for the file may ask at once
-    if (absl::Status s = write_ports(config.server.ports_file, http.port(), grpc.port()); !s.ok())
-      return s;
+    if (absl::Status s = ports.write(http.port(), grpc.port()); !s.ok()) return s;
   }
 
-  run_until_drained(config, signals, frontend, http, grpc, *engine);
+  MainLoop(wanted, reload, signals, *service, frontend, http, grpc, *engine).run();
   http.stop();
   grpc.stop();
   log_info("drained, goodbye");

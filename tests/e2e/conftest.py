@@ -1,5 +1,6 @@
 """Drives the real daemon. Every server listens on loopback, on ports it picks itself."""
 
+import fcntl
 import json
 import os
 import pathlib
@@ -43,8 +44,8 @@ def run_cli(*arguments, timeout=60, env=None):
 class GrpcClient:
     """The service without generated stubs: protoc's Python plugin for gRPC is not in the distribution."""
 
-    def __init__(self, port):
-        self.channel = grpc.insecure_channel(f"127.0.0.1:{port}")
+    def __init__(self, port, options=()):
+        self.channel = grpc.insecure_channel(f"127.0.0.1:{port}", options=options)
 
     def _unary(self, name, response_type):
         return self.channel.unary_unary(
@@ -96,23 +97,41 @@ class GrpcClient:
         return reply[1] if reply else 0
 
 
+def listen(port=0):
+    """A socket as a service manager would hand it over."""
+    made = socket.socket()
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    made.bind(("127.0.0.1", port))
+    made.listen(1000)
+    return made
+
+
 class Daemon:
-    def __init__(self, model, *flags, env=None):
+    """`ports`: HTTP and gRPC, 0 for any. `sockets`: by name, handed over as systemd does."""
+
+    def __init__(self, model, *flags, env=None, ports=(0, 0), sockets=None):
         self.directory = pathlib.Path(tempfile.mkdtemp(prefix="sluice-e2e-"))
-        ports = self.directory / "ports"
+        ports_file = self.directory / "ports"
         self.log_path = self.directory / "log"
-        self.process = subprocess.Popen(
-            [str(BINARY), "serve", str(model), "--port=0", "--grpc-port=0", f"--ports-file={ports}",
-             *flags],
-            stdout=subprocess.DEVNULL, stderr=open(self.log_path, "wb"),
-            env={**clean_environment(), **(env or {})})
+        command = [str(BINARY), "serve", str(model), f"--port={ports[0]}", f"--grpc-port={ports[1]}",
+                   f"--ports-file={ports_file}", *map(str, flags)]
+        env = {**clean_environment(), **(env or {})}
+        handed = [fcntl.fcntl(s, fcntl.F_DUPFD, 100) for s in (sockets or {}).values()]
+        if handed:  # descriptors from 3 on, and the process they are meant for
+            moves = " ".join(f"{3 + i}<&{fd}" for i, fd in enumerate(handed))
+            command = ["bash", "-c", f'exec {moves}; LISTEN_PID=$$ exec "$@"', "bash", *command]
+            env.update(LISTEN_FDS=str(len(handed)), LISTEN_FDNAMES=":".join(sockets))
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, pass_fds=handed,
+                                        stderr=open(self.log_path, "wb"), env=env)
+        for fd in handed:
+            os.close(fd)
         deadline = time.monotonic() + 120
-        while not ports.exists() or not ports.read_text().strip():
+        while not ports_file.exists() or not ports_file.read_text().strip():
             if self.process.poll() is not None or time.monotonic() > deadline:
                 self.process.kill()
                 raise RuntimeError(f"the daemon did not start:\n{self.log()}")
             time.sleep(0.02)
-        self.http_port, self.grpc_port = map(int, ports.read_text().split())
+        self.http_port, self.grpc_port = map(int, ports_file.read_text().split())
         self.url = f"http://127.0.0.1:{self.http_port}"
         self.http = httpx.Client(base_url=self.url, timeout=60)
         self.grpc = GrpcClient(self.grpc_port)
@@ -198,8 +217,8 @@ def start():
     """Starts further daemons; ends what the test left running."""
     running = []
 
-    def run(model, *flags, env=None):
-        running.append(Daemon(model, *flags, env=env))
+    def run(model, *flags, **kwargs):
+        running.append(Daemon(model, *flags, **kwargs))
         return running[-1]
 
     yield run

@@ -98,6 +98,25 @@ TEST(Config, PrintedConfigReadsBack) {
   EXPECT_EQ(again->model.path, config.model.path);
 }
 
+TEST(Config, OnlyLiveKnobsAreTakenOver) {
+  Config running, fresh;
+  fresh.log.level = "debug";
+  fresh.scheduler.max_queue = 7;
+  fresh.server.http_port = 9;
+  const std::vector<KnobChange> changes = take_live_knobs(running, fresh);
+  ASSERT_EQ(changes.size(), 3u);
+  EXPECT_EQ(changes[0].name, "scheduler.max_queue");
+  EXPECT_EQ(changes[0].from, "1024");
+  EXPECT_EQ(changes[0].to, "7");
+  EXPECT_TRUE(changes[0].live);
+  EXPECT_EQ(changes[1].name, "server.http_port");
+  EXPECT_FALSE(changes[1].live);
+  EXPECT_EQ(running.log.level, "debug");
+  EXPECT_EQ(running.scheduler.max_queue, 7);
+  EXPECT_EQ(running.server.http_port, 8000);
+  EXPECT_EQ(take_live_knobs(running, fresh).size(), 1u);  // still to come, with a restart
+}
+
 TEST(Config, EveryFieldIsListedOnce) {
   Config config;
   std::set<std::string_view> names, flags;

@@ -167,6 +167,15 @@ TEST_F(HttpClientsTest, DrainRefusesNewWorkAndFinishesTheOld) {
   HttpClient busy(port());
   busy.send(HttpClient::request("POST", "/v1/completions", completion("old", 200, 4, true)));
   ASSERT_TRUE(busy.read_until("data: "));
+
+  server_->announce_drain();
+  EXPECT_EQ(HttpClient(port()).call("GET", "/health/ready").status, 503);
+  EXPECT_EQ(HttpClient(port()).call("GET", "/health/live").status, 200);
+  const HttpAnswer late =
+      HttpClient(port()).call("POST", "/v1/completions", completion("late", 4, 1, false));
+  EXPECT_EQ(late.status, 200);
+  EXPECT_EQ(late.header("connection"), "close");
+
   server_->begin_drain();
   // A connection kept open from before gets an answer too, and is closed only after it.
   const HttpAnswer answer = idle.call("POST", "/v1/completions", completion("new", 4, 1, false));
@@ -175,10 +184,9 @@ TEST_F(HttpClientsTest, DrainRefusesNewWorkAndFinishesTheOld) {
   EXPECT_EQ(answer.header("retry-after"), "1");
   EXPECT_EQ(Json::parse(answer.body)["error"]["code"], "draining");
   EXPECT_FALSE(idle.read_some());
-  HttpClient probe(port());
-  EXPECT_EQ(probe.call("GET", "/health/ready").status, 503);
-  HttpClient live(port());
-  EXPECT_EQ(live.call("GET", "/health/live").status, 200);
+  const int port = this->port();
+  wait_for([&] { return !HttpClient(port).connected(); });
+  EXPECT_TRUE(Listener::bind("127.0.0.1", port, "server.http_port").ok());  // a successor may come
   world_->engine->drain(kNever);
   EXPECT_EQ(text_of(events(busy.receive().body)), world_->answer("old", 4, 200));
 }
@@ -194,6 +202,48 @@ TEST_F(HttpClientsTest, DrainThatRunsOutEndsStreamsWithAnError) {
   world_->engine->drain(std::chrono::steady_clock::now());
   const std::vector<std::string> list = events(client.receive().body);
   EXPECT_EQ(Json::parse(list.back())["error"]["code"], "draining");
+}
+
+TEST_F(HttpClientsTest, AStalledEngineIsNeitherReadyNorAlive) {
+  WorldOptions options;
+  options.step_time = 3s;
+  options.server.stall_seconds = 1;
+  start(options);
+  HttpClient busy(port());
+  busy.send(HttpClient::request("POST", "/v1/completions", completion("x", 1, 1, false)));
+  HttpClient probe(port());
+  wait_for([&] { return probe.call("GET", "/health/live").status == 503; });
+  EXPECT_EQ(probe.call("GET", "/health/ready").status, 503);
+  EXPECT_EQ(busy.receive().status, 200);
+  EXPECT_EQ(probe.call("GET", "/health/live").status, 200);
+}
+
+TEST_F(HttpClientsTest, LimitsChangeWhileServing) {
+  WorldOptions options;
+  options.max_seqs = 1;
+  options.step_time = 5ms;
+  start(options);
+  Config fresh = world_->config;
+  fresh.server.max_n = 2;
+  fresh.scheduler.max_queue = 1;
+  world_->frontend->set_limits(fresh);
+  HttpClient client(port());
+  const HttpAnswer wide =
+      client.call("POST", "/v1/completions", completion("x", 1, 1, false, R"(,"n":3)"));
+  EXPECT_EQ(wide.status, 400);
+  EXPECT_NE(wide.body.find("2"), std::string::npos) << wide.body;
+  std::vector<std::unique_ptr<HttpClient>> clients;
+  for (int i = 0; i < 2; ++i) {  // one runs, one waits
+    clients.push_back(std::make_unique<HttpClient>(port()));
+    clients[i]->send(HttpClient::request("POST", "/v1/completions", completion("x", 400, i, true)));
+    wait_for([&] {
+      const Scheduler::Stats stats = world_->engine->stats();
+      return stats.running + stats.waiting == i + 1;
+    });
+  }
+  const HttpAnswer full = client.call("POST", "/v1/completions", completion("x", 1, 1, false));
+  EXPECT_EQ(full.status, 503);
+  EXPECT_EQ(Json::parse(full.body)["error"]["code"], "overloaded");
 }
 
 TEST_F(HttpClientsTest, StopClosesIdleConnections) {
@@ -219,7 +269,7 @@ TEST_F(HttpClientsTest, StopWithStreamsUnderWay) {
 TEST_F(HttpClientsTest, ReadinessFollowsTheModel) {
   world_ = std::make_unique<World>(WorldOptions{});
   server_ = std::make_unique<HttpServer>(world_->config.server, *world_->frontend);
-  ASSERT_TRUE(server_->start().ok());
+  ASSERT_TRUE(server_->start(any_port()).ok());
   HttpClient client(port());
   EXPECT_EQ(client.call("GET", "/health/ready").status, 503);
   EXPECT_EQ(client.call("GET", "/health/live").status, 200);
@@ -232,11 +282,8 @@ TEST_F(HttpClientsTest, ReadinessFollowsTheModel) {
 
 TEST_F(HttpClientsTest, PortInUseIsAnError) {
   start();
-  Config::Server config = world_->config.server;
-  config.http_port = port();
-  HttpServer second(config, *world_->frontend);
-  const absl::Status status = second.start();
-  EXPECT_FALSE(status.ok());
+  const absl::Status status = Listener::bind("127.0.0.1", port(), "server.http_port").status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
   EXPECT_NE(message_of(status).find(std::to_string(port())), std::string::npos);
 }
 

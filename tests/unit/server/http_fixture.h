@@ -24,7 +24,7 @@ class HttpServerTest : public ::testing::Test {
   void start(WorldOptions options = {}) {
     world_ = std::make_unique<World>(options);
     server_ = std::make_unique<HttpServer>(world_->config.server, *world_->frontend);
-    const absl::Status status = server_->start();
+    const absl::Status status = server_->start(any_port());
     ASSERT_TRUE(status.ok()) << message_of(status);
     world_->start();
   }
@@ -33,6 +33,7 @@ class HttpServerTest : public ::testing::Test {
     if (world_) world_->engine.reset();
   }
 
+  static Listener any_port() { return Listener::bind("127.0.0.1", 0, "server.http_port").value(); }
   int port() const { return server_->port(); }
   // Every test ends within ctest's limit or has failed: no deadline of its own.
   template <class Condition>

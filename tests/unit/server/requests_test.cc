@@ -134,7 +134,7 @@ class RequestsTest : public HttpServerTest {
   void start_without_engine() {
     world_ = std::make_unique<World>(WorldOptions{});
     server_ = std::make_unique<HttpServer>(world_->config.server, *world_->frontend);
-    ASSERT_TRUE(server_->start().ok());
+    ASSERT_TRUE(server_->start(any_port()).ok());
     world_->frontend->set_ready();
   }
   HttpAnswer cancel(const std::string& id) {
