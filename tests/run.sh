@@ -44,7 +44,7 @@ run_ctest() {  # preset, name, further ctest arguments
 }
 
 say "packages"
-deploy/install.sh || { echo "0 passed, 1 failed"; exit 1; }
+deploy/install.sh deploy/packages.txt tests/packages.txt || { echo "0 passed, 1 failed"; exit 1; }
 # Not part of the product: Python clients that the end-to-end tests drive the daemon with.
 if [ ! -x build/venv/bin/pytest ] || [ tests/requirements.txt -nt build/venv/ready ]; then
   mkdir -p build && /usr/bin/python3 -m venv build/venv &&
