@@ -273,8 +273,13 @@ std::string man_page(const CommandText& program) {
       "(\\fB\\-\\-config\\fR)\n"
       "under its section. Flags win over the environment, the environment over the file.\n{}"
       ".SH SIGNALS\n.TP\n\\fBSIGTERM\\fR, \\fBSIGINT\\fR\n"
-      "Drain: readiness falls, new work is refused, what runs may end within\n"
-      ".BR server.drain_seconds .\nA second one ends the drain.\n"
+      "Drain: readiness falls, new work is refused after\n.BR server.drain_delay_seconds ,\n"
+      "what runs then may end within\n.BR server.drain_seconds .\nA second one ends the drain.\n"
+      ".TP\n\\fBSIGHUP\\fR\nRead the configuration again, and change what can change.\n"
+      ".SH EXIT STATUS\n.TP\n0\nDone.\n.TP\n1\nFailed; of\n.BR serve :\n"
+      "starting it again may help.\n"
+      ".TP\n2\nThe command line is wrong.\n.TP\n78\n.B serve\n"
+      "cannot start with this configuration, model or memory limit.\n"
       ".SH FILES\n.TP\n.I /etc/sluice/sluice.toml\n"
       "Settings of the service that the Debian package installs.\n",
       kVersion, command_entries(program, ""), knob_entries());

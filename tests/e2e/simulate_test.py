@@ -211,7 +211,7 @@ def test_a_daemon_records_what_the_simulator_replays(tmp_path, start):
         max(r["decisions"]["ended"] for r in (first, second)), abs=1e-6)
 
     result = run_cli("serve", DEMO, "--record=/nonexistent/file", "--port=0", "--grpc-port=0")
-    assert result.returncode == 1 and "server.record_file: /nonexistent/file" in result.stderr
+    assert result.returncode == 78 and "server.record_file: /nonexistent/file" in result.stderr
 
 
 def step_line(i, rows, tokens):
