@@ -41,7 +41,7 @@ def replace(text, **changes):
 
 
 class Replica:
-    """A daemon that comes back on its ports. Its delay is longer than HAProxy takes to notice."""
+    """A daemon that comes back on its ports. Its drain's delay lasts until a second SIGTERM."""
 
     def __init__(self, model):
         self.model = model
@@ -50,11 +50,16 @@ class Replica:
         self.start()
 
     def start(self):
-        self.daemon = Daemon(self.model, "--served-name=nano", "--server.drain_delay_seconds=1",
+        self.daemon = Daemon(self.model, "--served-name=nano", "--server.drain_delay_seconds=3600",
                              "--server.drain_seconds=60", ports=self.ports)
 
     def finished(self):
         return self.daemon.metric("sluice_requests_finished_total")
+
+    def served(self, stream):
+        """Whether that request came here."""
+        path = f"/v1/requests/{stream.id}/trace"
+        return httpx.get(f"{self.daemon.url}{path}").status_code == 200
 
     def runs(self):
         """Ids of live requests, as in their responses' own."""

@@ -69,7 +69,7 @@ def test_health_says_whether_a_daemon_is_ready(demo):
 
 
 def test_health_of_a_daemon_that_drains(start, nano_model):
-    daemon = start(nano_model)
+    daemon = start(nano_model, "--server.drain_delay_seconds=3600")
     body = {"prompt": "x", "max_tokens": 4000, "n": 16, "ignore_eos": True, "stream": True}
     with daemon.http.stream("POST", "/v1/completions", json=body):  # until its client leaves
         daemon.process.terminate()
