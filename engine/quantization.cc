@@ -129,7 +129,8 @@ absl::Status check_compressed(const std::string& place, const Json& json, bool& 
     return invalid_argument("{}: \"config_groups\" is {}, expected an object of groups", place,
                             groups.empty() && groups.is_object() ? "empty" : describe(groups));
   for (const auto& [name, group] : groups.items()) {
-    if (absl::Status s = check_group(place + ".config_groups." + short_name(name), group, warnings); !s.ok())
+    if (absl::Status s = check_group(place + ".config_groups." + short_name(name), group, warnings);
+        !s.ok())
       return s;
   }
   return absl::OkStatus();

@@ -54,9 +54,7 @@ void start_by_shape(Stream stream, const SkinnyParams<T, Out>& p) {
 
 }  // namespace
 
-bool skinny_can(const Tensor& x, const Tensor& w) {
-  return wide(w.shape[1], {&x, &w});
-}
+bool skinny_can(const Tensor& x, const Tensor& w) { return wide(w.shape[1], {&x, &w}); }
 
 void skinny_matmul(Stream stream, Tensor out, Tensor x, Tensor w, Tensor bias) {
   CHECK(skinny_can(x, w) && x.dtype == w.dtype && x.shape[1] == w.shape[1]);
