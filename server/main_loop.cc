@@ -122,8 +122,10 @@ void MainLoop::drain(int signal) {
   http_.announce_drain();
   grpc_.announce_drain();
   if (!at_once) await_balancers();
-  http_.begin_drain();
+  // gRPC's port closes before the front end, which HTTP's drain tells, begins to refuse: who
+  // connects for every call, as NGINX does, must not find an open port where all are refused.
   grpc_.begin_drain();
+  http_.begin_drain();
   std::jthread impatient([&](std::stop_token stop) {
     Instant report = now() + kDrainReport;
     while (!stop.stop_requested()) {

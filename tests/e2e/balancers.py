@@ -1,26 +1,20 @@
 """HAProxy and NGINX with the configurations of deploy/balancers, before replicas on loopback; and load."""
 
-import json
 import os
+import random
 import shutil
 import socket
 import subprocess
 import threading
 import time
 
+import grpc
 import httpx
 import openai
 
 from conftest import ROOT, Daemon, GrpcClient, clean_environment, pb
 
 CONFIGS = ROOT / "deploy/balancers"
-# What openai-python does with a status of its own accord: three attempts, half a second apart at first.
-RETRIES = [("grpc.service_config", json.dumps({"methodConfig": [{
-    "name": [{"service": "sluice.v1.Inference"}],
-    "retryPolicy": {"maxAttempts": 3, "initialBackoff": "0.5s", "maxBackoff": "8s",
-                    "backoffMultiplier": 2, "retryableStatusCodes": ["UNAVAILABLE"]}}]}))]
-
-
 def binary(name):
     return shutil.which(name, path=os.environ["PATH"] + ":/usr/sbin")
 
@@ -171,17 +165,28 @@ class Stream:
                 raise Failure(f"ended with {ends}")
 
     def _grpc(self):
-        client = GrpcClient(self.balancer.grpc, RETRIES if self.retries else ())
+        client = GrpcClient(self.balancer.grpc)
         try:
             request = pb.GenerateRequest(prompt="The fox", stream=self.stream, sampling=pb.SamplingParams(
                 max_tokens=self.max_tokens, n=self.n, ignore_eos=True))
             metadata = [("x-affinity-key", self.key)] if self.key else []
-            for message in client.generate(request, timeout=120, metadata=metadata):
+            for message in self._repeat(lambda: client.generate(request, timeout=120, metadata=metadata)):
                 self._begin(message.id)
             if message.usage.completion_tokens != self.max_tokens * self.n:
                 raise Failure(f"ended after {message.usage.completion_tokens} tokens")
         finally:
             client.channel.close()
+
+    def _repeat(self, call):
+        """As openai-python does what is refused before it began: gRPC's own retries may come at once."""
+        for attempt in range(self.retries + 1):
+            try:
+                yield from call()
+                return
+            except grpc.RpcError as e:
+                if e.code() != grpc.StatusCode.UNAVAILABLE or self.begun.is_set() or attempt == self.retries:
+                    raise
+            time.sleep(0.5 * 2 ** attempt * (1 - 0.25 * random.random()))
 
     def _begin(self, id):
         self.id = id.split("-")[-1]

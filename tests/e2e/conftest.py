@@ -44,8 +44,8 @@ def run_cli(*arguments, timeout=60, env=None):
 class GrpcClient:
     """The service without generated stubs: protoc's Python plugin for gRPC is not in the distribution."""
 
-    def __init__(self, port, options=()):
-        self.channel = grpc.insecure_channel(f"127.0.0.1:{port}", options=options)
+    def __init__(self, port):
+        self.channel = grpc.insecure_channel(f"127.0.0.1:{port}")
 
     def _unary(self, name, response_type):
         return self.channel.unary_unary(
