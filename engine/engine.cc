@@ -117,7 +117,7 @@ struct Engine::Impl {
   void cancel(const Command& c);
   void note_released();
   void cancel_everything();
-  void refuse(RequestId id, int samples, FinishReason why);
+  void refuse(RequestId id, int samples, FinishReason why, std::string_view reason = "");
   void deliver();
   void note_launch(const StepPlan& plan);
   void note_progress();
@@ -158,12 +158,13 @@ struct Engine::Impl {
 };
 
 // One final event per sample for a request that the scheduler never had.
-void Engine::Impl::refuse(RequestId id, int samples, FinishReason why) {
+void Engine::Impl::refuse(RequestId id, int samples, FinishReason why, std::string_view reason) {
   for (int i = 0; i < samples; ++i) {
     TokenEvent e;
     e.request = id;
     e.sample = uint16_t(i);
     e.finish = why;
+    if (!reason.empty()) e.add_details().refusal = reason;
     events.push_back(std::move(e));
   }
 }
@@ -179,8 +180,10 @@ void Engine::Impl::admit(Command& c) {
     return;
   }
   log_debug("request {} refused: {}", c.id, message_of(added));
-  const bool full = added.code() == absl::StatusCode::kResourceExhausted;
-  refuse(c.id, samples, full ? FinishReason::overloaded : FinishReason::error);
+  if (added.code() == absl::StatusCode::kResourceExhausted)
+    refuse(c.id, samples, FinishReason::overloaded);
+  else
+    refuse(c.id, samples, FinishReason::error, message_of(added));
 }
 
 void Engine::Impl::cancel(const Command& c) {

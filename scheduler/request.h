@@ -54,6 +54,7 @@ struct TokenLogprob {
 };
 
 // overloaded: the queue was full and nothing was computed; the client may retry.
+// error: it could never run; the event's details say why.
 enum class FinishReason : uint8_t { none, stop, length, cancelled, deadline, overloaded, error };
 
 // What few events carry.
@@ -63,6 +64,7 @@ struct TokenDetails {
   // followed by the `prompt_logprobs` best alternatives; flat.
   std::vector<TokenLogprob> prompt_logprobs;
   std::shared_ptr<const RequestTrace> trace;  // on the request's very last event
+  std::string refusal;                        // finish == error: what the client asked too much of
 };
 
 // What the engine hands back: one per sampled token, and exactly one last event with

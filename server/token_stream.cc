@@ -21,8 +21,8 @@ size_t possible_stop_start(std::string_view text, const std::vector<std::string>
   return longest;
 }
 
-ApiError error_of(FinishReason reason) {
-  switch (reason) {
+ApiError error_of(const TokenEvent& event) {
+  switch (event.finish) {
     case FinishReason::cancelled:
       return api_error(ErrorKind::draining, "", "the server is shutting down");
     case FinishReason::deadline:
@@ -30,7 +30,7 @@ ApiError error_of(FinishReason reason) {
     case FinishReason::overloaded:
       return api_error(ErrorKind::overloaded, "", "the queue is full; try again later");
     default:
-      return api_error(ErrorKind::internal, "", "the engine could not run this request");
+      return api_error(ErrorKind::invalid, "", "{}", event.known().refusal);
   }
 }
 
@@ -44,8 +44,10 @@ const char* name_of(FinishReason reason) {
       return "cancelled";
     case FinishReason::deadline:
       return "deadline";
+    case FinishReason::overloaded:
+      return "overloaded";
     default:
-      return "error";
+      return "refused";
   }
 }
 
@@ -119,8 +121,9 @@ TokenStream::Next TokenStream::push(int prompt, TokenEvent& event, Instant now) 
   if (event.known().trace) state.trace = std::move(event.details->trace);
   if (over_ || choice.finish != FinishReason::none) return Next::more;  // after a stop string
   if (event.finish > FinishReason::length) {
-    fail(error_of(event.finish), name_of(event.finish));
+    fail(error_of(event), name_of(event.finish));
     if (event.finish == FinishReason::overloaded) metrics_.rejected("queue_full").Increment();
+    if (event.finish == FinishReason::error) metrics_.rejected("invalid").Increment();
     return Next::failed;
   }
   if (!state.ready) state.cached = event.num_cached;

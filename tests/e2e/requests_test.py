@@ -80,6 +80,20 @@ def test_a_timeout_frees_the_request(start, nano_model):
     assert daemon.metric("sluice_requests_finished_total", finished_reason="deadline") == 2
 
 
+def test_what_the_cache_can_never_hold_is_a_400(start, nano_model):
+    daemon = start(nano_model, "--cache.bytes=1MiB")
+    request = {"prompt": "x", "n": 16, "max_tokens": 400}
+    response = daemon.post("/v1/completions", request)
+    assert response.status_code == 400
+    message = response.json()["error"]["message"]
+    assert "n = 16" in message and "cache blocks" in message
+    with pytest.raises(grpc.RpcError) as raised:
+        over_grpc(daemon, **request)
+    assert raised.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert message in raised.value.details()
+    assert daemon.metric("sluice_requests_finished_total", finished_reason="refused") == 2
+
+
 def test_delete_ends_a_stream_and_frees_it(start, nano_model):
     daemon = start(nano_model)
     events = daemon.stream("/v1/completions", {**VERY_SLOW, "request_id": "mine"})

@@ -94,6 +94,7 @@ TEST(EngineTest, WhatTheSchedulerRefusesEndsEverySample) {
   w.engine->start();
   w.inbox.wait_finals(2 + 1 + 3);
   for (int s = 0; s < 2; ++s) EXPECT_EQ(w.inbox.answer(1, s).finish, FinishReason::error);
+  EXPECT_THAT(w.inbox.answer(1).refusal, testing::HasSubstr("500 tokens"));
   EXPECT_EQ(w.inbox.answer(2).tokens, alone(request(2)));
   for (int s = 0; s < 3; ++s) EXPECT_EQ(w.inbox.answer(3, s).finish, FinishReason::overloaded);
   w.engine->drain(kNever);

@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -24,6 +25,7 @@ inline Instant soon(Nanos d) { return std::chrono::steady_clock::now() + d; }
 struct Answer {
   std::vector<TokenId> tokens;
   FinishReason finish = FinishReason::none;
+  std::string refusal;
 };
 class Inbox final : public OutputSink {
  public:
@@ -36,6 +38,7 @@ class Inbox final : public OutputSink {
       EXPECT_TRUE(e.token >= 0 || e.finish != FinishReason::none) << "an event of nothing";
       if (e.token >= 0) a.tokens.push_back(e.token);
       a.finish = e.finish;
+      a.refusal = e.known().refusal;
       num_finals_ += e.finish != FinishReason::none;
     }
     arrived_.notify_all();

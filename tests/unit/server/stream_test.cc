@@ -236,7 +236,7 @@ TEST_F(TokenStreamTest, FailuresEndTheResponseOnce) {
       {FinishReason::overloaded, ErrorKind::overloaded},
       {FinishReason::deadline, ErrorKind::deadline},
       {FinishReason::cancelled, ErrorKind::draining},
-      {FinishReason::error, ErrorKind::internal}};
+      {FinishReason::error, ErrorKind::invalid}};
   for (const auto& [finish, kind] : cases) {
     out_ = {};
     StreamOptions options;
@@ -249,6 +249,16 @@ TEST_F(TokenStreamTest, FailuresEndTheResponseOnce) {
     EXPECT_EQ(out_.ends, 0);
     EXPECT_EQ(out_.deltas, 0);
   }
+}
+
+TEST_F(TokenStreamTest, ARefusalSaysWhatWasTooMuch) {
+  open({});
+  TokenEvent event;
+  event.finish = FinishReason::error;
+  event.add_details().refusal = "n = 16 needs 900 cache blocks; the cache has 512";
+  EXPECT_EQ(stream_->push(0, event, Instant{}), TokenStream::Next::failed);
+  ASSERT_TRUE(out_.error);
+  EXPECT_EQ(out_.error->message, "n = 16 needs 900 cache blocks; the cache has 512");
 }
 
 // Three samples of two prompts, two wanted of each: those with the highest mean, best first.
