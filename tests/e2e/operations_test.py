@@ -308,7 +308,10 @@ def test_drain_is_bounded(start, nano_model):
 
 def test_overload_is_a_503(start, nano_model):
     daemon = start(nano_model, "--scheduler.max_seqs=16", "--scheduler.max_queue=2")
-    threads = [in_thread(lambda: daemon.post("/v1/completions", VERY_SLOW)) for _ in range(3)]
+    # The first fills the batch before the others come: all three at once could find a queue of two full.
+    threads = [in_thread(lambda: daemon.post("/v1/completions", VERY_SLOW))]
+    daemon.wait_for(lambda: daemon.metric("sluice_requests_running") >= 1)
+    threads += [in_thread(lambda: daemon.post("/v1/completions", VERY_SLOW)) for _ in range(2)]
     daemon.wait_for(lambda: daemon.metric("sluice_requests_waiting") >= 2)
     refused = daemon.post("/v1/completions", {"prompt": "x", "max_tokens": 1, "stream": True})
     assert refused.status_code == 503 and refused.json()["error"]["code"] == "overloaded"
