@@ -176,7 +176,8 @@ void ServedModel::warm_up() {
 std::unique_ptr<Engine> ServedModel::make_engine(OutputSink& sink, Metrics& metrics) {
   CHECK(runner_ != nullptr);
   auto scheduler = std::make_unique<Scheduler>(policy_, CostModel(cost_), *pool_, host_pool_.get(),
-                                               runner_->depth(), config().eos_ids, max_model_len());
+                                               runner_->depth(), config().eos_ids, max_model_len(),
+                                               config().widest_window());
   auto engine = std::make_unique<Engine>(std::move(scheduler), std::move(runner_), sink, metrics,
                                          options_.scheduler.max_queue);
   engine->record(std::move(recorder_));

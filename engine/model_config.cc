@@ -1,5 +1,6 @@
 #include "engine/model_config.h"
 
+#include <algorithm>
 #include <limits>
 #include <string_view>
 
@@ -152,6 +153,15 @@ absl::StatusOr<ModelConfig> read_model_config(const std::filesystem::path& dir) 
   ConfigReview review = review_model_config(dir);
   if (!review.problems.empty()) return review.problems.front();
   return std::move(review.config);
+}
+
+int ModelConfig::widest_window() const {
+  int widest = 0;
+  for (const LayerConfig& layer : layers) {
+    if (layer.window == 0) return 0;
+    widest = std::max(widest, layer.window);
+  }
+  return widest;
 }
 
 }  // namespace sluice

@@ -132,6 +132,9 @@ struct ModelConfig {
   std::optional<TokenId> bos_id;
   GenerationDefaults generation;
   std::vector<std::string> warnings;  // one line each, for the log of whoever loads the model
+
+  // Positions that a token sees in the layer that sees most; 0: all before it.
+  int widest_window() const;
 };
 
 // What a directory's files say, and everything in them that keeps the model from being served: a

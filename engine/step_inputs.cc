@@ -73,7 +73,7 @@ StepInputs::Need StepInputs::survey(const StepPlan& plan) {
     CHECK(row.count > 0 && row.begin >= 0 && (end <= seq.num_tokens() || unknown));
     CHECK(row.num_logits <= row.count && (row.num_samples == 0 || row.num_logits > 0));
     const int blocks = blocks_for(end, limits_.block_size);
-    CHECK(blocks <= int(seq.blocks.size()));
+    CHECK(blocks <= seq.end_block());
     need.tokens += row.count;
     need.unknown += unknown;
     need.unseen += unknown && row.num_samples == 1 && has_penalties(sampling);
@@ -108,14 +108,16 @@ void StepInputs::write_row(const StepRow& row, int index, int first_token, int f
     CHECK(id >= 0 && id < limits_.vocab_size);
     ids[i] = id;
     positions[i] = position;
-    slots[i] = seq.blocks[position / bs] * bs + position % bs;
+    slots[i] = seq.block(position / bs) * bs + position % bs;
   }
   attn_.cu_q.as<int32_t>()[index + 1] = first_token + row.count;
   attn_.seq_lens.as<int32_t>()[index] = end;
   const int blocks = blocks_for(end, bs);
   auto* table = attn_.block_tables.row<int32_t>(index);
-  std::copy_n(seq.blocks.begin(), blocks, table);
-  std::fill(table + blocks, table + attn_.block_tables.shape[1], 0);  // never read, never wild
+  // What is before and behind the table's own is never read, and never wild.
+  std::fill_n(table, seq.first_block, 0);
+  std::copy_n(seq.blocks.begin(), blocks - seq.first_block, table + seq.first_block);
+  std::fill(table + blocks, table + attn_.block_tables.shape[1], 0);
   attn_.max_q = std::max(attn_.max_q, row.count);
   attn_.max_seq_len = std::max(attn_.max_seq_len, end);
 

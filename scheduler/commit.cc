@@ -84,7 +84,7 @@ void Scheduler::Impl::prepare_publish(const Flight& f) {
     Sequence& s = sequence_of(f, i);
     const int full = (f.rows[i].begin + f.rows[i].count) / block_size_;
     extend_hashes(s, full);
-    pool_.prefetch(s.blocks[full - 1], s.hashes[full - 1]);
+    pool_.prefetch(s.block(full - 1), s.hashes[full - 1]);
   }
 }
 
@@ -93,6 +93,7 @@ void Scheduler::Impl::commit_row(Record& r, Sequence& s, const StepRow& row,
                                  std::vector<TokenEvent>& events) {
   const int end = row.begin + row.count;
   s.num_computed = end;
+  give_back_unseen(r, s);
   if (r.request.sampling.prompt_logprobs >= 0) {
     const int until = std::min(end, s.num_prompt - 1);
     if (r.num_reported < until) {
@@ -189,7 +190,7 @@ void Scheduler::Impl::publish(Sequence& s, int begin, int end) {
   extend_hashes(s, full);
   const bool behind = host_ != nullptr && policy_.write_behind;
   for (int i = begin / block_size_; i < full; ++i) {
-    const BlockId block = s.blocks[i];
+    const BlockId block = s.block(i);
     const bool known = !pool_.published(block).empty();
     pool_.publish(block, s.hashes[i],
                   std::span(s.tokens).subspan(size_t(i) * block_size_, size_t(block_size_)));
@@ -205,7 +206,7 @@ void Scheduler::Impl::keep_session(Record& r, Sequence& s) {
   const int end = s.num_computed, over = end % block_size_;
   if (over > 0) {
     extend_hashes(s, end / block_size_);
-    pool_.publish(s.blocks[end / block_size_], session_hash(r, s, end),
+    pool_.publish(s.block(end / block_size_), session_hash(r, s, end),
                   std::span(s.tokens).subspan(size_t(end - over), size_t(over)));
   }
   if (sessions_.size() >= kMaxSessions) forget_sessions();

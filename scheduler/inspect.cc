@@ -87,14 +87,18 @@ void Scheduler::Impl::check_record(const Record& r, std::vector<int>& refs,
     CHECK(s.num_computed <= s.num_scheduled && s.num_computed <= s.num_tokens());
     if (s.ended) CHECK(s.blocks.empty() && s.host_blocks.empty());
     if (s.ended) continue;
-    if (r.state == SeqState::waiting) CHECK(s.num_scheduled == 0 && s.host_blocks.empty());
+    // What the next token sees is there.
+    const int unseen = kv_reach_ > 0 ? std::max(s.num_computed - kv_reach_ + 1, 0) : 0;
+    CHECK(s.first_block >= 0 && s.first_block * block_size_ <= unseen);
+    if (r.state == SeqState::waiting)
+      CHECK(s.num_scheduled == 0 && s.first_block == 0 && s.host_blocks.empty());
     if (r.state == SeqState::swapped) {
       CHECK(s.num_scheduled == s.num_computed);
-      CHECK(int(s.host_blocks.size()) == blocks_for(s.num_computed));
+      CHECK(s.first_block + int(s.host_blocks.size()) == blocks_for(s.num_computed));
     }
     if (!in) CHECK(s.blocks.empty());
-    if (in) CHECK(s.host_blocks.empty() && int(s.blocks.size()) * block_size_ >= s.num_scheduled);
-    CHECK(int(s.blocks.size()) <= std::max(r.final_blocks, blocks_for(s.num_tokens())));
+    if (in) CHECK(s.host_blocks.empty() && s.end_block() * block_size_ >= s.num_scheduled);
+    CHECK(s.end_block() <= std::max(r.final_blocks, blocks_for(s.num_tokens())));
     CHECK(s.seq_slot == r.samples[s.sample].slot);
   }
 }

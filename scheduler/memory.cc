@@ -14,17 +14,16 @@ void Scheduler::Impl::extend_hashes(Sequence& s, int num_blocks) const {
 }
 
 bool Scheduler::Impl::extend_table(Record& r, Sequence& s, StepPlan& plan) {
-  const bool inside = s.num_scheduled < int(s.blocks.size()) * block_size_;
+  const bool inside = s.num_scheduled < s.end_block() * block_size_;
   if (inside && r.num_samples == 1) return true;
   if (!inside) return take_block(r, s.blocks, plan);
   const int at = s.num_scheduled / block_size_;
   // Samples share the prompt's last, partial block after a fork: all but the last one copy it.
   if (at != r.shared_blocks || !shares_partial_block(r, s)) return true;
-  scratch_.assign(1, s.blocks[at]);
   std::vector<BlockId> fresh;
   if (!take_block(r, fresh, plan)) return false;
-  plan.fork_copies.push_back({s.blocks[at], fresh[0]});
-  s.blocks[at] = fresh[0];
+  plan.fork_copies.push_back({s.block(at), fresh[0]});
+  s.blocks[size_t(at - s.first_block)] = fresh[0];
   scratch_.assign(1, plan.fork_copies.back().src);
   pool_.release(scratch_);  // a sibling holds it still, so nobody else can get it in this step
   return true;
@@ -34,11 +33,22 @@ bool Scheduler::Impl::extend_table(Record& r, Sequence& s, StepPlan& plan) {
 // but wrote to none that it shares. Were such a block copied by the last who has it, it could go to
 // somebody else before the step that copies it has run.
 bool Scheduler::Impl::shares_partial_block(const Record& r, const Sequence& s) const {
-  const size_t at = size_t(r.shared_blocks);
-  if (s.blocks.size() <= at || pool_.refs(s.blocks[at]) == 1) return false;
+  const int at = r.shared_blocks;
+  const auto has = [at](const Sequence& t) { return t.first_block <= at && at < t.end_block(); };
+  if (!has(s) || pool_.refs(s.block(at)) == 1) return false;
   return std::any_of(r.seqs.begin(), r.seqs.end(), [&](const Sequence& t) {
-    return &t != &s && !t.ended && t.blocks.size() > at && t.blocks[at] == s.blocks[at];
+    return &t != &s && !t.ended && has(t) && t.block(at) == s.block(at);
   });
+}
+
+// What no token behind the computed ones sees.
+void Scheduler::Impl::give_back_blocks(Record& r, Sequence& s) {
+  const int first = (s.num_computed - kv_reach_ + 1) / block_size_;
+  const auto end = s.blocks.begin() + ptrdiff_t(first - s.first_block);
+  scratch_.assign(s.blocks.begin(), end);
+  s.blocks.erase(s.blocks.begin(), end);
+  s.first_block = first;
+  release(r, scratch_);
 }
 
 bool Scheduler::Impl::take_block(Record& r, std::vector<BlockId>& out, StepPlan& plan) {
@@ -98,7 +108,7 @@ void Scheduler::Impl::preempt(Record& r, StepPlan& plan, bool proactive) {
   }
   for (Sequence& s : r.seqs) {
     pool_.release(s.blocks);
-    if (!swapped) s.num_computed = s.num_cached = 0;
+    if (!swapped) s.num_computed = s.num_cached = s.first_block = 0;
     s.num_scheduled = s.num_computed;
     s.seq_slot = -1;
   }
@@ -166,13 +176,13 @@ void Scheduler::Impl::release_slot(Record::Sample& sample) {
 // Blocks the live samples may still have to take, at most.
 int Scheduler::Impl::remaining_need(const Record& r) const {
   if (!r.forked) {
-    return r.final_blocks - int(r.seqs[0].blocks.size()) +
+    return r.final_blocks - r.seqs[0].end_block() +
            (r.num_live - 1) * (r.final_blocks - r.shared_blocks);
   }
   int need = 0, sharing = 0;
   for (const Sequence& s : r.seqs) {
     if (s.ended) continue;
-    need += r.final_blocks - int(s.blocks.size());
+    need += r.final_blocks - s.end_block();
     // Fresh from the fork: the next token goes to the partial block that samples share.
     const bool fresh = s.num_scheduled == s.num_prompt && s.num_prompt % block_size_ != 0;
     sharing += fresh && shares_partial_block(r, s);

@@ -9,9 +9,10 @@
 namespace sluice {
 
 Scheduler::Scheduler(const Policy& policy, const CostModel& seed, BlockPool& device,
-                     BlockPool* host, int depth, std::vector<TokenId> eos_tokens, int max_model_len)
+                     BlockPool* host, int depth, std::vector<TokenId> eos_tokens, int max_model_len,
+                     int kv_reach)
     : impl_(std::make_unique<Impl>(policy, seed, device, host, depth, std::move(eos_tokens),
-                                   max_model_len)) {}
+                                   max_model_len, kv_reach)) {}
 
 Scheduler::~Scheduler() = default;
 
@@ -46,7 +47,7 @@ const CostModel& Scheduler::cost_model() const { return impl_->cost_; }
 
 Scheduler::Impl::Impl(const Policy& policy, const CostModel& seed, BlockPool& device,
                       BlockPool* host, int depth, std::vector<TokenId> eos_tokens,
-                      int max_model_len)
+                      int max_model_len, int kv_reach)
     : policy_(policy),
       cost_(seed),
       pool_(device),
@@ -55,10 +56,11 @@ Scheduler::Impl::Impl(const Policy& policy, const CostModel& seed, BlockPool& de
       block_mask_(std::has_single_bit(unsigned(block_size_)) ? block_size_ - 1 : -1),
       watermark_(int(std::ceil(policy.watermark * device.num_blocks()))),
       max_model_len_(max_model_len),
+      kv_reach_(kv_reach),
       max_rows_(policy.max_rows > 0 ? std::min(policy.max_rows, policy.max_seqs) : policy.max_seqs),
       eos_(std::move(eos_tokens)),
       flights_(size_t(depth)) {
-  CHECK(depth >= 1 && policy.max_seqs >= 1 && policy.max_step_tokens >= 1);
+  CHECK(depth >= 1 && policy.max_seqs >= 1 && policy.max_step_tokens >= 1 && kv_reach >= 0);
   CHECK(!policy.tenant_weights.empty() && policy.min_chunk >= 1);
   CHECK(host == nullptr || host->block_size() == block_size_);
   for (double weight : policy.tenant_weights) {

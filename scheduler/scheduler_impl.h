@@ -105,7 +105,7 @@ struct Tenant {
 
 struct Scheduler::Impl {
   Impl(const Policy&, const CostModel& seed, BlockPool& device, BlockPool* host, int depth,
-       std::vector<TokenId> eos_tokens, int max_model_len);
+       std::vector<TokenId> eos_tokens, int max_model_len, int kv_reach);
 
   // admission.cc: who may wait, and who comes in.
   absl::Status add(RequestId, GenerateRequest, Instant now);
@@ -240,6 +240,11 @@ struct Scheduler::Impl {
   }
   bool extend_table(Record&, Sequence&, StepPlan&);
   bool shares_partial_block(const Record&, const Sequence&) const;
+  void give_back_unseen(Record& r, Sequence& s) {
+    if (kv_reach_ > 0 && s.num_computed - kv_reach_ + 1 >= (s.first_block + 1) * block_size_)
+      give_back_blocks(r, s);
+  }
+  void give_back_blocks(Record&, Sequence&);
   bool take_block(Record&, std::vector<BlockId>& out, StepPlan&);
   bool make_room(const Record&, StepPlan&);
   void hold_back(Record& victim);
@@ -257,6 +262,11 @@ struct Scheduler::Impl {
   bool swap_out(Record&, StepPlan&);
   bool admit_swapped(Record&, StepPlan&);
   void copy_in(Record&, StepPlan&);
+  struct Known {
+    std::span<const BlockHash> hashes;
+    std::span<const TokenId> tokens;
+  };
+  Known known_blocks(const Record&, const Sequence&) const;
   static bool by_source(const BlockCopy&, const BlockCopy&);
   void unique_sources();
   BlockId mapped(BlockId source) const;
@@ -325,7 +335,9 @@ struct Scheduler::Impl {
   BlockPool* const host_;
   const int block_size_;
   const int block_mask_;  // block_size_ - 1; -1: that is no power of two
-  const int watermark_, max_model_len_, max_rows_;
+  const int watermark_, max_model_len_;
+  const int kv_reach_;  // 0: a token sees everything before it
+  const int max_rows_;
   const std::vector<TokenId> eos_;
 
   std::unordered_map<RequestId, std::unique_ptr<Record>> live_;

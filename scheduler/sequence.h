@@ -38,12 +38,15 @@ struct alignas(64) Sequence {
   uint16_t sample = 0;
   bool ended = false;  // rows still in flight are discarded
 
-  std::vector<BlockId> blocks;       // the block table
+  std::vector<BlockId> blocks;       // the block table, from first_block on
   std::vector<BlockId> host_blocks;  // while swapped: where its content is
+  int first_block = 0;               // those before it were given back: no token to come sees them
   std::vector<BlockHash> hashes;     // one per full block of `tokens`, extended lazily
 
   int num_tokens() const { return int(tokens.size()); }
   bool is_decoding() const { return num_computed >= num_prompt; }
+  BlockId block(int index) const { return blocks[size_t(index - first_block)]; }
+  int end_block() const { return first_block + int(blocks.size()); }
 };
 
 }  // namespace sluice

@@ -59,7 +59,7 @@ void Scheduler::Impl::arrive(Record& r) {
   for (Sequence& s : r.seqs) {
     if (s.ended) continue;
     left += s.num_tokens() - s.num_computed;
-    if (copied && use_cache(r)) publish(s, 0, s.num_computed);
+    if (copied && use_cache(r)) publish(s, s.first_block * block_size_, s.num_computed);
   }
   if (was_out) r.trace->swapped_time += now_ - r.out_since;
   r.out_since = {};
@@ -85,12 +85,12 @@ double Scheduler::Impl::swap_seconds(const Record& r) const {
   int in = 0, out = 0;
   for (const Sequence& s : r.seqs) {
     if (s.ended) continue;
-    const int shared = in > 0 ? std::min(int(s.blocks.size()), r.shared_blocks) : 0;
-    const int blocks = blocks_for(s.num_computed);
+    const int blocks = blocks_for(s.num_computed) - s.first_block;
+    const int shared =
+        in > 0 ? std::clamp(r.shared_blocks - s.first_block, 0, int(s.blocks.size())) : 0;
     in += std::max(blocks - shared, 0);
-    const auto known = std::span(s.hashes).first(
-        std::min(s.hashes.size(), size_t(use_cache(r) ? s.num_computed / block_size_ : 0)));
-    out += std::max(blocks - std::max(shared, host_->probe(known, s.tokens).blocks), 0);
+    const Known known = known_blocks(r, s);
+    out += std::max(blocks - std::max(shared, host_->probe(known.hashes, known.tokens).blocks), 0);
   }
   return (in + out) * cost_.cost().per_block_copy;
 }
@@ -98,7 +98,8 @@ double Scheduler::Impl::swap_seconds(const Record& r) const {
 bool Scheduler::Impl::prefers_swap(const Record& r) const {
   if (host_ == nullptr) return false;
   int blocks = 0;
-  for (const Sequence& s : r.seqs) blocks += s.ended ? 0 : blocks_for(s.num_computed);
+  for (const Sequence& s : r.seqs)
+    blocks += s.ended ? 0 : blocks_for(s.num_computed) - s.first_block;
   if (blocks > host_->num_available()) return false;
   // Samples that compute their prompt again have it in common: only what is whole goes out.
   const bool computed = std::all_of(r.seqs.begin(), r.seqs.end(), [&](const Sequence& s) {
@@ -120,6 +121,15 @@ bool Scheduler::Impl::prefers_swap(const Record& r) const {
 
 // --- which block goes where ---
 
+// Of the blocks it goes on with, the full ones that a cache may have.
+Scheduler::Impl::Known Scheduler::Impl::known_blocks(const Record& r, const Sequence& s) const {
+  const int full = std::min(s.num_computed / block_size_, int(s.hashes.size()));
+  if (!use_cache(r) || full <= s.first_block) return {};
+  const size_t first = size_t(s.first_block);
+  return {std::span(s.hashes).first(size_t(full)).subspan(first),
+          std::span(s.tokens).subspan(first * size_t(block_size_))};
+}
+
 bool Scheduler::Impl::by_source(const BlockCopy& a, const BlockCopy& b) { return a.src < b.src; }
 
 void Scheduler::Impl::unique_sources() {
@@ -140,13 +150,11 @@ bool Scheduler::Impl::swap_out(Record& r, StepPlan& plan) {
   mapping_.clear();
   for (Sequence& s : r.seqs) {
     if (s.ended) continue;
-    const int blocks = blocks_for(s.num_computed);
-    if (use_cache(r)) {
-      const size_t full = size_t(s.num_computed / block_size_);
-      extend_hashes(s, int(full));
-      host_->match(std::span(s.hashes).first(full), s.tokens, s.host_blocks);
-    }
-    for (int i = int(s.host_blocks.size()); i < blocks; ++i) mapping_.push_back({s.blocks[i], -1});
+    if (use_cache(r)) extend_hashes(s, s.num_computed / block_size_);
+    const Known known = known_blocks(r, s);
+    host_->match(known.hashes, known.tokens, s.host_blocks);
+    for (int i = int(s.host_blocks.size()); i < blocks_for(s.num_computed) - s.first_block; ++i)
+      mapping_.push_back({s.blocks[i], -1});
   }
   unique_sources();
   scratch_.clear();
@@ -162,7 +170,7 @@ bool Scheduler::Impl::swap_out(Record& r, StepPlan& plan) {
   }
   for (Sequence& s : r.seqs) {
     if (s.ended) continue;
-    for (int i = int(s.host_blocks.size()); i < blocks_for(s.num_computed); ++i) {
+    for (int i = int(s.host_blocks.size()); i < blocks_for(s.num_computed) - s.first_block; ++i) {
       const BlockId host = mapped(s.blocks[i]);
       host_->retain(std::span(&host, 1));
       s.host_blocks.push_back(host);
@@ -212,9 +220,8 @@ bool Scheduler::Impl::admit_swapped(Record& r, StepPlan& plan) {
   int more = 0;  // blocks of tokens that are known and not computed
   for (Sequence& s : r.seqs) {
     if (s.ended) continue;
-    const size_t full =
-        use_cache(r) ? std::min(size_t(s.num_computed / block_size_), s.hashes.size()) : 0;
-    pool_.match(std::span(s.hashes).first(full), s.tokens, s.blocks);
+    const Known known = known_blocks(r, s);
+    pool_.match(known.hashes, known.tokens, s.blocks);
     more += blocks_for(s.num_tokens()) - blocks_for(s.num_computed);
     for (size_t i = s.blocks.size(); i < s.host_blocks.size(); ++i)
       mapping_.push_back({s.host_blocks[i], -1});
@@ -270,7 +277,7 @@ void Scheduler::Impl::copy_in(Record& r, StepPlan& plan) {
       s.blocks.push_back(block);
     }
     host_->release(s.host_blocks);  // the copies hold them
-    CHECK(pool_.allocate(blocks_for(s.num_tokens()) - int(s.blocks.size()), s.blocks));
+    CHECK(pool_.allocate(blocks_for(s.num_tokens()) - s.end_block(), s.blocks));
   }
   pool_.release(scratch_);  // the samples hold them now
 }

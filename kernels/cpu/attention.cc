@@ -178,10 +178,10 @@ void run_span(const AttentionArgs& a, const AttentionPiece& p, int span, const B
   if (begin >= end) return;
   const bool few = rows <= kFewRows && a.dim % 16 == 0 && a.kv != KvType::e4m3;
   Rows here, next;
-  locate(a, p, begin, end, &here);
+  locate(a, p, begin, first_visible, end, &here);
   for (; begin < end; begin += kKeyChunk) {
     next.count = 0;
-    if (begin + kKeyChunk < end) locate(a, p, begin + kKeyChunk, end, &next);
+    if (begin + kKeyChunk < end) locate(a, p, begin + kKeyChunk, 0, end, &next);
     const int vectors = (here.count + kLanes - 1) / kLanes;
     if (few && a.kv == KvType::bf16) {
       run_few_scores<true>(a, rows, b.q, dp, here, next, b.scores);

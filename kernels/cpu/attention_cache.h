@@ -22,18 +22,21 @@ const float kNone = -__builtin_inff();
 constexpr int64_t padded(int64_t dim) { return (dim + 31) / 32 * 32; }
 
 // Addresses of the K and V rows of up to kKeyChunk positions from `begin` on. Entries past count
-// repeat the last one: kernels may compute with them, nobody uses what comes out.
+// repeat the last one, and those before `first`, which no query sees, that of `first`: kernels may
+// compute with them, nobody uses what comes out. The blocks before `first` may be somebody else's.
 struct Rows {
   int count;
   const char* k[kKeyChunk];
   const char* v[kKeyChunk];
 };
 
-void locate(const AttentionArgs& a, const AttentionPiece& p, int begin, int end, Rows* rows) {
+void locate(const AttentionArgs& a, const AttentionPiece& p, int begin, int first, int end,
+            Rows* rows) {
   const int64_t size = kv_bytes(a.kv);
   rows->count = end - begin < kKeyChunk ? end - begin : kKeyChunk;
-  int block = begin / a.block_size, slot = begin % a.block_size;
-  for (int i = 0; i < rows->count;) {
+  const int skipped = first > begin ? first - begin : 0;
+  int block = (begin + skipped) / a.block_size, slot = (begin + skipped) % a.block_size;
+  for (int i = skipped; i < rows->count;) {
     const int64_t id = p.blocks[block++];
     const char* k = (const char*)a.k + (id * a.k_block + p.kv_head * a.k_head) * size;
     const char* v = (const char*)a.v + (id * a.v_block + p.kv_head * a.v_head) * size;
@@ -42,6 +45,10 @@ void locate(const AttentionArgs& a, const AttentionPiece& p, int begin, int end,
       rows->v[i] = v + slot * a.v_slot * size;
     }
     slot = 0;
+  }
+  for (int i = 0; i < skipped; ++i) {
+    rows->k[i] = rows->k[skipped];
+    rows->v[i] = rows->v[skipped];
   }
   for (int i = rows->count; i < kKeyChunk; ++i) {
     rows->k[i] = rows->k[rows->count - 1];

@@ -4,6 +4,8 @@ import concurrent.futures
 import http.client
 import json
 
+from conftest import run_cli
+
 
 def test_memory_after_many_requests(start, nano_model):
     daemon = start(nano_model, "--cache.bytes=16MiB")
@@ -28,3 +30,17 @@ def test_memory_after_many_requests(start, nano_model):
     many(9000)
     after_10000 = daemon.rss_kib()
     assert after_10000 <= after_1000 * 1.02, (after_1000, after_10000)
+
+
+def test_blocks_behind_the_window_serve_others(tmp_path, start):
+    """Eight answers of 3,000 tokens under a window of 256 live side by side where one of 4,096 tokens
+    would fit: all that they hold is what their next token sees."""
+    model = tmp_path / "windowed"
+    assert run_cli("make-model", "--preset", "tiny-mistral", "--out", model).returncode == 0
+    daemon = start(model, "--cache.bytes=2MiB")
+    body = {"prompt": "x", "max_tokens": 3000, "ignore_eos": True}
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: daemon.post("/v1/completions", body).json(), range(8)))
+    assert [answer["usage"]["completion_tokens"] for answer in answers] == [3000] * 8
+    assert daemon.metric("sluice_preemptions_total") == 0
+    daemon.wait_for(daemon.idle)

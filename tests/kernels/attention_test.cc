@@ -43,6 +43,7 @@ class World {
       k_.emplace_back(lens[s], shape.kv_heads * shape.dim);
       v_.emplace_back(lens[s], shape.kv_heads * shape.dim);
     }
+    unused_ = free.back();
     randomize(rng);
   }
 
@@ -72,6 +73,10 @@ class World {
       seq_lens.push_back(p.len);
       tables.insert(tables.end(), tables_.begin() + p.seq * max_blocks_,
                     tables_.begin() + (p.seq + 1) * max_blocks_);
+      // Blocks behind the window went back to the pool: their entries name one full of NaNs.
+      const int window = shape_.params.window, first = p.len - p.tokens;
+      const int gone = window > 0 ? std::max(first - window + 1, 0) / shape_.block_size : 0;
+      std::fill_n(tables.end() - max_blocks_, gone, unused_);
       batch.max_q = std::max(batch.max_q, p.tokens);
       batch.max_seq_len = std::max(batch.max_seq_len, p.len);
     }
@@ -143,6 +148,7 @@ class World {
   Shape shape_;
   std::vector<int> lens_;
   int max_blocks_, num_blocks_;
+  int32_t unused_ = 0;  // a block that nobody writes
   Cache cache_;
   std::vector<int32_t> tables_;
   std::vector<Matrix> q_, k_, v_;

@@ -25,6 +25,7 @@ struct LedgerOptions {
   int num_host_blocks = 0;
   int num_slots = 256;  // max_seqs
   int depth = 1;
+  int reach = 0;  // > 0: a row's tokens see so many positions, their own included; 2 at least
   int vocab = 1000;
   std::vector<TokenId> eos_tokens;  // banned before min_tokens, as in a sampler
   uint64_t seed = 1;                // of when steps run, not of what they compute
@@ -85,7 +86,7 @@ class LedgerRunner final : public ModelRunner {
         cache_(size_t(o_.num_blocks) * size_t(o_.block_size), kPoison),
         host_(size_t(o_.num_host_blocks) * size_t(o_.block_size), kPoison),
         drawn_(size_t(o_.num_slots) * kMemory) {
-    CHECK(o_.depth < kMemory);
+    CHECK(o_.depth < kMemory && o_.reach != 1);
   }
 
   int depth() const override { return o_.depth; }
@@ -97,9 +98,9 @@ class LedgerRunner final : public ModelRunner {
     step.forks = plan.fork_copies;
     for (const StepRow& r : plan.rows) {  // read now: later the sequence belongs to the scheduler
       CHECK(!r.seq->ended && r.seq->seq_slot >= 0 && r.seq->seq_slot < o_.num_slots);
-      step.rows.push_back({r.seq->tokens, r.seq->blocks, r.seq->request->sampling,
-                           r.seq->num_prompt, r.begin, r.count, r.num_logits, r.num_samples,
-                           r.seq->seq_slot, r.seq->sample});
+      step.rows.push_back({r.seq->tokens, r.seq->blocks, r.seq->first_block,
+                           r.seq->request->sampling, r.seq->num_prompt, r.begin, r.count,
+                           r.num_logits, r.num_samples, r.seq->seq_slot, r.seq->sample});
     }
     const auto swap = [&](const BlockCopy& c, bool out) {
       const BlockId device = out ? c.src : c.dst, host = out ? c.dst : c.src;
@@ -145,6 +146,7 @@ class LedgerRunner final : public ModelRunner {
   struct Row {
     std::vector<TokenId> tokens;
     std::vector<BlockId> blocks;
+    int first_block;
     SamplingParams sampling;
     int num_prompt, begin, count, num_logits, num_samples, slot, sample;
     std::vector<uint64_t> truth;  // hash of every prefix
@@ -174,7 +176,8 @@ class LedgerRunner final : public ModelRunner {
     return drawn_[size_t(slot) * kMemory + size_t(position % kMemory)];
   }
   uint64_t& at(const Row& r, int pos) {
-    const BlockId block = r.blocks[size_t(pos / o_.block_size)];
+    CHECK(pos / o_.block_size >= r.first_block);
+    const BlockId block = r.blocks[size_t(pos / o_.block_size - r.first_block)];
     CHECK(block >= 0 && block < o_.num_blocks);
     return cache_[size_t(block) * o_.block_size + pos % o_.block_size];
   }
@@ -218,17 +221,18 @@ class LedgerRunner final : public ModelRunner {
       any_prompt |= r.sampling.prompt_logprobs >= 0;
     }
     for (const Row& r : step.rows) {
-      for (int p = 0; p < r.end(); ++p) CHECK(at(r, p) == r.truth[size_t(p)]);
-      slots_read_ += r.end();
+      const int first = o_.reach > 0 ? std::max(r.begin - o_.reach + 1, 0) : 0;
+      for (int p = first; p < r.end(); ++p) CHECK(at(r, p) == r.truth[size_t(p)]);
+      slots_read_ += r.end() - first;
       if (any_prompt) step.result.prompt.push_back(prompt_logprobs(r));
       draw(r, any_top, step.result);
     }
   }
 
   void begin_row(Row& r) {
-    CHECK(r.count > 0 && int(r.blocks.size()) * o_.block_size >= r.end());
+    const int capacity = (r.first_block + int(r.blocks.size())) * o_.block_size;
+    CHECK(r.count > 0 && capacity >= r.end());
     CHECK(r.num_logits >= (r.num_samples > 0) && r.num_logits <= r.count);
-    const int capacity = int(r.blocks.size()) * o_.block_size;
     for (int p = r.begin; p < capacity; ++p) at(r, p) = kPoison;
     uint64_t h = 0;
     for (int p = 0; p < r.end(); ++p) {

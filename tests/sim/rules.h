@@ -35,7 +35,7 @@ class Rules : public ::testing::Test {
     pool.emplace(num_blocks, block_size);
     if (num_host_blocks > 0) host.emplace(num_host_blocks, block_size, pool->hasher());
     scheduler.emplace(policy, CostModel(cost), *pool, host ? &*host : nullptr, depth,
-                      std::vector<TokenId>{kEos}, max_model_len);
+                      std::vector<TokenId>{kEos}, max_model_len, kv_reach);
   }
 
   static GenerateRequest request(int prompt_len, int max_tokens, TokenId first = 1000) {
@@ -131,7 +131,7 @@ class Rules : public ::testing::Test {
     p.watermark = 0;
     return p;
   }();
-  int max_model_len = 1 << 20;
+  int max_model_len = 1 << 20, kv_reach = 0;
   // A live request, as the scheduler tells it.
   RequestInfo info(RequestId id) const {
     RequestInfo i;

@@ -6,6 +6,26 @@ namespace {
 
 using ::testing::ElementsAre;
 
+// --- what no token sees any more -------------------------------------------------------------
+
+TEST_F(Rules, BlocksBehindTheReachReturnWithTheStepsInFlight) {
+  kv_reach = 4;
+  make(8, 4, 2);
+  add(1, request(8, 12));
+  launch();
+  launch();
+  EXPECT_EQ(used(), 3);
+  commit();  // position 8 sees 5 and what follows: the first block goes, but a step is in flight
+  EXPECT_EQ(used(), 3);
+  commit();
+  EXPECT_EQ(used(), 2);
+  while (finish_of(1) == FinishReason::none) {
+    const auto rows = step();
+    EXPECT_TRUE(rows.empty() || rows[0].blocks.size() <= 2u);
+  }
+  EXPECT_EQ(tokens_of(1), 12);
+}
+
 // --- preemption ------------------------------------------------------------------------------
 
 TEST_F(Rules, PreemptsTheLatestArrivalAndKeepsItsPlace) {

@@ -47,7 +47,7 @@ TEST_P(Worlds, EveryOutputEqualsTheRequestRunAlone) {
       long(c.orca), long(c.storms), long(c.starved));
   for (int64_t seen :
        {c.swaps, c.blocks_in, c.proactive, c.demotions, c.promotions, c.written_behind,
-        c.host_cached, c.session_tails, c.oldest, c.storms, c.starved}) {
+        c.host_cached, c.session_tails, c.oldest, c.storms, c.starved, c.given_back}) {
     EXPECT_GT(seen, 0);
   }
   EXPECT_GT(c.refused, 0);

@@ -22,7 +22,7 @@ struct Coverage {
   int64_t deadlines = 0, overtakes = 0, restarts_at_bound = 0, prompt_logprobs = 0, discarded = 0;
   int64_t swaps = 0, blocks_in = 0, proactive = 0, demotions = 0, promotions = 0;
   int64_t written_behind = 0, host_cached = 0, session_tails = 0, oldest = 0, orca = 0;
-  int64_t storms = 0, starved = 0;
+  int64_t storms = 0, starved = 0, given_back = 0;
 };
 
 struct Sent {
@@ -39,10 +39,11 @@ class World : WorldDraws {
  public:
   World(uint64_t seed, int depth, Coverage& coverage, const std::optional<Policy>& choices = {})
       : WorldDraws(seed * 31 + uint64_t(depth), choices), depth_(depth), c_(coverage) {
+    reach_ = seed % 3 == 0 ? 2 + int(seed / 3 % 40) : 0;
     pool_.emplace(draw_blocks(), block_size_);
     if (rnd(0, 2) > 0) host_.emplace(rnd(1, 3 * pool_->num_blocks()), block_size_, pool_->hasher());
     scheduler_.emplace(policy_, CostModel(draw_cost()), *pool_, host_ ? &*host_ : nullptr, depth,
-                       std::vector<TokenId>{kWorldEos}, max_len_);
+                       std::vector<TokenId>{kWorldEos}, max_len_, reach_);
     LedgerOptions o;
     o.num_host_blocks = host_ ? host_->num_blocks() : 0;
     o.copy_delay = rnd(0, 1) ? rnd(0, 6) : 0;
@@ -50,6 +51,7 @@ class World : WorldDraws {
     o.num_blocks = pool_->num_blocks();
     o.num_slots = policy_.max_seqs;
     o.depth = depth;
+    o.reach = reach_;
     o.vocab = kVocab;
     o.eos_tokens = {kWorldEos};
     o.seed = seed;
@@ -249,6 +251,7 @@ class World : WorldDraws {
     for (const StepRow& row : plan.rows) {
       const Sequence& s = *row.seq;
       Sent& x = sent_.at(s.id);
+      if (x.out.size() == 1) check_reach(s);
       tokens += row.count;
       const bool goes_on = row.begin >= s.num_prompt && row.begin + 1 >= s.num_tokens() &&
                            row.begin == x.computed[s.sample];
@@ -276,6 +279,16 @@ class World : WorldDraws {
         policy_.reservation == Policy::Reservation::full && fcfs_) {
       check_orca();
     }
+  }
+
+  // Once a step has landed since it came in it holds no block that nobody will read.
+  void check_reach(const Sequence& s) {
+    const int unseen = reach_ > 0 ? std::max(s.num_computed - reach_ + 1, 0) : 0;
+    ASSERT_LE(s.first_block, unseen / block_size_);
+    if (s.num_computed > s.num_cached) {
+      ASSERT_EQ(s.first_block, unseen / block_size_);
+    }
+    c_.given_back += s.first_block;
   }
 
   void note_restart(Sent& x, const StepRow& row) {
@@ -407,6 +420,7 @@ class World : WorldDraws {
   Instant now_{};
   RequestId last_id_ = 0, advancing_ = 0;
   int cancels_ = 0, storms_ = 0, missed_ = 0;
+  int reach_ = 0;  // of a token's step; 0: everything before it
 };
 
 }  // namespace sluice

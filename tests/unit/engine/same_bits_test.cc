@@ -64,7 +64,7 @@ Outcome run(Rank& rank, const Schedule& s, const Requests& requests) {
     policy.quantum = 1e-9;  // no clock here: levels change by what steps took
   }
   Scheduler scheduler(policy, CostModel(), pool, host.get(), 1, rank.model->config().eos_ids,
-                      rank.model->max_len());
+                      rank.model->max_len(), rank.model->config().widest_window());
   std::mt19937 rng(s.arrivals);
   std::vector<TokenEvent> events;
   Outcome out;
@@ -103,6 +103,7 @@ INSTANTIATE_TEST_SUITE_P(Cases, SameBitsTest,
                          testing::Values(Case{"f32", llama(false), "auto", 2, DType::f32},
                                          Case{"bf16", llama(true), "auto", 2},
                                          Case{"qwen3", qwen3(), "auto", 2},
+                                         Case{"mistral", mistral(), "auto", 2},
                                          Case{"fp8", llama(true), "auto", 2, DType::fp8_e4m3},
                                          Case{"avx512", llama(true), "avx512", 1},
                                          Case{"avx2", llama(true), "avx2", 2},

@@ -22,6 +22,7 @@ struct TinyModel {
   bool bf16 = false;
   int layers = 2, hidden = 64, ffn = 96, heads = 4, kv_heads = 2, head_dim = 32, vocab = 300;
   int max_positions = 256;
+  int window = 0;                  // of all layers, where the architecture has one; 0: null
   float k_scale = 0, v_scale = 0;  // of a cache in fp8; 0: none is stored
 
   void write(const std::filesystem::path& dir) const {
@@ -31,8 +32,9 @@ struct TinyModel {
         R"("num_attention_heads":{},"num_key_value_heads":{},"head_dim":{},"num_hidden_layers":{},)"
         R"("vocab_size":{},"max_position_embeddings":{},"rms_norm_eps":1e-5,"rope_theta":10000.0,)"
         R"("tie_word_embeddings":true,"hidden_act":"silu","eos_token_id":[0,1],)"
-        R"("torch_dtype":"{}"}})",
+        R"({}"torch_dtype":"{}"}})",
         architecture, hidden, ffn, heads, kv_heads, head_dim, layers, vocab, max_positions,
+        window > 0 ? fmt::format(R"("sliding_window":{},)", window) : "",
         bf16 ? "bfloat16" : "float32");
     std::string header, data;
     std::mt19937 rng(7);

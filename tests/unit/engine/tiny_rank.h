@@ -26,6 +26,14 @@ inline TinyModel qwen3() {
   t.bf16 = true;
   return t;
 }
+// Its blocks behind the window go back to the pool.
+inline TinyModel mistral() {
+  TinyModel t;
+  t.architecture = "MistralForCausalLM";
+  t.window = 21;
+  t.bf16 = true;
+  return t;
+}
 
 // A tiny model on a device of its own.
 struct Rank {

@@ -106,7 +106,8 @@ class Trial {
                  .before_block_copy = [this] { gate_.pass(); }}),
         scheduler_(s.policy, CostModel(StepCost{1e-3, 2e-5, 1e-7, 5e-5, 1e-6, 4e-5}), pool_,
                    s.num_host_blocks > 0 ? &host_ : nullptr, runner_.depth(),
-                   rank.model->config().eos_ids, rank.model->max_len()) {
+                   rank.model->config().eos_ids, rank.model->max_len(),
+                   rank.model->config().widest_window()) {
     std::shuffle(requests_.begin(), requests_.end(), rng_);
   }
   ~Trial() { gate_.allow(CopyGate::kAll); }  // also when something has failed
