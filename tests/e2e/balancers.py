@@ -1,10 +1,12 @@
-"""HAProxy and NGINX with the configurations of deploy/balancers, before replicas on loopback; and load."""
+"""HAProxy, NGINX and Envoy with the configurations of deploy/balancers, before replicas on loopback; and load."""
 
 import os
 import random
+import re
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 import time
 
@@ -15,8 +17,11 @@ import openai
 from conftest import ROOT, Daemon, GrpcClient, clean_environment, pb
 
 CONFIGS = ROOT / "deploy/balancers"
+
+
 def binary(name):
-    return shutil.which(name, path=os.environ["PATH"] + ":/usr/sbin")
+    """Debian's, or of the packages of tests/requirements.txt."""
+    return shutil.which(name, path=f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}:/usr/sbin")
 
 
 def free_ports(n):
@@ -64,6 +69,7 @@ class Replica:
 class Balancer:
     def __init__(self, name, command, directory, env=None):
         self.name = name
+        self.sees_down = None  # by its health checks: a function of a replica's index
         self.log_path = directory / f"{name}.log"
         self.process = subprocess.Popen(command, cwd=directory, stdin=subprocess.DEVNULL,
                                         stdout=open(self.log_path, "wb"), stderr=subprocess.STDOUT,
@@ -98,7 +104,17 @@ def start_haproxy(directory, a, b):
     env = {"SLUICE_BIND_HTTP": local(http), "SLUICE_BIND_GRPC": local(grpc),
            "SLUICE_A_HTTP": local(a[0]), "SLUICE_A_GRPC": local(a[1]),
            "SLUICE_B_HTTP": local(b[0]), "SLUICE_B_GRPC": local(b[1])}
-    return Balancer("haproxy", [binary("haproxy"), "-db", "-f", config], directory, env).wait(http, grpc)
+    balancer = Balancer("haproxy", [binary("haproxy"), "-db", "-f", config], directory, env)
+
+    def sees_down(index):
+        states = {}
+        for kind, server, state in re.findall(r"Server sluice_(\w+)/(\w) is (UP|DOWN)",
+                                              balancer.log_path.read_text()):
+            states[kind, server] = state
+        return all(states.get((kind, "ab"[index])) == "DOWN" for kind in ["http", "grpc"])
+
+    balancer.sees_down = sees_down
+    return balancer.wait(http, grpc)
 
 
 NGINX = """daemon off;
@@ -126,6 +142,30 @@ def start_nginx(directory, a, b):
         user="user root;\n" if os.getuid() == 0 else "", temporary=temporary))
     command = [binary("nginx"), "-p", directory, "-e", "stderr", "-c", directory / "nginx.conf"]
     return Balancer("nginx", command, directory).wait(http, grpc)
+
+
+def start_envoy(directory, a, b):
+    http, grpc, admin = free_ports(3)
+    ports = {8080: http, 8081: grpc, 8000: a[0], 8001: a[1], 8010: b[0], 8011: b[1]}
+    text = replace((CONFIGS / "envoy.yaml").read_text(),
+                   **{"address: 0.0.0.0": "address: 127.0.0.1", "interval: 1s": "interval: 0.2s"})
+    config = directory / "envoy.yaml"
+    config.write_text(
+        replace(text, **{f"port_value: {old} ": f"port_value: {new} " for old, new in ports.items()})
+        + f"admin: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {admin} }} }} }}\n")
+    command = [binary("envoy"), "-c", config, "--use-dynamic-base-id", "--concurrency", "2",
+               "--log-level", "warning"]
+    balancer = Balancer("envoy", command, directory)
+
+    def sees_down(index):
+        clusters = httpx.get(f"http://127.0.0.1:{admin}/clusters?format=json").json()["cluster_statuses"]
+        states = {host["address"]["socket_address"]["port_value"]:
+                  host["health_status"].get("failed_active_health_check", False)
+                  for cluster in clusters for host in cluster["host_statuses"]}
+        return all(states[port] for port in [a, b][index])
+
+    balancer.sees_down = sees_down
+    return balancer.wait(http, grpc)
 
 
 class Failure(Exception):
