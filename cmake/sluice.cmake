@@ -34,7 +34,8 @@ endfunction()
 # tests/sanitize.sh builds and runs everything.
 set(SLUICE_SIMT_TESTS simt_emulator_test simt_rows_test simt_attention_test simt_sample_test)
 set(SLUICE_SANITIZED_address parse_test stream_test model_files_test text_test jinja_bounds_test
-                             fuzz_jinja fuzz_safetensors fuzz_config fuzz_tokenizer fuzz_request fuzz_http fuzz_grpc
+                             fuzz_jinja fuzz_safetensors fuzz_config fuzz_tokenizer fuzz_sentencepiece
+                             fuzz_request fuzz_http fuzz_grpc
                              scheduler_sim_test scheduler_preset_test scheduler_rules_test
                              simt_engine_test ${SLUICE_SIMT_TESTS})
 set(SLUICE_SANITIZED_thread base_test block_copier_test engine_test http_server_test

@@ -206,7 +206,7 @@ void review_text(const std::filesystem::path& dir, Report& r) {
     r.tokenizer = *std::move(tokenizer);
     const absl::Status tested = self_test(*r.tokenizer);
     r.self_test = message_of(tested);
-    r.add(annotate(tested, (dir / "tokenizer.json").string()));
+    r.add(annotate(tested, (dir / r.tokenizer->file()).string()));
     if (r.config.has_sizes) r.add(check_vocabulary(*r.tokenizer, r.config.config.vocab_size));
     for (TokenId id = 0; id < r.tokenizer->vocab_size(); ++id)
       if (r.tokenizer->is_special(id)) r.special.emplace_back(r.tokenizer->content(id));
@@ -271,6 +271,7 @@ void append_weights(std::string& text, const Report& r) {
 Rows text_rows(const Report& r) {
   Rows rows;
   if (r.tokenizer) {
+    rows.emplace_back("file", r.tokenizer->file());
     rows.emplace_back("kind", r.tokenizer->kind());
     rows.emplace_back("tokens",
                       fmt::format("{}, {} of them special", count_text(r.tokenizer->vocab_size()),
@@ -336,7 +337,8 @@ std::string to_json(const Report& r) {
                      {"unused_tensors", r.weights.unused}};
   json["tokenizer"] = Json();
   if (r.tokenizer)
-    json["tokenizer"] = {{"kind", r.tokenizer->kind()},
+    json["tokenizer"] = {{"file", r.tokenizer->file()},
+                         {"kind", r.tokenizer->kind()},
                          {"tokens", r.tokenizer->vocab_size()},
                          {"special_tokens", r.special},
                          {"self_test", r.self_test.empty() ? "passed" : r.self_test}};

@@ -74,7 +74,7 @@ absl::StatusOr<ModelInfo> describe(const Config& config, const ServedModel& mode
   if (!tokenizer.ok()) return tokenizer.status();
   info.tokenizer = *std::move(tokenizer);
   if (absl::Status s = self_test(*info.tokenizer); !s.ok())
-    return annotate(s, config.model.path + "/tokenizer.json");
+    return annotate(s, fmt::format("{}/{}", config.model.path, info.tokenizer->file()));
   if (absl::Status s = check_vocabulary(*info.tokenizer, info.vocab_size); !s.ok())
     return annotate(s, config.model.path);
   auto chat_template = load_template(config.model, info, model.config());

@@ -35,21 +35,32 @@ bool AddedTokenMatcher::add(std::string_view pattern, const AddedToken& token) {
   return true;
 }
 
+const AddedToken* AddedTokenMatcher::match(std::string_view text, size_t& length) const {
+  int32_t node = 0, token = -1;
+  for (size_t at = 0; at < text.size(); ++at) {
+    const auto next = edges_.find(edge(node, text[at]));
+    if (next == edges_.end()) break;
+    node = next->second;
+    if (nodes_[node].token < 0) continue;
+    token = nodes_[node].token;
+    length = at + 1;
+  }
+  return token < 0 ? nullptr : &tokens_[token];
+}
+
+size_t AddedTokenMatcher::prefix(std::string_view text) const {
+  size_t length = 0;
+  if (!text.empty() && has_beginning(text[0])) match(text, length);
+  return length;
+}
+
 bool AddedTokenMatcher::find(std::string_view text, size_t from, Found& found) const {
   for (size_t begin = from; begin < text.size(); ++begin) {
-    if (!begins_[static_cast<uint8_t>(text[begin])]) continue;
-    int32_t node = 0, token = -1;
-    for (size_t at = begin; at < text.size(); ++at) {
-      const auto next = edges_.find(edge(node, text[at]));
-      if (next == edges_.end()) break;
-      node = next->second;
-      if (nodes_[node].token < 0) continue;
-      token = nodes_[node].token;
-      found.end = at + 1;
-    }
-    if (token < 0) continue;
-    found.begin = begin;
-    found.token = &tokens_[token];
+    if (!has_beginning(text[begin])) continue;
+    size_t length = 0;
+    const AddedToken* token = match(text.substr(begin), length);
+    if (!token) continue;
+    found = {begin, begin + length, token};
     return true;
   }
   return false;

@@ -33,6 +33,12 @@ class AddedTokenMatcher {
   // token has the same.
   bool add(std::string_view pattern, const AddedToken& token);
 
+  // The length of the longest pattern that `text` begins with, whatever its flags; 0: there is
+  // none.
+  size_t prefix(std::string_view text) const;
+  // Some pattern begins with it.
+  bool has_beginning(char byte) const { return begins_[static_cast<uint8_t>(byte)]; }
+
   using EmitText = absl::FunctionRef<void(std::string_view)>;
   using EmitToken = absl::FunctionRef<void(TokenId)>;
   // `text` is valid UTF-8. Its parts in order; texts are never empty.
@@ -50,6 +56,8 @@ class AddedTokenMatcher {
     size_t begin, end;
     const AddedToken* token;
   };
+  // The longest pattern that `text` begins with, and its length; null: there is none.
+  const AddedToken* match(std::string_view text, size_t& length) const;
   bool find(std::string_view text, size_t from, Found& found) const;
   bool stands_alone(std::string_view text, const Found& found, Regex::Scratch& scratch) const;
 

@@ -10,7 +10,6 @@
 namespace sluice {
 namespace {
 
-constexpr uint32_t kNoRank = std::numeric_limits<uint32_t>::max();
 // Up to here a linear search for the best pair is quicker than a heap.
 constexpr size_t kShort = 48;
 // Characters below this are found in a table: it holds SentencePiece's U+2581.
@@ -32,6 +31,17 @@ absl::StatusOr<Bpe> Bpe::make(Vocabulary vocabulary, const Merges& merges, Optio
   bpe.options_ = std::move(options);
   if (absl::Status status = bpe.index_vocabulary(); !status.ok()) return status;
   if (absl::Status status = bpe.index_merges(merges); !status.ok()) return status;
+  bpe.index_pieces();
+  return bpe;
+}
+
+absl::StatusOr<Bpe> Bpe::make_ranked(Vocabulary vocabulary, const std::vector<uint32_t>& ranks,
+                                     Options options) {
+  Bpe bpe;
+  bpe.vocabulary_ = std::move(vocabulary);
+  bpe.options_ = std::move(options);
+  if (absl::Status status = bpe.index_vocabulary(); !status.ok()) return status;
+  if (absl::Status status = bpe.index_ranks(ranks); !status.ok()) return status;
   bpe.index_pieces();
   return bpe;
 }
@@ -146,6 +156,30 @@ absl::Status Bpe::index_merges(const Merges& merges) {
         return invalid_argument("model.merges[{}]: token '{}' is not in the vocabulary", rank,
                                 text.substr(0, 100));
     merges_[key(*left_id, *right_id)] = {static_cast<uint32_t>(rank), *merged};
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Bpe::index_ranks(const std::vector<uint32_t>& ranks) {
+  // What a token can be while letters are merged: a letter, or the result of a merge.
+  const auto half = [&](std::string_view text) {
+    const std::optional<TokenId> id = find(text);
+    const bool occurs = id && (ranks[*id] != kNoRank || utf8_step(text, 0).length == text.size());
+    return occurs ? id : std::nullopt;
+  };
+  for (const auto& [content, id] : vocabulary_) {
+    if (ranks[id] == kNoRank) continue;
+    const std::string_view text = content;
+    for (size_t at = 0; at < text.size();) {
+      const size_t length = utf8_step(text, at).length;
+      if (!find(text.substr(at, length)))
+        return invalid_argument("'{}' has the character '{}', which has no entry", text,
+                                text.substr(at, length));
+      at += length;
+      if (at == text.size()) break;
+      const auto left = half(text.substr(0, at)), right = half(text.substr(at));
+      if (left && right) merges_[key(*left, *right)] = {ranks[id], id};
+    }
   }
   return absl::OkStatus();
 }

@@ -73,6 +73,11 @@ class Bpe {
   };
   // Ids are distinct and not negative (the caller has checked). Error messages begin with the key.
   static absl::StatusOr<Bpe> make(Vocabulary vocabulary, const Merges& merges, Options options);
+  // As in SentencePiece, where pairs are not listed: two neighbours whose text is that of an entry
+  // with a rank may become that one. The id of an entry is its place, ranks[id] its rank.
+  static absl::StatusOr<Bpe> make_ranked(Vocabulary vocabulary, const std::vector<uint32_t>& ranks,
+                                         Options options);
+  static constexpr uint32_t kNoRank = UINT32_MAX;
 
   // Appends the tokens of one piece of pre-tokenised text.
   void encode(std::string_view piece, Scratch& scratch, std::vector<TokenId>& out) const;
@@ -107,6 +112,7 @@ class Bpe {
   void index_bytes();
   absl::Status index_characters();
   absl::Status index_merges(const Merges& merges);
+  absl::Status index_ranks(const std::vector<uint32_t>& ranks);
   void index_pieces();
   void find_cut();
   bool affixes() const { return !options_.inner_prefix.empty() || !options_.end_suffix.empty(); }

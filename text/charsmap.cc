@@ -37,12 +37,19 @@ absl::StatusOr<Charsmap> Charsmap::parse(std::string_view blob) {
     return invalid_argument("a character map with a replacement that is not UTF-8");
   for (size_t code = 0; code < map.plain_.size(); ++code) {
     const char character = static_cast<char>(code);
-    map.plain_[code] = !map.find({&character, 1});
+    map.plain_[code] = !map.find({&character, 1}, false);
   }
   return map;
 }
 
-std::optional<std::string_view> Charsmap::find(std::string_view text) const {
+bool Charsmap::has_beginning(char byte) const {
+  const auto label = static_cast<uint8_t>(byte);
+  const size_t node = offset_of(units_[0]) ^ label;
+  return label != 0 && node < units_.size() && label_of(units_[node]) == label;
+}
+
+std::optional<Charsmap::Entry> Charsmap::find(std::string_view text, bool longest) const {
+  std::optional<Entry> found;
   size_t node = offset_of(units_[0]);
   for (size_t i = 0; i < text.size(); ++i) {
     const auto byte = static_cast<uint8_t>(text[i]);
@@ -56,22 +63,23 @@ std::optional<std::string_view> Charsmap::find(std::string_view text) const {
     if (node >= units_.size()) break;
     const size_t value = value_of(units_[node]);
     if (value >= replacements_.size() || (replacements_[value] & 0xC0) == 0x80) break;
-    return std::string_view(replacements_.c_str() + value);
+    found = Entry{i + 1, std::string_view(replacements_.c_str() + value)};
+    if (!longest) break;
   }
-  return std::nullopt;
+  return found;
 }
 
 void Charsmap::rewrite_grapheme(std::string_view grapheme, std::string& out) const {
   if (grapheme.size() <= kMaxGrapheme) {
-    if (const auto entry = find(grapheme)) {
-      out += *entry;
+    if (const auto entry = find(grapheme, false)) {
+      out += entry->replacement;
       return;
     }
   }
   for (size_t at = 0; at < grapheme.size();) {
     const std::string_view character = grapheme.substr(at, utf8_step(grapheme, at).length);
-    const auto entry = find(character);
-    out += entry.value_or(character);
+    const auto entry = find(character, false);
+    out += entry ? entry->replacement : character;
     at += character.size();
   }
 }

@@ -23,9 +23,18 @@ class Charsmap {
   // characters is looked up alone.
   void rewrite_graphemes(std::string_view text, std::string& out) const;
 
+  struct Entry {
+    size_t length;  // of what it replaces
+    std::string_view replacement;
+  };
+  // The longest entry that `text` begins with: how SentencePiece itself reads a map.
+  std::optional<Entry> longest(std::string_view text) const { return find(text, true); }
+  // Some entry begins with it.
+  bool has_beginning(char byte) const;
+
  private:
-  // The replacement of the shortest entry that `text` begins with.
-  std::optional<std::string_view> find(std::string_view text) const;
+  // The shortest entry that `text` begins with, or the longest.
+  std::optional<Entry> find(std::string_view text, bool longest) const;
   void rewrite_grapheme(std::string_view grapheme, std::string& out) const;
 
   std::vector<uint32_t> units_;

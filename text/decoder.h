@@ -31,6 +31,7 @@ class Decoder {
   struct Ends {
     std::string character;       // one; empty: none is stripped
     size_t start = 0, stop = 0;  // at most this many
+    bool by_token = false;       // from the beginning: of a token one, and none of bytes
   };
   void set_ends(Ends ends) { ends_ = std::move(ends); }
 
@@ -40,6 +41,10 @@ class Decoder {
   std::optional<char> byte_of(std::string_view content) const;
   // What becomes of text that was written as bytes.
   std::string spell_bytes(std::string_view text, bool first) const;
+
+  // In a run of tokens that are bytes each character stands for itself, whatever is beside it.
+  void set_bytes_apart() { bytes_apart_ = true; }
+  bool bytes_apart() const { return bytes_apart_; }
 
   // How many times as long replacements may make a token, at most.
   double growth() const { return growth_; }
@@ -80,7 +85,7 @@ class Decoder {
   std::string between_;
   Ends ends_;
   double growth_ = 1;
-  bool byte_level_ = false, first_differs_ = false, last_differs_ = false;
+  bool byte_level_ = false, first_differs_ = false, last_differs_ = false, bytes_apart_ = false;
 };
 
 }  // namespace sluice

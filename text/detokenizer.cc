@@ -59,6 +59,7 @@ void Detokenizer::add(const std::string& text, std::string& out) {
     } else {
       rest.remove_prefix(ends.character.size());
       --to_strip_;
+      if (ends.by_token && !rest.empty()) to_strip_ = 0;
     }
   }
   if (ends.stop == 0) {
@@ -85,6 +86,7 @@ void Detokenizer::show_bytes(bool ended, std::string& out) {
     for (size_t i = 0; i < end; ++i) text += kReplacement;
   }
   held_.erase(0, end);
+  if (decoder_.ends().by_token) to_strip_ = 0;
   add(decoder_.spell_bytes(text, first_), out);
 }
 
@@ -142,7 +144,7 @@ std::string Detokenizer::flush() {
 
 std::string decode(const Tokenizer& tokenizer, std::span<const TokenId> ids, bool skip_special) {
   Detokenizer detokenizer(tokenizer, skip_special);
-  detokenizer.whole_runs_ = true;
+  detokenizer.whole_runs_ = !tokenizer.decoder().bytes_apart();
   std::string text;
   for (const TokenId id : ids) text += detokenizer.push(id);
   return text + detokenizer.flush();

@@ -99,10 +99,17 @@ bool Normalizer::step(const Charsmap& map, std::string_view text, std::string& o
   return true;
 }
 
+bool Normalizer::step(const SentencePieceNormalizer& rule, std::string_view text, std::string& out,
+                      bool& front) {
+  rule.apply(text, front, out);
+  return true;
+}
+
 bool Normalizer::keeps_text() const {
   constexpr std::string_view kMark = "\u2581";
   return std::all_of(steps_.begin(), steps_.end(), [&](const auto& any) {
     if (const auto* form = std::get_if<NormalForm>(&any)) return *form == NormalForm::nfc;
+    if (const auto* rule = std::get_if<SentencePieceNormalizer>(&any)) return rule->keeps_text();
     if (const auto* rule = std::get_if<Prepend>(&any)) return rule->text == kMark;
     const auto* rule = std::get_if<ReplaceText>(&any);
     return rule && rule->text == " " && rule->content == kMark;
@@ -110,7 +117,7 @@ bool Normalizer::keeps_text() const {
 }
 
 std::string_view Normalizer::apply(std::string_view text, std::string& buffer, bool* front) const {
-  bool still_front = true;
+  bool still_front = !front || *front;
   std::string next;
   for (const auto& any : steps_) {
     next.clear();

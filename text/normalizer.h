@@ -8,6 +8,7 @@
 #include "text/charsmap.h"
 #include "text/normal_form.h"
 #include "text/regex.h"
+#include "text/sentencepiece_normalizer.h"
 
 namespace sluice {
 
@@ -22,10 +23,12 @@ class Normalizer {
   void add_replace(Regex regex, std::string content);
   void add_prepend(std::string text) { steps_.emplace_back(Prepend{std::move(text)}); }
   void add_charsmap(Charsmap map) { steps_.emplace_back(std::move(map)); }
+  void add(SentencePieceNormalizer rule) { steps_.emplace_back(std::move(rule)); }
 
   // `text` is valid UTF-8. Returns it unchanged (the same view) when no step changes it, otherwise
-  // a view of `buffer`. `front`, if given, becomes false when the beginning of the text was
-  // removed: what begins there is then not the beginning of the text any more.
+  // a view of `buffer`. `front`, if given, says whether this is what a whole text begins with, and
+  // becomes false when the beginning was removed: what begins there is then not the text's any
+  // more.
   std::string_view apply(std::string_view text, std::string& buffer, bool* front = nullptr) const;
 
   // How many times as long replacements may make a text, at most.
@@ -57,9 +60,11 @@ class Normalizer {
   static bool step(const ReplaceRegex&, std::string_view text, std::string& out, bool& front);
   static bool step(const Prepend&, std::string_view text, std::string& out, bool& front);
   static bool step(const Charsmap&, std::string_view text, std::string& out, bool& front);
+  static bool step(const SentencePieceNormalizer&, std::string_view text, std::string& out,
+                   bool& front);
 
-  std::vector<
-      std::variant<NormalForm, Lowercase, Strip, ReplaceText, ReplaceRegex, Prepend, Charsmap>>
+  std::vector<std::variant<NormalForm, Lowercase, Strip, ReplaceText, ReplaceRegex, Prepend,
+                           Charsmap, SentencePieceNormalizer>>
       steps_;
   double growth_ = 1;
 };

@@ -69,7 +69,7 @@ absl::Status self_test(const Tokenizer& tokenizer) { return one_line(test(tokeni
 
 absl::Status check_vocabulary(const Tokenizer& tokenizer, int model_vocab_size) {
   if (tokenizer.vocab_size() <= model_vocab_size) return absl::OkStatus();
-  return invalid_argument("tokenizer.json has {} tokens, config.json says vocab_size {}",
+  return invalid_argument("{} has {} tokens, config.json says vocab_size {}", tokenizer.file(),
                           tokenizer.vocab_size(), model_vocab_size);
 }
 

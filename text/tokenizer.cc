@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/text.h"
+#include "text/sentencepiece.h"
 #include "text/tokenizer_json.h"
 #include "text/utf8.h"
 
@@ -43,6 +44,8 @@ class FileTokenizer final : public Tokenizer {
       if (!(token.normalized ? out->normalized_ : out->raw_).add(pattern, token))
         return invalid_argument("added_tokens: '{}' looks like another token", token.content);
     }
+    for (const AddedToken& symbol : out->parts_.symbols)
+      out->normalized_.add(symbol.content, symbol);
     return out;
   }
 
@@ -76,6 +79,7 @@ class FileTokenizer final : public Tokenizer {
     if (std::holds_alternative<Unigram>(parts_.model)) return "Unigram";
     return parts_.byte_level ? "BPE of bytes" : "BPE of characters";
   }
+  std::string_view file() const override { return parts_.file; }
   const Decoder& decoder() const override { return parts_.decoder; }
   std::optional<TokenId> find(std::string_view content) const override {
     const auto added = added_ids_.find(content);
@@ -154,29 +158,56 @@ class FileTokenizer final : public Tokenizer {
   std::vector<bool> special_, byte_;                                     // [id]
 };
 
-absl::StatusOr<std::unique_ptr<Tokenizer>> load_file(const std::filesystem::path& model_dir) {
-  const std::filesystem::path file = model_dir / "tokenizer.json";
-  const std::filesystem::path config_file = model_dir / "tokenizer_config.json";
+// Of a file that need not be there.
+absl::StatusOr<NamedText> read_beside(const std::filesystem::path& path) {
+  NamedText file{path.string(), {}};
   std::error_code error;
-  if (!std::filesystem::exists(file, error) &&
-      std::filesystem::exists(model_dir / "tokenizer.model", error))
-    return not_found(
-        "{}: no such file (tokenizer.model is not read: save the tokenizer again "
-        "with transformers, which writes both)",
-        file.string());
+  if (!std::filesystem::exists(path, error)) return file;
+  absl::StatusOr<std::string> text = read_file(path);
+  if (!text.ok()) return text.status();
+  file.text = *std::move(text);
+  return file;
+}
+
+absl::StatusOr<TokenizerParts> read_json_parts(const std::filesystem::path& file,
+                                               const NamedText& config) {
   absl::StatusOr<std::string> text = read_file(file);
   if (!text.ok()) return text.status();
-  std::string config;
-  if (std::filesystem::exists(config_file, error)) {
-    absl::StatusOr<std::string> config_text = read_file(config_file);
-    if (!config_text.ok()) return config_text.status();
-    config = *std::move(config_text);
+  return parse_tokenizer(*text, file.string(), config.text, config.name);
+}
+
+absl::StatusOr<TokenizerParts> read_sentencepiece_parts(const std::filesystem::path& file,
+                                                        NamedText config) {
+  SentencePieceTexts texts;
+  texts.config = std::move(config);
+  texts.model.name = file.string();
+  absl::StatusOr<std::string> model = read_file(file);
+  if (!model.ok()) return model.status();
+  texts.model.text = *std::move(model);
+  for (const auto& [name, text] : {std::pair("special_tokens_map.json", &texts.special_tokens),
+                                   std::pair("added_tokens.json", &texts.added_tokens)}) {
+    absl::StatusOr<NamedText> beside = read_beside(file.parent_path() / name);
+    if (!beside.ok()) return beside.status();
+    *text = *std::move(beside);
   }
-  absl::StatusOr<TokenizerParts> parts =
-      parse_tokenizer(*text, file.string(), config, config_file.string());
+  return parse_sentencepiece(texts);
+}
+
+absl::StatusOr<std::unique_ptr<Tokenizer>> load_file(const std::filesystem::path& model_dir) {
+  const std::filesystem::path json = model_dir / "tokenizer.json";
+  const std::filesystem::path model = model_dir / "tokenizer.model";
+  std::error_code error;
+  const bool by_model = !std::filesystem::exists(json, error);
+  if (by_model && !std::filesystem::exists(model, error))
+    return not_found("{}: no such file, and no tokenizer.model", json.string());
+  absl::StatusOr<NamedText> config = read_beside(model_dir / "tokenizer_config.json");
+  if (!config.ok()) return config.status();
+  absl::StatusOr<TokenizerParts> parts = by_model
+                                             ? read_sentencepiece_parts(model, *std::move(config))
+                                             : read_json_parts(json, *config);
   if (!parts.ok()) return parts.status();
   absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = FileTokenizer::make(*std::move(parts));
-  if (!tokenizer.ok()) return annotate(tokenizer.status(), file.string());
+  if (!tokenizer.ok()) return annotate(tokenizer.status(), (by_model ? model : json).string());
   return tokenizer;
 }
 

@@ -12,11 +12,11 @@
 
 namespace sluice {
 
-// Strings to token ids and back, as a model's tokenizer.json says.
-// Immutable after load; every method is const and thread-safe.
+// Strings to token ids and back, as a model's tokenizer.json says, or its tokenizer.model where
+// there is no tokenizer.json. Immutable after load; every method is const and thread-safe.
 class Tokenizer {
  public:
-  // Reads tokenizer.json (and what it needs of tokenizer_config.json) from a model directory.
+  // Reads the file (and what it needs of those beside it) from a model directory.
   // Refuses, naming the file and the key, what it cannot reproduce exactly.
   static absl::StatusOr<std::unique_ptr<Tokenizer>> load(const std::filesystem::path& model_dir);
   virtual ~Tokenizer() = default;
@@ -38,6 +38,8 @@ class Tokenizer {
   // Exact content of a vocabulary entry or added token ("<|eot_id|>").
   virtual std::optional<TokenId> find(std::string_view content) const = 0;
   virtual int vocab_size() const = 0;  // highest id + 1
+  // What it was read from.
+  virtual std::string_view file() const { return "tokenizer.json"; }
   // What makes tokens of text ("BPE of bytes"), for people.
   virtual std::string_view kind() const { return "made up"; }
   // Every text has tokens, and they hold all of it (up to NFC).

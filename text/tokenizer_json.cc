@@ -38,8 +38,8 @@ absl::StatusOr<AddedToken> read_added(const At& at) {
 // others are counted on from the end of the vocabulary. What the file says must agree.
 class AddedTokenReader {
  public:
-  explicit AddedTokenReader(TokenizerParts& parts)
-      : parts_(parts), next_(static_cast<TokenId>(num_entries(parts.model))) {
+  AddedTokenReader(TokenizerParts& parts, IdsMay ids)
+      : parts_(parts), ids_(ids), next_(static_cast<TokenId>(num_entries(parts.model))) {
     for_each_entry(parts.model, [&](const std::string&, TokenId id) { taken_.insert(id); });
     for (const AddedToken& token : parts.added) {
       taken_.insert(token.id);
@@ -56,22 +56,23 @@ class AddedTokenReader {
                      [&](const AddedToken& t) { return t.content == token->content; });
     if (same != parts_.added.end()) {
       if (!may_override) return wrong(at["content"], "is there twice");
-      if (same->id != id) return wrong(id_at, "is another id than in tokenizer.json");
+      if (same->id != id) return wrong(id_at, "is another id than in " + parts_.file);
       *same = *std::move(token);
       return absl::OkStatus();
     }
     const std::optional<TokenId> known = find_token(parts_.model, token->content);
     const TokenId expected = known ? *known : next_;
-    if (id != expected)
+    if (id != expected && (known || ids_ == IdsMay::be_next))
       return wrong(id_at, fmt::format("'{}' must have id {}", token->content, expected));
     if (!known && !taken_.insert(id).second) return wrong(id_at, "is the id of another token");
-    if (!known) next_ = id + 1;
+    if (!known) next_ = std::max(next_, id + 1);
     parts_.added.push_back(*std::move(token));
     return absl::OkStatus();
   }
 
  private:
   TokenizerParts& parts_;
+  IdsMay ids_;
   TokenId next_;
   absl::flat_hash_set<TokenId> taken_;
 };
@@ -133,7 +134,7 @@ absl::StatusOr<TokenizerParts> read_tokenizer(const std::string& text) {
   absl::StatusOr<TextModel> model = read_text_model(root["model"], parts.byte_level);
   if (!model.ok()) return model.status();
   parts.model = *std::move(model);
-  AddedTokenReader reader(parts);
+  AddedTokenReader reader(parts, IdsMay::be_next);
   status = read_added_tokens(root["added_tokens"], reader);
   if (status.ok()) status = read_postprocessor(root["post_processor"], parts);
   if (status.ok()) status = read_decoder(root["decoder"], parts.byte_level, parts.decoder);
@@ -143,11 +144,11 @@ absl::StatusOr<TokenizerParts> read_tokenizer(const std::string& text) {
 
 }  // namespace
 
-absl::Status add_config_tokens(const std::string& config, TokenizerParts& parts) {
+absl::Status add_config_tokens(const std::string& config, IdsMay ids, TokenizerParts& parts) {
   absl::StatusOr<Json> json = parse_json(config);
   if (!json.ok()) return json.status();
   if (!json->is_object()) return invalid_argument("must be a JSON object");
-  AddedTokenReader reader(parts);
+  AddedTokenReader reader(parts, ids);
   return read_config_tokens(At{*json, ""}["added_tokens_decoder"], reader);
 }
 
@@ -158,7 +159,7 @@ absl::StatusOr<TokenizerParts> parse_tokenizer(const std::string& text, std::str
     absl::StatusOr<TokenizerParts> parts = read_tokenizer(text);
     if (!parts.ok()) return annotate(parts.status(), file);
     if (!config.empty())
-      if (absl::Status status = add_config_tokens(config, *parts); !status.ok())
+      if (absl::Status status = add_config_tokens(config, IdsMay::be_next, *parts); !status.ok())
         return annotate(status, config_file);
     if (absl::Status status = check_template_ids(*parts); !status.ok())
       return annotate(status, file);

@@ -13,14 +13,16 @@
 
 namespace sluice {
 
-// What a tokenizer.json says, checked.
+// What a tokenizer.json, or a tokenizer.model, says, checked.
 struct TokenizerParts {
+  std::string file = "tokenizer.json";
   TextModel model;
   Normalizer normalizer;
   PreTokenizer pretokenizer;
   Decoder decoder;
   bool byte_level = false;              // entries are written in the byte alphabet
   std::vector<AddedToken> added;        // distinct ids and contents
+  std::vector<AddedToken> symbols;      // entries, cut out of normalised text as they are written
   std::vector<TokenId> prefix, suffix;  // of the post-processor's template
 };
 
@@ -31,7 +33,9 @@ absl::StatusOr<TokenizerParts> parse_tokenizer(const std::string& text, std::str
                                                const std::string& config,
                                                std::string_view config_file);
 
-// Adds what tokenizer_config.json's added_tokens_decoder holds. Errors name the key.
-absl::Status add_config_tokens(const std::string& config, TokenizerParts& parts);
+// Adds what tokenizer_config.json's added_tokens_decoder holds. A token that is no entry has the
+// next id behind all others, or any that is free. Errors name the key.
+enum class IdsMay : uint8_t { be_next, be_any_free };
+absl::Status add_config_tokens(const std::string& config, IdsMay ids, TokenizerParts& parts);
 
 }  // namespace sluice

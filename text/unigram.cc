@@ -33,7 +33,7 @@ absl::StatusOr<Unigram> Unigram::make(std::vector<Entry> entries, Options option
   }
   if (options.unknown < 0 || static_cast<size_t>(options.unknown) >= model.entries_.size())
     return invalid_argument("model.unk_id: {} is not the id of an entry", options.unknown);
-  model.unknown_score_ = worst - kUnknownPenalty;
+  model.unknown_score_ = options.unknown_score.value_or(worst - kUnknownPenalty);
   model.covers_all_bytes_ = options.byte_fallback;
   for (int byte = 0; byte < 256; ++byte) {
     model.byte_tokens_[byte] = model.find(fmt::format("<0x{:02X}>", byte)).value_or(-1);
@@ -47,7 +47,7 @@ absl::StatusOr<Unigram> Unigram::make(std::vector<Entry> entries, Options option
 void Unigram::build_trie() {
   std::vector<std::pair<std::string_view, TokenId>> sorted;
   for (const auto& [content, id] : by_content_)
-    if (!content.empty()) sorted.emplace_back(content, id);
+    if (!content.empty() && entries_[id].in_text) sorted.emplace_back(content, id);
   std::sort(sorted.begin(), sorted.end());
   struct Range {
     size_t begin, end;
@@ -101,6 +101,7 @@ void Unigram::walk(std::string_view piece, Scratch& scratch) const {
   best.assign(piece.size() + 1, {0, -1, 0});
   const auto offer = [&](size_t begin, size_t end, double score, TokenId id) {
     score += best[begin].score;
+    if (options_.single_precision) score = static_cast<float>(score);
     // Of equal ways the first one found stays.
     if (best[end].begin < 0 || score > best[end].score)
       best[end] = {score, static_cast<int32_t>(begin), id};
@@ -152,7 +153,8 @@ void Unigram::encode(std::string_view piece, Scratch& scratch, std::vector<Token
 // Neighbouring unknown characters are one token, or all their bytes.
 void Unigram::unknown_text(std::string_view text, std::vector<TokenId>& out) const {
   const auto token = [&](char c) { return byte_tokens_[static_cast<uint8_t>(c)]; };
-  if (const auto known = find(text)) {  // the unknown token's own content, written out
+  const auto known = find(text);
+  if (known && entries_[*known].in_text) {  // the unknown token's own content, written out
     out.push_back(*known);
   } else if (options_.byte_fallback &&
              std::all_of(text.begin(), text.end(), [&](char c) { return token(c) >= 0; })) {

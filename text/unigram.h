@@ -38,10 +38,15 @@ class Unigram {
   struct Entry {
     std::string content;
     double score;
+    bool in_text = true;  // text may become it
   };
   struct Options {
     TokenId unknown = 0;         // what a character without an entry becomes
     bool byte_fallback = false;  // its bytes' entries "<0x..>" instead, if all of them exist
+    // Sums of scores are floats, as in SentencePiece itself: where two ways to write a text are
+    // equal but for rounding, that decides.
+    bool single_precision = false;
+    std::optional<double> unknown_score;  // of such a character; none: 10 below the worst entry's
   };
   // The id of an entry is its place. Of entries with the same content the last one is found. Error
   // messages begin with the key.

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs a fuzz target under libFuzzer with ASan and UBSan: tests/fuzz/run.sh TARGET [SECONDS] (600).
-# TARGET is jinja, safetensors, config, tokenizer, request, http, grpc, or all, one after the other.
+# TARGET is jinja, safetensors, config, tokenizer, sentencepiece, request, http, grpc, or all, one after the other.
 # Needs clang++-14 and libclang-rt-14-dev. The corpus grows in build/fuzz/corpus/TARGET; an input that
 # fails is left in build/fuzz/findings/TARGET. Put a smaller form of it into tests/fuzz/findings/TARGET,
 # where every later run begins with it, with the fix.
@@ -10,11 +10,12 @@ target=${1:?usage: tests/fuzz/run.sh TARGET|all [SECONDS]}
 seconds=${2:-600}
 case "$target" in
   all)
-    for each in jinja safetensors config tokenizer request http grpc; do "$0" "$each" "$seconds"; done
+    for each in jinja safetensors config tokenizer sentencepiece request http grpc; do "$0" "$each" "$seconds"; done
     exit ;;
   safetensors) words=(engine/safetensors.cc) ;;
   config) words=(engine/model_config.cc engine/quantization.cc engine/models/*.cc) ;;
   tokenizer) words=(text/tokenizer*.cc) ;;
+  sentencepiece) words=(text/sentencepiece.cc text/tokenizer_json.cc) ;;
   request) words=(server/openai_*.cc) ;;
   http) words=(server/http_*.cc) ;;
   *) words=() ;;

@@ -212,7 +212,39 @@ def grpc():
     yield b"c" + message((2, message((1, "tool"), (4, "c"), (2, b"\xff"))))
 
 
-SEEDS = {f.__name__: f for f in [jinja, safetensors, config, tokenizer, request, http, grpc]}
+def last_field(message):
+    """Of a message whose fields all have a length, the bytes of the last one."""
+    at = 0
+    while at < len(message):
+        at, size, shift = at + 1, 0, 0
+        while True:
+            size |= (message[at] & 127) << shift
+            at, shift = at + 1, shift + 7
+            if message[at - 1] < 128:
+                break
+        at, value = at + size, message[at:at + size]
+    return value
+
+
+def sentencepiece():
+    def piece(content, kind=1, score=-1.0):
+        return (1, message((1, content), (2, score), (3, kind)))
+    first = [piece("<unk>", 2), piece("<s>", 3), piece("</s>", 3)]
+    letters = [piece(c, 1, -9.0) for c in "\u2581Helo,wrd'1"]
+    words = [piece(w, 1, -1.0 - i) for i, w in enumerate(["He", "ll", "\u2581wo", "rl", "Hell", "Hello"])]
+    symbols = [piece("\u2581\u2581", 4), piece("34", 4), piece("zz", 5)]
+    data = [piece(f"<0x{b:02X}>", 6) for b in range(256)]
+    config = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "add_eos_token": True, "legacy": False,
+              "added_tokens_decoder": {"1": {"content": "<s>", "special": True}, "900": {"content": "123", "lstrip": True}}}
+    for kind in (1, 2):
+        yield dump(config) + b"\0" + message(*first, *letters, *words, *symbols, (2, message((3, kind))),
+                                             (3, message((3, 1), (4, 1), (5, 1))))
+        yield b"{}\0" + message(*first, *data, *letters, *words, (2, message((3, kind), (35, 1))), (3, message((3, 0), (4, 0))))
+    rules = last_field((GOLDEN / "tokenizer/spm_unigram.model").read_bytes())  # with a character map
+    yield dump({"pad_token": "<pad>", "bos_token": {"content": "<s>"}}) + b"\0" + message(*first, *letters, *symbols, (3, rules))
+
+
+SEEDS = {f.__name__: f for f in [jinja, safetensors, config, tokenizer, sentencepiece, request, http, grpc]}
 
 
 def main():

@@ -44,6 +44,7 @@ class ModelDir {
     std::filesystem::create_directories(path_);
     write("tokenizer.json", tokenizer_json);
   }
+  ModelDir() : ModelDir("") { std::filesystem::remove(path_ / "tokenizer.json"); }
   ~ModelDir() { std::filesystem::remove_all(path_); }
   ModelDir(const ModelDir&) = delete;
   ModelDir& operator=(const ModelDir&) = delete;

@@ -8,6 +8,7 @@
 #include "text/detokenizer.h"
 #include "text/normalizer.h"
 #include "text/regex.h"
+#include "text/self_test.h"
 
 namespace sluice::golden {
 namespace {
@@ -105,6 +106,34 @@ TEST(GoldenVariants, EverySettingIsAsTheReferenceHasIt) {
     ASSERT_TRUE(tokenizer.ok()) << name << ": " << tokenizer.status();
     EXPECT_EQ(compare(name, **tokenizer, variant["hashes"], variant["ids_only"]), 300);
   }
+}
+
+// Of lower-case hexadecimal digits.
+std::string from_hex(const std::string& digits) {
+  std::string out;
+  for (size_t at = 0; at + 1 < digits.size(); at += 2)
+    out.push_back(static_cast<char>(std::stoi(digits.substr(at, 2), nullptr, 16)));
+  return out;
+}
+
+TEST(GoldenSentencePiece, ModelsAndWhatLiesBesideThemAreAsTheReferenceHasThem) {
+  int count = 0;
+  for (const Json& row : fixture("sentencepiece.json")) {
+    const auto name = row["name"].get<std::string>();
+    const ModelDir dir;
+    dir.write("tokenizer.model",
+              read(fixtures() / ("spm_" + row["model"].get<std::string>() + ".model")) +
+                  from_hex(row["change"]));
+    for (const auto& [key, file] : {std::pair("config", "tokenizer_config.json"),
+                                    std::pair("special_tokens", "special_tokens_map.json"),
+                                    std::pair("added_tokens", "added_tokens.json")})
+      if (row.contains(key)) dir.write(file, row[key].dump());
+    const auto tokenizer = Tokenizer::load(dir.path());
+    ASSERT_TRUE(tokenizer.ok()) << name << ": " << tokenizer.status();
+    EXPECT_TRUE(self_test(**tokenizer).ok()) << name << ": " << self_test(**tokenizer);
+    count += compare(name, **tokenizer, row["hashes"]);
+  }
+  EXPECT_EQ(count, 3 * 5000 + 9 * 300);
 }
 
 template <class Visit>
