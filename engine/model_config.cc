@@ -36,6 +36,9 @@ constexpr std::string_view kInertKeys[] = {"model_type",
                                            "use_cache",
                                            "attention_dropout",
                                            "hidden_dropout",
+                                           "attention_probs_dropout_prob",
+                                           "hidden_dropout_prob",
+                                           "gradient_checkpointing",
                                            "pad_token_id",
                                            "unk_token_id",
                                            "output_attentions",
@@ -50,6 +53,16 @@ constexpr std::string_view kInertKeys[] = {"model_type",
                                            "cache_implementation",
                                            "bos_token",
                                            "task_specific_params"};
+
+// Null where the file is of no such model.
+const TextPart* read_text_part(KeyReader& keys, ModelConfig& c) {
+  const Json* names = keys.find("architectures");
+  if (!names || !names->is_array() || names->size() != 1 || !(*names)[0].is_string())
+    return nullptr;
+  const TextPart* part = find_text_part((*names)[0].get<std::string>());
+  if (part) c.architecture = part->architecture;
+  return part;
+}
 
 // Null, with a complaint, where there is none.
 const Family* read_architecture(KeyReader& keys, ModelConfig& c) {
@@ -72,10 +85,8 @@ void add_unused(const KeyReader& keys, ModelConfig& c) {
         fmt::format("{}: keys that have no effect here: {}", keys.place(), unused));
 }
 
-void review_config(const Json& json, ConfigReview& review) {
+void review_keys(KeyReader& keys, const Family* family, ConfigReview& review) {
   ModelConfig& c = review.config;
-  KeyReader keys(json, "config.json");
-  const Family* family = read_architecture(keys, c);
   for (const char* key : {"quantization_config", "compression_config"})
     if (const Json* quantized = keys.find(key))
       keys.add(check_quantization(key, *quantized, c.fp8_cache, c.warnings));
@@ -92,6 +103,37 @@ void review_config(const Json& json, ConfigReview& review) {
     add_unused(keys, c);
   }
   review.problems = keys.complaints();
+}
+
+// The text part of a larger model: its own keys, and what the whole says for all of its parts.
+void review_text_part(const Json& json, KeyReader& whole, const TextPart& part,
+                      ConfigReview& review) {
+  const Json* text_config = whole.find("text_config");
+  if (!text_config || !text_config->is_object()) {
+    review.problems.push_back(
+        invalid_argument("config.json: \"text_config\" is {}, expected an object",
+                         text_config ? describe(*text_config) : "missing"));
+    return;
+  }
+  Json text = *text_config;
+  for (const char* key : {"eos_token_id", "bos_token_id", "torch_dtype", "dtype",
+                          "tie_word_embeddings", "quantization_config", "compression_config"})
+    if (whole.find(key) && !text.contains(key)) text[key] = json[key];
+  KeyReader keys(text, "config.json: text_config");
+  keys.find("architectures");
+  review_keys(keys, find_family(part.family), review);
+  review.config.names.text_part = true;
+  whole.inert(kInertKeys);
+  review.config.warnings.push_back(
+      fmt::format("config.json: of {} only the text part is served; keys of the rest: {}",
+                  part.architecture, whole.unused()));
+}
+
+void review_config(const Json& json, ConfigReview& review) {
+  KeyReader keys(json, "config.json");
+  if (const TextPart* part = read_text_part(keys, review.config))
+    return review_text_part(json, keys, *part, review);
+  review_keys(keys, read_architecture(keys, review.config), review);
 }
 
 void review_generation(const Json& json, ConfigReview& review) {

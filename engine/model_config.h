@@ -44,6 +44,7 @@ struct GenerationDefaults {
 // Defaults are Llama's.
 struct TensorNames {
   const char* base = "model.";  // before all but the head; some files leave it out
+  bool text_part = false;       // of a larger model: all are behind "language_model."
   const char* embedding = "embed_tokens";
   const char* positions = nullptr;   // learned
   int first_position = 0;            // its row for position 0

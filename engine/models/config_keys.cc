@@ -13,11 +13,14 @@ void read_shape(KeyReader& keys, const ShapeKeys& k, ModelConfig& c) {
   std::optional<int> ffn;
   if (k.default_ffn > 0) ffn = k.default_ffn * c.hidden_size;
   c.ffn_size = keys.integer(k.ffn_size, 1, 1 << 20, ffn);
-  c.num_heads = keys.integer(k.num_heads, 1, 4096, {});
-  c.num_kv_heads =
-      k.num_kv_heads ? keys.integer(k.num_kv_heads, 1, 4096, c.num_heads) : c.num_heads;
-  c.vocab_size = keys.integer("vocab_size", 1, 1 << 24, {});
-  c.max_positions = keys.integer(k.max_positions, 1, 1 << 26, {});
+  const auto size = [&](const char* key, int64_t most, int otherwise) {
+    return keys.integer(key, 1, most, otherwise > 0 ? std::optional(otherwise) : std::nullopt);
+  };
+  c.num_heads = size(k.num_heads, 4096, k.default_heads);
+  const int kv_heads = k.default_kv_heads > 0 ? k.default_kv_heads : c.num_heads;
+  c.num_kv_heads = k.num_kv_heads ? keys.integer(k.num_kv_heads, 1, 4096, kv_heads) : c.num_heads;
+  c.vocab_size = size("vocab_size", 1 << 24, k.default_vocab);
+  c.max_positions = size(k.max_positions, 1 << 26, k.default_positions);
   std::optional<double> eps;
   if (k.default_eps > 0) eps = k.default_eps;
   c.norm_eps = static_cast<float>(keys.number(k.eps, 0, 1, eps, true));
@@ -118,6 +121,7 @@ void read_yarn(KeyReader& keys, RopeConfig& rope, ModelConfig& c) {
   rope.beta_fast = keys.number("beta_fast", 0, 1e6, 32.0);
   rope.beta_slow = keys.number("beta_slow", 0, 1e6, 1.0);
   rope.truncate = keys.boolean("truncate", true);
+  keys.find("finetuned");  // whether the model has seen such lengths
   const auto scaled = [&](double m) {
     return rope.factor <= 1 ? 1.0 : 0.1 * m * std::log(rope.factor) + 1;
   };
@@ -294,6 +298,7 @@ void refuse_other_traits(KeyReader& keys, const ModelConfig& c) {
       {"dim_model_base", {}},
       {"embedding_multiplier", {1}},
       {"final_logit_softcapping", {0}},
+      {"lm_head_bias", {false}},
       {"logit_scale", {1}},
       {"logits_scaling", {1}},
       {"residual_multiplier", {1}},

@@ -19,9 +19,11 @@ struct ShapeKeys {
   const char* max_positions = "max_position_embeddings";
   const char* head_dim = "head_dim";  // null: hidden_size / heads
   const char* eps = "rms_norm_eps";
-  int default_head_dim = 0;  // 0: hidden_size / heads
-  int default_ffn = 0;       // 0: the key must be there; n: n times hidden_size
-  double default_eps = 0;    // 0: the key must be there
+  int default_head_dim = 0;   // 0: hidden_size / heads
+  int default_ffn = 0;        // 0: the key must be there; n: n times hidden_size
+  double default_eps = 0;     // 0: the key must be there
+  int default_positions = 0;  // likewise, and the following
+  int default_heads = 0, default_kv_heads = 0, default_vocab = 0;
 };
 // Also attention_scale, to 1 / sqrt(head_dim), and `layers`, to full attention.
 void read_shape(KeyReader&, const ShapeKeys&, ModelConfig&);

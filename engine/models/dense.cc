@@ -7,6 +7,8 @@
 namespace sluice {
 namespace {
 
+constexpr const char* kTextPart = "language_model.";  // of a larger model
+
 struct Norm {
   Tensor weight;  // [hidden]; absent: there is no such norm
   Tensor bias;    // [hidden]; absent but for layer norms
@@ -67,6 +69,9 @@ class DenseModel final : public Model {
   int64_t q_cols() const { return int64_t{config_.num_heads} * config_.head_dim; }
   int64_t kv_cols() const { return int64_t{config_.num_kv_heads} * config_.head_dim; }
   int64_t up_rows() const { return int64_t{config_.ffn_size} * (config_.gated_mlp ? 2 : 1); }
+  std::string own_base() const {
+    return (names_.text_part ? kTextPart : "") + std::string(names_.base);
+  }
   std::string base_in(const Safetensors&) const;
   WeightList weight_list(const std::string& base);
   void list_layer(WeightList&, int layer, const std::string& at);
@@ -306,11 +311,11 @@ WeightList DenseModel::weight_list(const std::string& base) {
   for (int i = 0; i < c.num_layers; ++i)
     list_layer(list, i, base + fmt::format(fmt::runtime(names_.layer), i));
   list_norm(list, c, final_norm_, base + names_.final_norm);
+  const std::string head =
+      (base.starts_with(kTextPart) ? kTextPart : "") + std::string(names_.head);
   if (!c.tied_embeddings)
-    list.linears.push_back({&head_,
-                            c.hidden_size,
-                            {part(names_.head, c.vocab_size, c.head_bias)},
-                            LinearSpec::Use::head});
+    list.linears.push_back(
+        {&head_, c.hidden_size, {part(head, c.vocab_size, c.head_bias)}, LinearSpec::Use::head});
   return list;
 }
 
@@ -399,8 +404,13 @@ LinearSpec DenseModel::up_spec(Weight* out, const std::string& at) const {
            part(at + names_.up, c.ffn_size, c.mlp_bias)}};
 }
 
-// Some files leave it out.
+// Some files leave it out; of a larger model newer files have the text part inside, where older
+// ones have it outside.
 std::string DenseModel::base_in(const Safetensors& stored) const {
+  if (names_.text_part) {
+    const std::string inside = names_.base + std::string(kTextPart);
+    return stored.find(inside + names_.embedding + ".weight") ? inside : own_base();
+  }
   return stored.find(std::string(names_.embedding) + ".weight") ? "" : names_.base;
 }
 
@@ -424,7 +434,7 @@ absl::Status DenseModel::open(const Safetensors& stored, Device& device,
 }
 
 std::vector<CheckpointTensor> DenseModel::checkpoint() {
-  const WeightList list = weight_list(names_.base);
+  const WeightList list = weight_list(own_base());
   std::vector<CheckpointTensor> tensors;
   const auto add = [&](const std::string& name, std::vector<int64_t> shape, float mean,
                        bool layer = false) {

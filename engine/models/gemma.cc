@@ -61,7 +61,14 @@ void read_gemma2(KeyReader& keys, ModelConfig& c) {
 }
 
 void read_gemma3(KeyReader& keys, ModelConfig& c) {
-  read_common(keys, {.default_head_dim = 256, .default_eps = 1e-6}, c);
+  read_common(keys,
+              {.default_head_dim = 256,
+               .default_eps = 1e-6,
+               .default_positions = 131072,
+               .default_heads = 8,
+               .default_kv_heads = 4,
+               .default_vocab = 262208},
+              c);
   read_activation(keys, "hidden_activation", "gelu_pytorch_tanh", {Activation::gelu_tanh});
   read_activation(keys, "hidden_act", "gelu_pytorch_tanh", {Activation::gelu_tanh});
   c.names = kSandwichNames;

@@ -134,7 +134,8 @@ void read_falcon(KeyReader& keys, ModelConfig& c) {
                .head_dim = nullptr,
                .eps = "layer_norm_epsilon",
                .default_ffn = 4,
-               .default_eps = 1e-5},
+               .default_eps = 1e-5,
+               .default_positions = 2048},
               true, c);
   keys.find("num_kv_heads");
   keys.find("n_head_kv");  // the same, in old files

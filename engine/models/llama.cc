@@ -15,7 +15,7 @@ void read_common(KeyReader& keys, const ShapeKeys& shape, const WindowRule& wind
                  ModelConfig& c) {
   read_shape(keys, shape, c);
   keys.only("hidden_act", "silu");
-  keys.only("pretraining_tp", 1);
+  keys.find("pretraining_tp");  // how training split its sums, which are the same
   c.tied_embeddings = keys.boolean("tie_word_embeddings", false);
   read_windows(keys, windows, c);
   read_rope(keys, share, c);

@@ -12,6 +12,11 @@ namespace {
 
 auto all_families() { return std::array{llama_families(), gemma_families(), gpt_families()}; }
 
+constexpr TextPart kTextParts[] = {
+    {"Gemma3ForConditionalGeneration", "Gemma3ForCausalLM"},
+    {"Mistral3ForConditionalGeneration", "MistralForCausalLM"},
+};
+
 absl::StatusOr<std::unique_ptr<Model>> open_model(const Config::Model& config, Device& device,
                                                   LoadOptions options) {
   absl::StatusOr<std::optional<DType>> dtype = parse_weight_dtype(config.dtype);
@@ -41,6 +46,12 @@ const Family* find_family(std::string_view architecture) {
   return nullptr;
 }
 
+const TextPart* find_text_part(std::string_view architecture) {
+  for (const TextPart& part : kTextParts)
+    if (architecture == part.architecture) return &part;
+  return nullptr;
+}
+
 std::string supported_architectures() {
   std::string names;
   for (const std::span<const Family> families : all_families()) {
@@ -49,6 +60,7 @@ std::string supported_architectures() {
       names += family.architecture;
     }
   }
+  for (const TextPart& part : kTextParts) names += fmt::format(", {} (text)", part.architecture);
   return names;
 }
 

@@ -30,6 +30,14 @@ struct Family {
   // the file is named in a warning afterwards; what it cannot serve it refuses.
   void (*read)(KeyReader&, ModelConfig&);
 };
+// A model of text and images, whose text part is a family's: keys under "text_config", tensors
+// behind "language_model.". The rest of it is left out.
+struct TextPart {
+  const char* architecture;
+  const char* family;
+};
+const TextPart* find_text_part(std::string_view architecture);
+
 std::span<const Family> llama_families();
 std::span<const Family> gemma_families();
 std::span<const Family> gpt_families();

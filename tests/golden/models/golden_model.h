@@ -110,7 +110,8 @@ inline void write_golden_model(const GoldenCase& golden, const std::filesystem::
         bytes.append(reinterpret_cast<const char*>(&h), 2);
       }
     }
-    files.push_back({name, dtype == "F8_E4M3" ? "BF16" : dtype, shape, std::move(bytes)});
+    files.push_back({recipe.value("stored_as", name), dtype == "F8_E4M3" ? "BF16" : dtype, shape,
+                     std::move(bytes)});
   }
   write_file(dir / "model.safetensors", safetensors_bytes(files));
 }

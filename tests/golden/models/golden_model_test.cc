@@ -470,6 +470,37 @@ TEST(GoldenMutants, NormAfterTheRotationIsNoticed) {
 }
 
 // The plan is made from the config and headers alone and must be what the load takes.
+// The text part of a larger model computes what the model of text does: with older files' names of
+// tensors, and with newer ones'.
+TEST(GoldenTextPart, IsTheModelAlone) {
+  for (const auto& [name, architecture] :
+       {std::pair("gemma3", "Gemma3ForConditionalGeneration"),
+        std::pair("mistral", "Mistral3ForConditionalGeneration")}) {
+    for (const bool older : {true, false}) {
+      GoldenCase golden(name);
+      for (Json& tensor : golden.json["tensors"]) {
+        std::string stored = tensor["name"];
+        if (older)
+          stored = "language_model." + stored;
+        else if (stored.starts_with("model."))
+          stored.insert(strlen("model."), "language_model.");
+        tensor["stored_as"] = stored;
+      }
+      golden.json["tensors"].push_back(
+          {{"name", "vision_tower.w"}, {"shape", {2, 2}}, {"mean", 0}, {"deviation", 1}});
+      Json text = golden.json["config"];
+      text.erase("architectures");
+      const Json config = {{"architectures", {architecture}},
+                           {"vision_config", Json::object()},
+                           {"eos_token_id", text["eos_token_id"]},
+                           {"text_config", text}};
+      LoadedCase run(golden, "BF16", "f32", DType::f32, config);
+      ASSERT_TRUE(run.ready());
+      EXPECT_LT(run.worst(), kF32Bound) << name << older;
+    }
+  }
+}
+
 TEST(GoldenModelPlan, CountsWhatTheLoadTakes) {
   for (const char* name : kCases) {
     const GoldenCase golden(name);

@@ -312,7 +312,7 @@ TEST_F(ModelConfigTest, WhatCannotBeServedIsRefusedByName) {
       {R"({"tie_word_embeddings":"yes"})", "expected true or false"},
       {R"({"eos_token_id":1000})", "\"eos_token_id\" has 1000, expected token ids from 0 to 999"},
       {R"({"eos_token_id":[2,-1]})", "\"eos_token_id\" has -1"},
-      {R"({"pretraining_tp":2})", "\"pretraining_tp\" is 2"},
+      {R"({"lm_head_bias":true})", "\"lm_head_bias\" is true"},
       {R"({"architectures":["MistralForCausalLM"],"sliding_window":0})", "\"sliding_window\" is 0"},
       {R"({"architectures":["Phi3ForCausalLM"],"attention_bias":true})", "\"attention_bias\""},
       {R"({"architectures":["Phi3ForCausalLM"],"partial_rotary_factor":0.01})",
@@ -433,6 +433,29 @@ TEST_F(ModelConfigTest, KeysWithoutEffectAreNamed) {
   EXPECT_THAT(
       c->warnings,
       ElementsAre("config.json: keys that have no effect here: new?key, num_nextn_predict_layers"));
+}
+
+TEST_F(ModelConfigTest, TheTextPartOfALargerModel) {
+  Json text = llama();
+  for (const char* key : {"architectures", "eos_token_id", "tie_word_embeddings", "torch_dtype"})
+    text.erase(key);
+  Json json = {{"architectures", {"Mistral3ForConditionalGeneration"}},
+               {"eos_token_id", 7},
+               {"tie_word_embeddings", true},
+               {"torch_dtype", "float16"},
+               {"vision_config", Json::object()}};
+  EXPECT_EQ(error_of(json), "config.json: \"text_config\" is missing, expected an object");
+  json["text_config"] = text;
+  const auto c = read(json);
+  ASSERT_TRUE(c.ok()) << c.status();
+  EXPECT_EQ(c->architecture, "Mistral3ForConditionalGeneration");
+  EXPECT_THAT(c->eos_ids, ElementsAre(7));
+  EXPECT_TRUE(c->tied_embeddings);
+  EXPECT_EQ(c->dtype, DType::f16);
+  EXPECT_TRUE(c->names.text_part);
+  EXPECT_EQ(c->layers[0].window, 4096) << "as for the family";
+  json["text_config"]["rope_scaling"] = {{"rope_type", "ntk"}};
+  EXPECT_THAT(error_of(json), HasSubstr("config.json: text_config: rope_scaling: rope type is"));
 }
 
 // A key by which another family's models differ is no detail that may be left out.

@@ -92,7 +92,7 @@ TEST_F(InspectTest, SaysEveryReason) {
   make("nano");
   edit("config.json", [](Json& c) {
     c["hidden_act"] = "relu";
-    c["pretraining_tp"] = 2;
+    c["partial_rotary_factor"] = 0.5;
     c["clip_qkv"] = 8;
     c["rope_scaling"] = {{"rope_type", "ntk"}, {"factor", 2}};
   });
@@ -111,7 +111,7 @@ TEST_F(InspectTest, SaysEveryReason) {
       found.problems,
       ElementsAre(
           HasSubstr("config.json: \"hidden_act\" is \"relu\", only \"silu\" is supported"),
-          HasSubstr("config.json: \"pretraining_tp\" is 2"),
+          HasSubstr("config.json: \"partial_rotary_factor\" is 0.5"),
           HasSubstr("config.json: rope_scaling: rope type is \"ntk\""),
           HasSubstr("config.json: \"clip_qkv\" is 8, which is not supported for LlamaForCausalLM"),
           HasSubstr("generation_config.json: \"top_p\" is 2"),
