@@ -201,6 +201,12 @@ void CheckedOps::attention(Tensor out, Tensor q, KvView cache, const AttnBatch& 
   check(out, act_dtype(), {q.shape[0], q.shape[1], q.shape[2]});
   CHECK(q.shape[1] % cache.k.shape[1] == 0);
   CHECK(p.window >= 0 && p.softcap >= 0 && std::isfinite(p.scale));
+  if (p.alibi) {
+    check(p.alibi, DType::f32, {q.shape[1]});
+    CHECK(p.alibi.contiguous());
+    for (int64_t h = 0; h < q.shape[1]; ++h)
+      CHECK(std::isfinite(p.alibi.as<float>()[h]) && p.alibi.as<float>()[h] >= 0);
+  }
   CHECK(check_offsets(b.cu_q, b.num_seqs) == q.shape[0]);
   check(b.seq_lens, DType::i32, {b.num_seqs});
   check(b.block_tables, DType::i32, {b.num_seqs, -1});

@@ -37,6 +37,10 @@ struct AttnParams {
   float scale = 1;
   int window = 0;     // > 0: a query sees only the last `window` positions, itself included
   float softcap = 0;  // > 0: scores become softcap * tanh(score / softcap)
+  // f32 [heads]: what a score then loses for every token between its key and its query (Press et
+  // al. 2022); absent: nothing. Counted from the query, so that the keys that matter, which are the
+  // near ones, have small and exact biases however long the context.
+  Tensor alibi = {};
 };
 
 // Per-draw sampling inputs; every array is [num_draws] unless said otherwise. A draw's random

@@ -112,10 +112,23 @@ void multiply(int rows, int vectors, const float* a, int64_t a_stride, const flo
   }
 }
 
+// Takes `slope` from the scores of one query for each token by which a key is further from it;
+// `first` is what the first key's position is ahead of the query's. Exact in f32 up to 2^24 tokens.
+void add_alibi(float* s, int vectors, float slope, int first) {
+  float steps[kLanes];
+  for (int i = 0; i < kLanes; ++i) steps[i] = float(first + i);
+  V ahead = load(steps);
+  const V factor = set1(slope), width = set1(float(kLanes));
+  for (int v = 0; v < vectors; ++v, ahead = add(ahead, width)) {
+    store(s + v * kLanes, fma(factor, ahead, load(s + v * kLanes)));
+  }
+}
+
 // Scores of one query become weights; visible keys are [low, high). Updates the running maximum
-// and sum, and scales the running output where the maximum moved.
-void soften(const AttentionArgs& a, float* s, int vectors, int low, int high, float* max_,
-            float* sum, float* out, int64_t dp) {
+// and sum, and scales the running output where the maximum moved. The first key is `ahead` of the
+// query.
+void soften(const AttentionArgs& a, float* s, int vectors, int low, int high, float slope,
+            int ahead, float* max_, float* sum, float* out, int64_t dp) {
   if (high <= low) {
     for (int v = 0; v < vectors; ++v) store(s + v * kLanes, zero());
     return;
@@ -125,6 +138,7 @@ void soften(const AttentionArgs& a, float* s, int vectors, int low, int high, fl
       store(s + v * kLanes, soft_cap(load(s + v * kLanes), a.softcap));
     }
   }
+  if (a.alibi) add_alibi(s, vectors, slope, ahead);
   for (int j = 0; j < low; ++j) s[j] = kNone;
   for (int j = high; j < vectors * kLanes; ++j) s[j] = kNone;
   V m = load(s);
@@ -197,8 +211,9 @@ void run_span(const AttentionArgs& a, const AttentionPiece& p, int span, const B
       low = low > 0 ? low : 0;
       int high = position + 1 - begin;
       high = high < here.count ? high : here.count;
-      soften(a, b.scores + r * kKeyChunk, vectors, low, high, b.max + r, b.sum + r, b.out + r * dp,
-             dp);
+      const float slope = a.alibi ? a.alibi[p.kv_head * a.group + r % a.group] : 0;
+      soften(a, b.scores + r * kKeyChunk, vectors, low, high, slope, begin - position, b.max + r,
+             b.sum + r, b.out + r * dp, dp);
     }
     if (few && a.kv == KvType::bf16) {
       run_few_values<true>(a, rows, b.scores, here, next, b.out, dp);

@@ -407,6 +407,7 @@ void CpuOps::attention(Tensor out, Tensor q, KvView cache, const AttnBatch& batc
   args.value_scale = cache.v_scale * unit;
   args.softcap = params.softcap;
   args.window = params.window;
+  args.alibi = params.alibi.as<const float>();
   CHECK(args.group * num_kv_heads == q.shape[1] && args.group <= kMaxQueryRows);
 
   plan_attention(batch, params, num_kv_heads, args.group);

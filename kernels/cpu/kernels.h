@@ -61,6 +61,7 @@ struct AttentionArgs {
   float scale = 1, softcap = 0;
   float value_scale = 1;
   int window = 0;
+  const float* alibi = nullptr;  // [heads], see AttnParams
 };
 
 // Query tokens [token_begin, token_begin + count) of one sequence, all heads of one KV head,

@@ -75,6 +75,7 @@ struct DecodeSource {
   int32_t block_of_lane;  // lane i: of this warp's tokens in tile i
   int32_t first;          // this warp's first token in tile 0
   int32_t begin, end;
+  int32_t kv_head, seq_len;  // of the item
 };
 
 template <class Kv, int D, int kRows>
@@ -96,11 +97,23 @@ struct DecodeState {
   float out[kRows / 8][D / 16][4];  // value_dim() 0 and 1 of lane / 4 of each 16, rows as above
 };
 
+// A lane's scores of rows `row` and the next, of token `token` and of the one eight further.
+template <class T, class Kv>
+SIMT_DEVICE void decode_alibi(const DecodeParams<T, Kv>& p, float (&s)[4], int row, int token,
+                              const DecodeSource<Kv>& src) {
+  SIMT_UNROLL
+  for (int i = 0; i < 4; ++i) {
+    if (row + i % 2 >= p.group) continue;
+    const float slope = p.slope(src.kv_head * p.group + row + i % 2);
+    s[i] += slope * float(token + i / 2 * 8 - (src.seq_len - 1));
+  }
+}
+
 template <class T, class Kv, int D, int kRows>
-SIMT_DEVICE void decode_tile(const typename DecodeShared<Kv, D, kRows>::Stage& stage,
+SIMT_DEVICE void decode_tile(const DecodeParams<T, Kv>& p,
+                             const typename DecodeShared<Kv, D, kRows>::Stage& stage,
                              const uint32_t (&q)[kRows / 8][D / 16][2], int first,
-                             const DecodeSource<Kv>& src, const AttentionScores& scores,
-                             DecodeState<D, kRows>& state) {
+                             const DecodeSource<Kv>& src, DecodeState<D, kRows>& state) {
   const int lane = simt::lane_id();
   float s[kRows / 8][4] = {};
   SIMT_UNROLL
@@ -113,7 +126,7 @@ SIMT_DEVICE void decode_tile(const typename DecodeShared<Kv, D, kRows>::Stage& s
       simt::mma(T{}, s[r], a[1], q[r][k + 1][0], q[r][k + 1][1]);
     }
   }
-  uint32_t p[kRows / 8][2];
+  uint32_t weights[kRows / 8][2];
   SIMT_UNROLL
   for (int r = 0; r < kRows / 8; ++r) {
     // Values 0 and 1 are of token lane / 4, 2 and 3 of the one eight further.
@@ -121,8 +134,9 @@ SIMT_DEVICE void decode_tile(const typename DecodeShared<Kv, D, kRows>::Stage& s
     for (int i = 0; i < 4; ++i) {
       const int token = first + lane / 4 + i / 2 * 8;
       const bool visible = token >= src.begin && token < src.end;
-      s[r][i] = visible ? scores(s[r][i]) : simt::neg_infinity();
+      s[r][i] = visible ? p.scores(s[r][i]) : simt::neg_infinity();
     }
+    if (p.alibi != nullptr) decode_alibi(p, s[r], r * 8 + lane % 4 * 2, first + lane / 4, src);
     SIMT_UNROLL
     for (int c = 0; c < 2; ++c) {
       float top = simt::max(s[r][c], s[r][c + 2]);
@@ -141,8 +155,8 @@ SIMT_DEVICE void decode_tile(const typename DecodeShared<Kv, D, kRows>::Stage& s
       }
     }
     // The layout in which S^T came out is the transpose of the one P^T goes in.
-    p[r][0] = simt::movmatrix_trans(simt::pack(T{}, s[r][0], s[r][1]));
-    p[r][1] = simt::movmatrix_trans(simt::pack(T{}, s[r][2], s[r][3]));
+    weights[r][0] = simt::movmatrix_trans(simt::pack(T{}, s[r][0], s[r][1]));
+    weights[r][1] = simt::movmatrix_trans(simt::pack(T{}, s[r][2], s[r][3]));
   }
   SIMT_UNROLL
   for (int d = 0; d < D / 16; d += 2) {
@@ -150,16 +164,16 @@ SIMT_DEVICE void decode_tile(const typename DecodeShared<Kv, D, kRows>::Stage& s
     load_values_a(T{}, a, stage.v, 0, d * 16);
     SIMT_UNROLL
     for (int r = 0; r < kRows / 8; ++r) {
-      simt::mma(T{}, state.out[r][d], a[0], p[r][0], p[r][1]);
-      simt::mma(T{}, state.out[r][d + 1], a[1], p[r][0], p[r][1]);
+      simt::mma(T{}, state.out[r][d], a[0], weights[r][0], weights[r][1]);
+      simt::mma(T{}, state.out[r][d + 1], a[1], weights[r][0], weights[r][1]);
     }
   }
 }
 
 // All tiles of the chunk that this warp has tokens in.
 template <class T, class Kv, int D, int kRows>
-SIMT_DEVICE void decode_warp(const DecodeSource<Kv>& src, const uint32_t (&q)[kRows / 8][D / 16][2],
-                             const AttentionScores& scores,
+SIMT_DEVICE void decode_warp(const DecodeParams<T, Kv>& p, const DecodeSource<Kv>& src,
+                             const uint32_t (&q)[kRows / 8][D / 16][2],
                              typename DecodeShared<Kv, D, kRows>::Warp& mine,
                              DecodeState<D, kRows>& state) {
   constexpr int kStages = DecodeShared<Kv, D, kRows>::kStages;
@@ -180,8 +194,8 @@ SIMT_DEVICE void decode_warp(const DecodeSource<Kv>& src, const uint32_t (&q)[kR
     const int ahead = t + kStages - 1;
     if (ahead < num_tiles) decode_fetch<Kv, D, kRows>(src, ahead, mine.stages[ahead % kStages]);
     simt::cp_async_commit();
-    decode_tile<T, Kv, D, kRows>(mine.stages[t % kStages], q, src.first + t * kDecodeTile, src,
-                                 scores, state);
+    decode_tile<T, Kv, D, kRows>(p, mine.stages[t % kStages], q, src.first + t * kDecodeTile, src,
+                                 state);
   }
   simt::cp_async_wait<0>();
 }
@@ -300,6 +314,7 @@ SIMT_DEVICE void decode_item(const DecodeParams<T, Kv>& p, const DecodeItem& ite
   src.first = chunk_begin + warp * 16;
   src.begin = window_begin > chunk_begin ? window_begin : chunk_begin;
   src.end = seq_len < chunk_end ? seq_len : chunk_end;
+  src.kv_head = item.kv_head, src.seq_len = seq_len;
   src.block_of_lane = 0;
   if (const int token = src.first + lane * kDecodeTile; token < src.end) {
     src.block_of_lane =
@@ -332,7 +347,7 @@ SIMT_DEVICE void decode_item(const DecodeParams<T, Kv>& p, const DecodeItem& ite
       for (int i = 0; i < 4; ++i) state.out[r][d][i] = 0;
     }
   }
-  decode_warp<T, Kv, D, kRows>(src, q, p.scores, shared.warp[warp], state);
+  decode_warp<T, Kv, D, kRows>(p, src, q, shared.warp[warp], state);
   decode_publish<Kv, D, kRows>(shared.warp[warp], state);
   simt::sync_block();
 

@@ -147,10 +147,17 @@ struct PrefillState {
   int end[2];           // of the context that the rows see
 };
 
+// The query head of a lane's row r (0, 1).
+template <class T, class Kv>
+SIMT_DEVICE int prefill_head(const PrefillParams<T, Kv>& p, const PrefillRows& rows, int r) {
+  const int row = simt::warp_id() * 16 + simt::lane_id() / 4 + r * 8;
+  return rows.kv_head * p.group + (rows.first_row + row) % p.group;
+}
+
 template <class T, class Kv, int D>
-SIMT_DEVICE void prefill_tile(const typename PrefillShared<T, Kv, D>::Stage& stage,
-                              const PrefillQueries<T, D>& q, int first,
-                              const AttentionScores& scores, PrefillState<D>& state) {
+SIMT_DEVICE void prefill_tile(const PrefillParams<T, Kv>& p, const PrefillRows& rows,
+                              const typename PrefillShared<T, Kv, D>::Stage& stage,
+                              const PrefillQueries<T, D>& q, int first, PrefillState<D>& state) {
   constexpr int kTokens = kPrefillTile<D>;
   const int lane = simt::lane_id();
   float s[kTokens / 8][4] = {};
@@ -171,7 +178,7 @@ SIMT_DEVICE void prefill_tile(const typename PrefillShared<T, Kv, D>::Stage& sta
   }
   SIMT_UNROLL
   for (int r = 0; r < 2; ++r) {
-    const int begin = scores.window > 0 ? state.end[r] - scores.window : 0;
+    const int begin = p.scores.window > 0 ? state.end[r] - p.scores.window : 0;
     float top = state.max[r];
     SIMT_UNROLL
     for (int n = 0; n < kTokens / 8; ++n) {
@@ -179,8 +186,22 @@ SIMT_DEVICE void prefill_tile(const typename PrefillShared<T, Kv, D>::Stage& sta
       for (int c = 0; c < 2; ++c) {
         const int token = first + n * 8 + lane % 4 * 2 + c;
         float& v = s[n][2 * r + c];
-        v = token >= begin && token < state.end[r] ? scores(v) : simt::neg_infinity();
+        v = token >= begin && token < state.end[r] ? p.scores(v) : simt::neg_infinity();
         top = simt::max(top, v);
+      }
+    }
+    // A loop of its own: who has no such biases does not pay for them.
+    if (p.alibi != nullptr) {
+      const float slope = p.slope(prefill_head(p, rows, r));
+      top = state.max[r];
+      SIMT_UNROLL
+      for (int n = 0; n < kTokens / 8; ++n) {
+        SIMT_UNROLL
+        for (int c = 0; c < 2; ++c) {
+          const int token = first + n * 8 + lane % 4 * 2 + c;
+          s[n][2 * r + c] += slope * float(token - (state.end[r] - 1));
+          top = simt::max(top, s[n][2 * r + c]);
+        }
       }
     }
     top = simt::max(top, simt::shuffle_xor(top, 1));
@@ -236,7 +257,7 @@ SIMT_DEVICE void prefill_store(const PrefillParams<T, Kv>& p, const PrefillRows&
     const int row = simt::warp_id() * 16 + lane / 4 + r * 8;
     if (row >= rows.num_rows) continue;
     const int64_t token = rows.first_token + (rows.first_row + row) / p.group;
-    const int head = rows.kv_head * p.group + (rows.first_row + row) % p.group;
+    const int head = prefill_head(p, rows, r);
     if (p.lse != nullptr && lane % 4 == 0)
       p.lse[token * p.num_kv_heads * p.group + head] = state.max[r] + simt::log2_approx(sum);
     const float scale = simt::reciprocal(sum) * p.value_scale;
@@ -292,7 +313,7 @@ attention_prefill_kernel(PrefillParams<T, Kv> p) {
     simt::cp_async_commit();
     simt::cp_async_wait<1>();
     simt::sync_block();  // everybody's part of tile t has landed
-    prefill_tile<T, Kv, D>(shared.stages[t % kPrefillStages], q, at, p.scores, state);
+    prefill_tile<T, Kv, D>(p, rows, shared.stages[t % kPrefillStages], q, at, state);
     simt::sync_block();  // nobody reads tile t any more: the next fetch overwrites it
   }
   simt::cp_async_wait<0>();

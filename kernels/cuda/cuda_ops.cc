@@ -255,7 +255,8 @@ void CudaOps::attention(Tensor out, Tensor q, KvView cache, const AttnBatch& bat
         kv_heads,
         int32_t(q.shape[1]) / kv_heads,
         AttentionScores::of(params.scale * cache.k_scale, params.window, params.softcap),
-        cache.v_scale};
+        cache.v_scale,
+        params.alibi.as<const float>()};
     const Partials sizes(limits_);
     auto* partials = static_cast<float*>(partials_.get());
     for (int round = 0; round < work.num_rounds(); ++round) {

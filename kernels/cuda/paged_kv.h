@@ -50,6 +50,10 @@ struct PagedAttention {
   int32_t group;           // query heads to a kv head
   AttentionScores scores;  // with the scale of cached keys
   float value_scale;       // of cached values
+  const float* alibi;      // [heads], as AttnParams has them; may be null
+
+  // What a token's score for exp2 loses by head `head`, for each token between it and its query.
+  SIMT_DEVICE float slope(int head) const { return alibi[head] * 1.4426950408889634f; }
 };
 
 // Rows of D elements and 16 bytes of padding: the eight rows of an ldmatrix lie in different banks,

@@ -14,6 +14,7 @@ struct Shape {
   DType cache = DType::f32;
   AttnParams params;
   float k_scale = 1, v_scale = 1;  // of fp8
+  bool alibi = false;
 };
 
 struct Piece {  // of one sequence, in one step
@@ -44,6 +45,10 @@ class World {
       v_.emplace_back(lens[s], shape.kv_heads * shape.dim);
     }
     unused_ = free.back();
+    // From one that sees a few tokens to one that sees them all, no two alike.
+    for (int h = 0; h < shape.heads; ++h)
+      slopes_.push_back(float(std::pow(2, -0.7 - 8.0 * h / shape.heads)));
+    if (shape.alibi) shape_.params.alibi = Tensor::of(slopes_.data(), DType::f32, {shape.heads});
     randomize(rng);
   }
 
@@ -131,7 +136,8 @@ class World {
       }
       score *= shape_.params.scale;
       const double cap = shape_.params.softcap;
-      scores.push_back(cap > 0 ? cap * std::tanh(score / cap) : score);
+      if (cap > 0) score = cap * std::tanh(score / cap);
+      scores.push_back(shape_.alibi ? score - double(slopes_[h]) * (t - j) : score);
     }
     const double top = *std::max_element(scores.begin(), scores.end());
     double sum = 0;
@@ -151,6 +157,7 @@ class World {
   int32_t unused_ = 0;  // a block that nobody writes
   Cache cache_;
   std::vector<int32_t> tables_;
+  std::vector<float> slopes_;
   std::vector<Matrix> q_, k_, v_;
 };
 
@@ -179,12 +186,17 @@ TEST_P(Attention, CaseTable) {
       {40, 1, 16, 16, DType::f32, {0.25f, 0, 0}},
       {4, 2, 64, 16, DType::fp8_e4m3, {0.125f, 0, 0}, 0.5f, 0.25f},
       {6, 1, 33, 8, DType::fp8_e4m3, {0.2f, 10, 5}, 0.015625f, 2},
+      {4, 4, 64, 16, DType::f32, {0.125f, 0, 0}, 1, 1, true},
+      {6, 2, 32, 16, DType::bf16, {0.2f, 40, 0}, 1, 1, true},
+      {5, 1, 33, 8, DType::bf16, {0.2f, 0, 5}, 1, 1, true},
+      {6, 3, 64, 16, DType::fp8_e4m3, {0.125f, 0, 0}, 0.5f, 0.25f, true},
   };
   const std::vector<int> lens = {1, 5, 16, 63, 64, 65, 130, 200};
   for (const Shape& shape : shapes) {
-    SCOPED_TRACE(testing::Message() << shape.heads << "/" << shape.kv_heads << " dim " << shape.dim
-                                    << " block " << shape.block_size << " window "
-                                    << shape.params.window << " cap " << shape.params.softcap);
+    SCOPED_TRACE(testing::Message()
+                 << shape.heads << "/" << shape.kv_heads << " dim " << shape.dim << " block "
+                 << shape.block_size << " window " << shape.params.window << " cap "
+                 << shape.params.softcap << (shape.alibi ? " alibi" : ""));
     World world(shape, lens, rng);
     world.fill(ops());
     std::vector<Piece> decode, prefill, mixed;
@@ -204,6 +216,7 @@ TEST_P(Attention, LongContexts) {
   std::mt19937 rng(2);
   for (const int window : {0, 1500, 300}) {
     Shape shape{2, 1, 32, 16, DType::bf16, {0.3f, window, 0}};
+    shape.alibi = window == 0;
     World world(shape, {2500, 1024, 1025}, rng);
     world.fill(ops());
     const std::vector<Piece> pieces = {{0, 3, 2500}, {1, 1, 1024}, {2, 2, 1025}};
@@ -225,7 +238,7 @@ TEST_P(Attention, BitsDoNotDependOnChunks) {
   for (const int window : {0, 37}) {
     for (const DType type : {DType::f32, DType::bf16, DType::fp8_e4m3}) {
       const int len = 150;
-      World world({4, 2, 48, 16, type, {0.2f, window, 0}}, {len, 90, 33}, rng);
+      World world({4, 2, 48, 16, type, {0.2f, window, 0}, 1, 1, window == 0}, {len, 90, 33}, rng);
       world.fill(ops());
       const Matrix whole = world.run(ops(), {{0, len, len}});
       for (int t = 0; t < len; ++t) {
@@ -275,6 +288,7 @@ TEST_P(Attention, RandomBatches) {
     shape.params.scale = 1 / std::sqrt(float(shape.dim));
     shape.params.window = round % 3 == 0 ? pick(1, 150) : 0;
     shape.params.softcap = round % 5 == 0 ? 20 : 0;
+    shape.alibi = round % 4 == 0;
     std::vector<int> lens;
     for (int s = pick(1, 6); s > 0; --s) lens.push_back(pick(1, 220));
     World world(shape, lens, rng);

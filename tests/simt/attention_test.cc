@@ -17,6 +17,7 @@ struct Shape {
   int window = 0;
   float softcap = 0;
   float k_scale = 1, v_scale = 1;  // of a cache in E4m3
+  bool alibi = false;
 };
 struct Sequence {
   int num_queries = 1, seq_len = 1;  // the queries included
@@ -41,7 +42,11 @@ class Step {
         q_(count_tokens() * size_t(heads() * shape.head_dim)),
         out_(q_.size()),
         lse_(count_tokens() * size_t(heads())),
-        sequence_lse_(sequences_.size() * size_t(heads())) {
+        sequence_lse_(sequences_.size() * size_t(heads())),
+        slopes_(size_t(heads())) {
+    // From one that sees a few tokens to one that sees them all, no two alike.
+    for (size_t h = 0; h < slopes_.size(); ++h)
+      slopes_[h] = float(std::pow(2, -0.7 - 8.0 * double(h) / double(slopes_.size())));
     for (size_t s = 0; s < sequences_.size(); ++s) seq_lens_[s] = sequences_[s].seq_len;
     make_cache(seed);
     fill_content();
@@ -65,6 +70,7 @@ class Step {
     Array<float> partial_out(size_t(work.num_partials) * size_t(shape_.head_dim));
     Array<float> partial_stats(size_t(work.num_partials) * 2);
     std::vector<uint32_t> tickets(sequences_.size() * size_t(shape_.num_kv_heads));
+    const float* alibi = shape_.alibi ? slopes_.data() : nullptr;
     DecodeParams<T, Kv> d{};
     d.q = q_.data(), d.out = out_.data(), d.q_stride = d.out_stride = stride, d.kv = kv;
     d.block_tables = tables_.data(), d.table_stride = table_stride_.data();
@@ -74,7 +80,7 @@ class Step {
     d.partial_stats = partial_stats.data(), d.tickets = tickets.data();
     d.lse = sequence_lse_.data();
     d.num_kv_heads = shape_.num_kv_heads, d.group = shape_.group;
-    d.scores = scores, d.value_scale = shape_.v_scale;
+    d.scores = scores, d.value_scale = shape_.v_scale, d.alibi = alibi;
     for (int begin = 0; const int32_t end : work.round_ends) {
       num_items_[0] = end - begin;
       d.items = work.decode.data() + begin;
@@ -89,7 +95,7 @@ class Step {
     p.seq_lens = seq_lens_.data(), p.cu_q = cu_q_.data(), p.items = work.prefill.data();
     p.lse = lse_.data();
     p.num_kv_heads = shape_.num_kv_heads, p.group = shape_.group;
-    p.scores = scores, p.value_scale = shape_.v_scale;
+    p.scores = scores, p.value_scale = shape_.v_scale, p.alibi = alibi;
     attention_prefill(Stream{}, p, shape_.head_dim, int(work.prefill.size()));
   }
 
@@ -217,6 +223,7 @@ class Step {
         dot += double(simt::to_float(q_[row + size_t(i)])) * keys_[s][at(position) + size_t(i)];
       dot /= std::sqrt(double(dim));
       if (shape_.softcap > 0) dot = shape_.softcap * std::tanh(dot / shape_.softcap);
+      if (shape_.alibi) dot -= double(slopes_[size_t(head)]) * (end - 1 - position);
       weight.push_back(dot);
       top = std::max(top, dot);
     }
@@ -236,7 +243,7 @@ class Step {
   // Where a GPU can read them.
   std::vector<int32_t> table_stride_{0}, num_items_{0};
   Array<T> q_, out_;
-  Array<float> lse_, sequence_lse_;
+  Array<float> lse_, sequence_lse_, slopes_;
   std::optional<Array<Kv>> cache_;
   std::vector<std::vector<float>> keys_, values_;  // [sequence][position, kv head, dim]
 };
@@ -249,7 +256,7 @@ void expect_right(const Shape& shape, const std::vector<Sequence>& sequences) {
   step.run();
   EXPECT_LT(step.error(), kTolerance)
       << "head_dim " << shape.head_dim << " group " << shape.group << " block " << shape.block_size
-      << " window " << shape.window << " softcap " << shape.softcap;
+      << " window " << shape.window << " softcap " << shape.softcap << " alibi " << shape.alibi;
 }
 
 // Lengths on both sides of a warp's tokens, a tile and a chunk, and several chunks.
@@ -317,6 +324,16 @@ TEST(Attention, CachesInFp8) {
   expect_right<Bf16, E4m3>(shape, sequences);
   shape.window = 0, shape.softcap = 3;
   expect_right<Bf16, E4m3>(shape, sequences);
+}
+
+// Heads of a group have slopes of their own, and rows that are only padding have none.
+TEST(Attention, LinearBiases) {
+  const std::vector<Sequence> sequences = {{1, 70, 1}, {1, 1300, 2}, {17, 100, 3}, {40, 600, 4}};
+  for (const int dim : {64, 128, 256})
+    expect_right<Bf16>({.head_dim = dim, .num_kv_heads = 1, .alibi = true}, sequences);
+  for (const int group : {1, 3, 12}) expect_right<F16>({.group = group, .alibi = true}, sequences);
+  expect_right<Bf16>({.num_kv_heads = 1, .window = 37, .softcap = 3, .alibi = true}, sequences);
+  expect_right<Bf16, E4m3>({.k_scale = 0.03f, .v_scale = 0.7f, .alibi = true}, sequences);
 }
 
 template <class Kv>
