@@ -43,9 +43,10 @@ struct Line {
 
 // The linear layers of one token through the model, without the head.
 double linear_params(const ModelConfig& c) {
-  const double heads = double(c.num_heads + 2 * c.num_kv_heads) * c.head_dim;
-  const double out = double(c.num_heads) * c.head_dim;
-  return c.num_layers * double(c.hidden_size) * (heads + out + 3.0 * c.ffn_size);
+  double rows = 0;
+  for (const LayerConfig& layer : c.layers)
+    rows += 2.0 * (layer.num_heads + layer.num_kv_heads) * c.head_dim + 3.0 * layer.ffn_size;
+  return rows * c.hidden_size;
 }
 double head_params(const ModelConfig& c) { return double(c.vocab_size) * c.hidden_size; }
 
@@ -90,7 +91,9 @@ class Bench {
   double attention_flops(double first, double last) const {
     const ModelConfig& c = model_.config();
     const double scores = (first + last) / 2 * (last - first + 1);
-    return 4.0 * c.num_layers * c.num_heads * c.head_dim * scores;
+    double heads = 0;  // of all layers
+    for (const LayerConfig& layer : c.layers) heads += layer.num_heads;
+    return 4.0 * heads * c.head_dim * scores;
   }
 
   const BenchModelOptions& options_;

@@ -90,7 +90,7 @@ class Bench {
     l.max_context = std::max(l.max_context, l.max_tokens);
     l.max_seqs = std::max(l.max_seqs, l.max_logit_rows);
     l.vocab_size = int(s_.vocab);
-    l.heads = {int(s_.heads), int(s_.kv_heads), int(s_.head_dim), {0}};
+    l.heads = {{int(s_.heads), int(s_.kv_heads), int(s_.head_dim), {0}}};
     ops_.reserve(l);
   }
 

@@ -92,8 +92,9 @@ absl::StatusOr<RunnerOptions> runner_options(const Config& config, const Model& 
                                              const Ops& ops) {
   const auto dtype = kv_dtype(config.cache.dtype, model, ops);
   if (!dtype.ok()) return dtype.status();
-  if (const std::string lack = ops.lacks(model.heads(), config.cache.block_size); !lack.empty())
-    return unimplemented("this device cannot compute the model's attention: {}", lack);
+  for (const AttentionHeads& heads : model.heads())
+    if (const std::string lack = ops.lacks(heads, config.cache.block_size); !lack.empty())
+      return unimplemented("this device cannot compute the model's attention: {}", lack);
   RunnerOptions o;
   o.max_seqs = config.scheduler.max_seqs;
   o.max_step_tokens = config.scheduler.max_step_tokens;

@@ -143,6 +143,7 @@ class KeyReader {
   absl::Status status() const {
     return complaints_.empty() ? absl::OkStatus() : complaints_.front();
   }
+  void guess() { guessed_ = true; }
   // A size or a switch could not be read, and something else stands in for it.
   bool guessed() const { return guessed_; }
   // Makes the complaints of a reader of an object inside this one its own; not its guesses.

@@ -115,6 +115,21 @@ constexpr Preset kPresets[] = {
     {"tiny-qwen3-moe", kShared,
      R"({"architectures":["Qwen3MoeForCausalLM"],"model_type":"qwen3_moe","num_experts":8,)"
      R"("num_experts_per_tok":2,"moe_intermediate_size":64,"norm_topk_prob":true})"},
+    {"tiny-decilm", kShared,
+     R"({"architectures":["DeciLMForCausalLM"],"model_type":"nemotron-nas","head_dim":null,)"
+     R"("intermediate_size":null,"num_key_value_heads":null,"num_hidden_layers":4,"block_configs":[)"
+     R"({"attention":{"n_heads_in_group":2},"ffn":{"ffn_mult":2.5}},)"
+     R"({"attention":{"no_op":true},"ffn":{"ffn_mult":5.25}},)"
+     R"({"attention":{"n_heads_in_group":4},"ffn":{"no_op":true}},)"
+     R"({"attention":{"replace_with_linear":true},"ffn":{"replace_with_linear":true}}]})"},
+    {"tiny-openelm", "{}",
+     R"({"architectures":["OpenELMForCausalLM"],"model_type":"openelm","model_dim":128,)"
+     R"("num_transformer_layers":2,"head_dim":32,"num_query_heads":[4,6],"num_kv_heads":[2,3],)"
+     R"("ffn_multipliers":[0.5,2.0],"ffn_dim_divisor":64,"max_context_length":2048,)"
+     R"("vocab_size":4096,"normalize_qk_projections":true,"rope_freq_constant":10000})"},
+    {"tiny-llama-pruned", kShared,
+     R"({"architectures":["LlamaForCausalLM"],"model_type":"llama",)"
+     R"("intermediate_size":[256,160],"num_attention_heads":[4,3],"num_key_value_heads":[2,1]})"},
     {"tiny-gpt2", "{}",
      R"({"architectures":["GPT2LMHeadModel"],"model_type":"gpt2","n_embd":128,"n_layer":2,"vocab_size":4096,)"
      R"("n_head":4,"n_positions":1024,"activation_function":"gelu_new",)"
@@ -131,6 +146,18 @@ constexpr Preset kPresets[] = {
      R"({"architectures":["FalconForCausalLM"],"model_type":"falcon","alibi":false,)"
      R"("num_kv_heads":2,"ffn_hidden_size":256,"layer_norm_epsilon":1e-5,"bias":false,)"
      R"("new_decoder_architecture":true})"},
+    {"tiny-falcon-rw", kUngated,
+     R"({"architectures":["FalconForCausalLM"],"model_type":"falcon","alibi":true,)"
+     R"("multi_query":false,"parallel_attn":false,"layer_norm_epsilon":1e-5,"bias":true,)"
+     R"("new_decoder_architecture":false})"},
+    {"tiny-bloom", kUngated,
+     R"({"architectures":["BloomForCausalLM"],"model_type":"bloom","layer_norm_epsilon":1e-5,)"
+     R"("num_hidden_layers":null,"num_attention_heads":null,"max_position_embeddings":null,)"
+     R"("n_layer":2,"n_head":4,"seq_length":2048})"},
+    {"tiny-mpt", "{}",
+     R"({"architectures":["MPTForCausalLM"],"model_type":"mpt","d_model":192,"n_layers":2,)"
+     R"("n_heads":6,"expansion_ratio":4,"max_seq_len":2048,"vocab_size":4096,"no_bias":true,)"
+     R"("attn_config":{"alibi":true,"alibi_bias_max":8}})"},
     {"tiny-phi", kUngated,
      R"({"architectures":["PhiForCausalLM"],"model_type":"phi","hidden_act":"gelu_new",)"
      R"("intermediate_size":256,"layer_norm_eps":1e-5,"partial_rotary_factor":0.5,"tie_word_embeddings":false})"},

@@ -41,8 +41,8 @@ class Model {
   // Layers, head sizes and scales. block_size and dtype are the cache's choice: the runner sets
   // them.
   virtual KvShape kv_shape() const = 0;
-  // What every layer asks of attention.
-  virtual AttentionHeads heads() const = 0;
+  // What its layers ask of attention: each number of heads once.
+  virtual std::vector<AttentionHeads> heads() const = 0;
   // Of the linear layers in memory; f32 only if all are. Decides what `cache.dtype = auto` means,
   // unless config().fp8_cache does.
   virtual DType weight_dtype() const = 0;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <filesystem>
 #include <optional>
@@ -46,6 +47,7 @@ struct TensorNames {
   const char* base = "model.";  // before all but the head; some files leave it out
   bool text_part = false;       // of a larger model: all are behind "language_model."
   const char* embedding = "embed_tokens";
+  const char* embedding_norm = nullptr;
   const char* positions = nullptr;   // learned
   int first_position = 0;            // its row for position 0
   const char* layer = "layers.{}.";  // before all of the following, up to `down`
@@ -63,6 +65,9 @@ struct TensorNames {
   const char* gate = "mlp.gate_proj";  // null: there is no gate, or it is in `up`
   const char* up = "mlp.up_proj";
   const char* down = "mlp.down_proj";
+  // One linear layer in the place of attention, or of the MLP.
+  const char* attention_linear = "self_attn.linear_attn";
+  const char* mlp_linear = "mlp.linear_mlp";
   // Layers with experts. Gates and down have names of their own in each.
   const char* router = "mlp.gate";
   const char* expert = "mlp.experts.{}.";
@@ -79,8 +84,13 @@ struct TensorNames {
   bool transposed = false;  // linear layers of `layer` are stored as [in_features, out_features]
 };
 
-// What tells one layer of a decoder from another.
+// What tells one layer of a decoder from another. Of pruned models, and of those that were searched
+// for by their speed, every layer has sizes of its own, and some lack attention or the MLP.
 struct LayerConfig {
+  enum class Part : uint8_t { whole, linear, none };  // linear: one linear layer in its place
+  Part attention = Part::whole, mlp = Part::whole;
+  int num_heads = 0, num_kv_heads = 0;  // of whole attention
+  int ffn_size = 0;                     // of a whole MLP
   int window = 0;           // > 0: a token sees the last `window` positions only, itself included
   bool local_rope = false;  // rotates by `local_rope` rather than by `rope`
   bool experts = false;     // its MLP is a mixture of experts
@@ -94,8 +104,7 @@ struct ModelConfig {
   std::string architecture;  // "LlamaForCausalLM"
   int num_layers = 0;
   int hidden_size = 0;
-  int ffn_size = 0;
-  int num_heads = 0, num_kv_heads = 0, head_dim = 0;
+  int head_dim = 0;
   int vocab_size = 0;
   int max_positions = 0;
   bool tied_embeddings = false;  // the head is the embedding
@@ -103,7 +112,7 @@ struct ModelConfig {
   TensorNames names;
 
   // --- traits ---
-  std::vector<LayerConfig> layers;  // num_layers
+  std::vector<LayerConfig> layers;  // num_layers; at least one has whole attention
   enum class Norm { rms, layer } norm = Norm::rms;
   float norm_eps = 1e-6f;
   bool norm_plus_one = false;  // a stored norm weight w means 1 + w
@@ -119,8 +128,9 @@ struct ModelConfig {
   bool normed_experts = false;
   int expert_ffn_size = 0, shared_ffn_size = 0;  // 0: there is no shared one
   bool qkv_bias = false, o_bias = false, mlp_bias = false, head_bias = false;
-  enum class Positions { rotary, learned } positions = Positions::rotary;
-  int rotary_dim = 0;  // of each head, the first ones; 0 unless rotary
+  enum class Positions { rotary, learned, alibi } positions = Positions::rotary;
+  int rotary_dim = 0;        // of each head, the first ones; 0 unless rotary
+  std::vector<float> alibi;  // [heads], as AttnParams has them; empty unless alibi
   RopeConfig rope, local_rope;
   float attention_scale = 1;                        // of scores, before softmax
   float attention_softcap = 0, logits_softcap = 0;  // 0: none
@@ -136,6 +146,12 @@ struct ModelConfig {
 
   // Positions that a token sees in the layer that sees most; 0: all before it.
   int widest_window() const;
+  // The largest of a layer's sizes over all of them.
+  int most(int LayerConfig::*size) const {
+    int result = 0;
+    for (const LayerConfig& layer : layers) result = std::max(result, layer.*size);
+    return result;
+  }
 };
 
 // What a directory's files say, and everything in them that keeps the model from being served: a

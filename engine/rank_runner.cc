@@ -38,8 +38,8 @@ OpsLimits ops_limits(const Model& model, const RunnerOptions& o) {
   l.heads = model.heads();
   if (model.weight_dtype() == DType::fp8_e4m3) {
     const ModelConfig& c = model.config();
-    l.max_fp8_inputs =
-        std::max({c.hidden_size, c.ffn_size, c.shared_ffn_size, c.num_heads * c.head_dim});
+    l.max_fp8_inputs = std::max({c.hidden_size, c.most(&LayerConfig::ffn_size), c.shared_ffn_size,
+                                 c.most(&LayerConfig::num_heads) * c.head_dim});
   }
   return l;
 }

@@ -89,10 +89,10 @@ struct QkvParams {
   Tensor cos_sin;
 };
 
-// What a model asks of a device in attention.
+// What a model asks of a device in attention, in layers that have as many heads as each other.
 struct AttentionHeads {
   int num_heads = 0, num_kv_heads = 0, head_dim = 0;
-  std::vector<int> windows = {0};  // of its layers, each once; as AttnParams::window
+  std::vector<int> windows = {0};  // of these layers, each once; as AttnParams::window
 };
 
 // The largest step that a device will see.
@@ -103,7 +103,7 @@ struct OpsLimits {
   int max_logit_rows = 0;  // of one sample() or token_logprobs()
   int max_fp8_inputs = 0;  // in_features of a layer in fp8; 0: there is none
   int vocab_size = 0;
-  AttentionHeads heads;
+  std::vector<AttentionHeads> heads;  // of all layers, each once
 };
 
 // The instruction set of the machine: everything a model may ask of a device.

@@ -68,8 +68,47 @@ std::string rope_text(const RopeConfig& rope) {
 }
 
 const char* heads_kind(const ModelConfig& c) {
-  if (c.num_kv_heads == c.num_heads) return "multi-head";
-  return c.num_kv_heads == 1 ? "multi-query" : "grouped-query";
+  bool each = true;  // head has keys and values of its own
+  for (const LayerConfig& layer : c.layers) each &= layer.num_kv_heads == layer.num_heads;
+  if (each) return "multi-head";
+  return c.most(&LayerConfig::num_kv_heads) == 1 ? "multi-query" : "grouped-query";
+}
+
+// "4", or "2 to 8" where layers differ; those that have none are left out.
+std::string size_text(const ModelConfig& c, int LayerConfig::*size) {
+  const int most = c.most(size);
+  int least = most;
+  for (const LayerConfig& layer : c.layers)
+    if (layer.*size > 0) least = std::min(least, layer.*size);
+  return least == most ? count_text(most)
+                       : fmt::format("{} to {}", count_text(least), count_text(most));
+}
+
+// "; 3 layers without attention, 1 with a linear layer for it", or nothing.
+std::string parts_text(const ModelConfig& c, LayerConfig::Part LayerConfig::*part,
+                       const char* name) {
+  using Part = LayerConfig::Part;
+  const auto count = [&](Part p) {
+    return std::count_if(c.layers.begin(), c.layers.end(),
+                         [&](const LayerConfig& layer) { return layer.*part == p; });
+  };
+  std::string text;
+  if (const auto n = count(Part::none); n > 0)
+    text += fmt::format("; {} layer{} without {}", n, n == 1 ? "" : "s", name);
+  if (const auto n = count(Part::linear); n > 0)
+    text += fmt::format("; {} layer{} with one matrix for {}", n, n == 1 ? "" : "s", name);
+  return text;
+}
+
+// Of each layer, where they differ.
+Json sizes_json(const ModelConfig& c, int LayerConfig::*size) {
+  Json sizes = Json::array();
+  bool alike = true;
+  for (const LayerConfig& layer : c.layers) {
+    sizes.push_back(layer.*size);
+    alike &= layer.*size == c.layers[0].*size;
+  }
+  return alike ? sizes[0] : sizes;
 }
 
 std::map<int, int> windows_of(const ModelConfig& c) {  // layers by window
@@ -81,9 +120,11 @@ std::map<int, int> windows_of(const ModelConfig& c) {  // layers by window
 
 Rows model_rows(const ModelConfig& c) {
   Rows rows;
-  rows.emplace_back("layers", fmt::format("{}, {} wide; MLP {}{}", c.num_layers,
-                                          count_text(c.hidden_size), count_text(c.ffn_size),
-                                          c.parallel_residual ? ", beside attention" : ""));
+  rows.emplace_back("layers",
+                    fmt::format("{}, {} wide; MLP {}{}{}", c.num_layers, count_text(c.hidden_size),
+                                size_text(c, &LayerConfig::ffn_size),
+                                c.parallel_residual ? ", beside attention" : "",
+                                parts_text(c, &LayerConfig::mlp, "MLP")));
   const auto experts = std::count_if(c.layers.begin(), c.layers.end(),
                                      [](const LayerConfig& layer) { return layer.experts; });
   if (experts > 0)
@@ -94,10 +135,12 @@ Rows model_rows(const ModelConfig& c) {
                     c.shared_ffn_size > 0
                         ? fmt::format("; a shared one, {}", count_text(c.shared_ffn_size))
                         : ""));
-  std::string attention = fmt::format("{}: {} head{} of {}", heads_kind(c), c.num_heads,
-                                      c.num_heads == 1 ? "" : "s", c.head_dim);
-  if (c.num_kv_heads != c.num_heads)
-    attention += fmt::format(", {} with keys and values", c.num_kv_heads);
+  std::string attention =
+      fmt::format("{}: {} head{} of {}", heads_kind(c), size_text(c, &LayerConfig::num_heads),
+                  c.most(&LayerConfig::num_heads) == 1 ? "" : "s", c.head_dim);
+  if (std::string_view(heads_kind(c)) != "multi-head")
+    attention += fmt::format(", {} with keys and values", size_text(c, &LayerConfig::num_kv_heads));
+  attention += parts_text(c, &LayerConfig::attention, "attention");
   if (c.qk_norm != ModelConfig::QkNorm::none) attention += "; queries and keys are normed";
   rows.emplace_back("attention", attention);
   for (const auto& [window, layers] : windows_of(c))
@@ -107,7 +150,7 @@ Rows model_rows(const ModelConfig& c) {
     rows.emplace_back("  soft-cap", fmt::format("scores at {}", c.attention_softcap));
   if (c.logits_softcap > 0)
     rows.emplace_back("logits", fmt::format("soft-capped at {}", c.logits_softcap));
-  std::string positions = "learned";
+  std::string positions = c.alibi.empty() ? "learned" : "linear biases of scores (ALiBi)";
   if (c.positions == ModelConfig::Positions::rotary) {
     positions = rope_text(c.rope);
     if (c.rotary_dim != c.head_dim)
@@ -128,16 +171,17 @@ Json model_json(const ModelConfig& c) {
   for (const LayerConfig& layer : c.layers) windows.push_back(layer.window);
   return {{"layers", c.num_layers},
           {"hidden_size", c.hidden_size},
-          {"ffn_size", c.ffn_size},
+          {"ffn_size", sizes_json(c, &LayerConfig::ffn_size)},  // a list where layers differ
           {"experts", c.num_experts},
           {"experts_per_token", c.experts_per_token},
           {"attention", heads_kind(c)},
-          {"heads", c.num_heads},
-          {"kv_heads", c.num_kv_heads},
+          {"heads", sizes_json(c, &LayerConfig::num_heads)},
+          {"kv_heads", sizes_json(c, &LayerConfig::num_kv_heads)},
           {"head_dim", c.head_dim},
           {"windows", windows},  // of each layer; 0: none
           {"attention_softcap", c.attention_softcap},
           {"logits_softcap", c.logits_softcap},
+          {"alibi", !c.alibi.empty()},
           {"rope", rotary ? Json(rope_name(c.rope.type)) : Json()},
           {"rope_theta", rotary ? Json(c.rope.theta) : Json()},
           {"rope_factor", rotary ? Json(c.rope.factor) : Json()},

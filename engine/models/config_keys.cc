@@ -6,38 +6,114 @@
 #include "engine/json_util.h"
 
 namespace sluice {
+namespace {
+
+constexpr int kMostHeads = 4096, kMostFfn = 1 << 20;
+
+std::string per_layer(const char* key) { return fmt::format("{}_per_layer", key); }
+
+bool has_sizes(KeyReader& keys, const char* key) {
+  return keys.find(key) || keys.find(per_layer(key));
+}
+
+// Of each layer.
+std::vector<int> read_sizes(KeyReader& keys, const char* key, int high, std::optional<int> fallback,
+                            int num_layers) {
+  std::string name = per_layer(key);
+  const Json* list = keys.find(name);
+  const Json* plain = keys.find(key);
+  if (!list && plain && plain->is_array()) list = plain, name = key;
+  if (!list) return std::vector<int>(num_layers, keys.integer(key, 1, high, fallback));
+  if (!list->is_array() || int(list->size()) != num_layers)
+    keys.conflict("\"{}\" is {}, expected a size for each of {} layers", name,
+                  list->is_array() ? fmt::format("a list of {}", list->size()) : describe(*list),
+                  num_layers);
+  std::vector<int> sizes;
+  for (const Json& size : list->is_array() ? *list : Json::array()) {
+    if (!size.is_number_integer() || size < 1 || size > high) {
+      keys.conflict("\"{}\" has {}, expected integers from 1 to {}", name, describe(size), high);
+      break;
+    }
+    sizes.push_back(size.get<int>());
+  }
+  sizes.resize(num_layers, 1);
+  return sizes;
+}
+
+// Without "head_dim".
+int usual_head_dim(KeyReader& keys, const ShapeKeys& k, const std::vector<int>& heads,
+                   const ModelConfig& c) {
+  if (k.default_head_dim > 0) return k.default_head_dim;
+  if (std::count(heads.begin(), heads.end(), heads[0]) != std::ptrdiff_t(heads.size())) {
+    if (k.head_dim)
+      keys.conflict("\"{}\" is missing, which a model needs where \"{}\" differs by layer",
+                    k.head_dim, k.num_heads);
+    else
+      keys.conflict("\"{}\" differs by layer, which {} cannot", k.num_heads, c.architecture);
+  }
+  if (c.hidden_size % heads[0] != 0)
+    keys.conflict("\"{}\" {} is not a multiple of \"{}\" {}", k.hidden_size, c.hidden_size,
+                  k.num_heads, heads[0]);
+  return c.hidden_size / heads[0];
+}
+
+}  // namespace
 
 void read_shape(KeyReader& keys, const ShapeKeys& k, ModelConfig& c) {
   c.num_layers = keys.integer(k.num_layers, 1, 1024, {});
   c.hidden_size = keys.integer(k.hidden_size, 1, 1 << 18, {});
-  std::optional<int> ffn;
-  if (k.default_ffn > 0) ffn = k.default_ffn * c.hidden_size;
-  c.ffn_size = keys.integer(k.ffn_size, 1, 1 << 20, ffn);
-  const auto size = [&](const char* key, int64_t most, int otherwise) {
-    return keys.integer(key, 1, most, otherwise > 0 ? std::optional(otherwise) : std::nullopt);
+  const auto unless_said = [](int value) {
+    return value > 0 ? std::optional(value) : std::nullopt;
   };
-  c.num_heads = size(k.num_heads, 4096, k.default_heads);
-  const int kv_heads = k.default_kv_heads > 0 ? k.default_kv_heads : c.num_heads;
-  c.num_kv_heads = k.num_kv_heads ? keys.integer(k.num_kv_heads, 1, 4096, kv_heads) : c.num_heads;
-  c.vocab_size = size("vocab_size", 1 << 24, k.default_vocab);
-  c.max_positions = size(k.max_positions, 1 << 26, k.default_positions);
+  const auto heads =
+      read_sizes(keys, k.num_heads, kMostHeads, unless_said(k.default_heads), c.num_layers);
+  auto kv_heads = heads;
+  if (k.default_kv_heads > 0) kv_heads.assign(size_t(c.num_layers), k.default_kv_heads);
+  if (k.num_kv_heads && has_sizes(keys, k.num_kv_heads))
+    kv_heads = read_sizes(keys, k.num_kv_heads, kMostHeads, {}, c.num_layers);
+  std::vector<int> ffn(c.num_layers, k.default_ffn * c.hidden_size);
+  if (k.ffn_size) {
+    std::optional<int> fallback;
+    if (k.default_ffn > 0) fallback = ffn[0];
+    ffn = read_sizes(keys, k.ffn_size, kMostFfn, fallback, c.num_layers);
+  }
+  c.vocab_size = keys.integer("vocab_size", 1, 1 << 24, unless_said(k.default_vocab));
+  c.max_positions = keys.integer(k.max_positions, 1, 1 << 26, unless_said(k.default_positions));
   std::optional<double> eps;
   if (k.default_eps > 0) eps = k.default_eps;
   c.norm_eps = static_cast<float>(keys.number(k.eps, 0, 1, eps, true));
-  const bool has_head_dim = k.head_dim && keys.find(k.head_dim);
-  if (!has_head_dim && k.default_head_dim == 0 && c.hidden_size % c.num_heads != 0)
-    keys.conflict("\"{}\" {} is not a multiple of \"{}\" {}", k.hidden_size, c.hidden_size,
-                  k.num_heads, c.num_heads);
-  c.head_dim = k.default_head_dim ? k.default_head_dim : c.hidden_size / c.num_heads;
-  if (has_head_dim) c.head_dim = keys.integer(k.head_dim, 2, 1024, {});
+  if (k.head_dim && keys.find(k.head_dim))
+    c.head_dim = keys.integer(k.head_dim, 2, 1024, {});
+  else
+    c.head_dim = usual_head_dim(keys, k, heads, c);
   if (c.head_dim < 2 || c.head_dim > 1024 || c.head_dim % 2 != 0)
     keys.conflict("\"head_dim\" is {}, expected an even size from 2 to 1024", c.head_dim);
   c.head_dim = std::clamp(c.head_dim, 2, 1024);  // whatever was refused: others divide by it
-  if (c.num_heads % c.num_kv_heads != 0)
-    keys.conflict("\"{}\" {} is not a multiple of \"{}\" {}", k.num_heads, c.num_heads,
-                  k.num_kv_heads, c.num_kv_heads);
-  c.attention_scale = 1.0f / std::sqrt(static_cast<float>(std::max(c.head_dim, 1)));
   c.layers.resize(c.num_layers);
+  for (int i = 0; i < c.num_layers; ++i) {
+    if (heads[i] % kv_heads[i] != 0)
+      keys.conflict("\"{}\" {} is not a multiple of \"{}\" {}", k.num_heads, heads[i],
+                    k.num_kv_heads, kv_heads[i]);
+    c.layers[i].num_heads = heads[i];
+    c.layers[i].num_kv_heads = kv_heads[i];
+    c.layers[i].ffn_size = ffn[i];
+  }
+  c.attention_scale = 1.0f / std::sqrt(static_cast<float>(std::max(c.head_dim, 1)));
+}
+
+void set_alibi(KeyReader& keys, double max, double factor, ModelConfig& c) {
+  const int heads = c.layers[0].num_heads;
+  for (const LayerConfig& layer : c.layers)
+    if (layer.num_heads != heads)
+      return keys.conflict("layers with {} and {} heads are not supported with ALiBi", heads,
+                           layer.num_heads);
+  c.positions = ModelConfig::Positions::alibi;
+  int power = 1;
+  while (2 * power <= heads) power *= 2;
+  c.alibi.clear();
+  for (int i = 1; i <= power; ++i) c.alibi.push_back(float(factor * std::exp2(-max * i / power)));
+  for (int i = 1; int(c.alibi.size()) < heads; i += 2)
+    c.alibi.push_back(float(factor * std::exp2(-max * i / (2 * power))));
 }
 
 void read_windows(KeyReader& keys, const WindowRule& rule, ModelConfig& c) {

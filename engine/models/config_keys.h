@@ -9,11 +9,12 @@ namespace sluice {
 
 class KeyReader;  // engine/json_util.h
 
-// The keys of a decoder's shape. Defaults are those that most families use.
+// The keys of a decoder's shape. Defaults are those that most families use. Heads and MLP may be
+// lists, of a size for each layer; they may also be beside the key, as "<key>_per_layer".
 struct ShapeKeys {
   const char* num_layers = "num_hidden_layers";
   const char* hidden_size = "hidden_size";
-  const char* ffn_size = "intermediate_size";
+  const char* ffn_size = "intermediate_size";  // null: by default_ffn
   const char* num_heads = "num_attention_heads";
   const char* num_kv_heads = "num_key_value_heads";  // null: as many as heads
   const char* max_positions = "max_position_embeddings";
@@ -27,6 +28,10 @@ struct ShapeKeys {
 };
 // Also attention_scale, to 1 / sqrt(head_dim), and `layers`, to full attention.
 void read_shape(KeyReader&, const ShapeKeys&, ModelConfig&);
+
+// Scores with linear biases. Slopes go from 2^-(max / heads) down to 2^-max, all times `factor`
+// (Press et al. 2022; where heads are no power of two, further slopes lie between those).
+void set_alibi(KeyReader&, double max, double factor, ModelConfig&);
 
 // Whether and where config.json asks for a sliding window. `layer_types`, where it is there, must
 // agree, or decides where `by_layer_types` says so.

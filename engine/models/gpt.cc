@@ -2,8 +2,8 @@
 #include "engine/models/config_keys.h"
 #include "engine/models/registry.h"
 
-// The families with LayerNorm and an MLP without a gate: GPT-2, GPT-NeoX, OPT, Falcon, StarCoder2,
-// Phi 1 to 2.
+// The families with LayerNorm and an MLP without a gate: GPT-2, GPT-NeoX, OPT, Falcon, BLOOM, MPT,
+// StarCoder2, Phi 1 to 2.
 namespace sluice {
 namespace {
 
@@ -124,7 +124,8 @@ void read_opt(KeyReader& keys, ModelConfig& c) {
 }
 
 // Three forms: one key and value for all heads (7B), for groups of heads (40B and later), and for
-// each head.
+// each head. The models trained on RefinedWeb alone have ALiBi, whose biases are scaled as scores
+// are.
 void read_falcon(KeyReader& keys, ModelConfig& c) {
   const bool grouped = keys.boolean("new_decoder_architecture", false);
   const bool one_kv = keys.boolean("multi_query", true) && !grouped;
@@ -139,12 +140,18 @@ void read_falcon(KeyReader& keys, ModelConfig& c) {
               true, c);
   keys.find("num_kv_heads");
   keys.find("n_head_kv");  // the same, in old files
-  if (one_kv) c.num_kv_heads = 1;
+  for (LayerConfig& layer : c.layers)
+    if (one_kv) layer.num_kv_heads = 1;
   set_biases(c, keys.boolean("bias", false));
   c.activation = any_activation(keys, "activation", "gelu");
   c.parallel_residual = keys.boolean("parallel_attn", true) || grouped;
-  keys.only("alibi", false);
-  read_rope(keys, 0, c);
+  if (keys.boolean("alibi", false)) {
+    constexpr std::string_view kRotary[] = {"rope_theta", "rope_scaling", "rope_parameters"};
+    keys.inert(kRotary);
+    set_alibi(keys, 8, c.attention_scale, c);
+  } else {
+    read_rope(keys, 0, c);
+  }
   const int norms = keys.integer("num_ln_in_parallel_attn", 1, 2, grouped ? 2 : 1);
   c.names = {.base = "transformer.",
              .embedding = "word_embeddings",
@@ -164,6 +171,120 @@ void read_falcon(KeyReader& keys, ModelConfig& c) {
   } else if (c.parallel_residual) {
     c.names.before_mlp = nullptr;  // reads what attention reads
   }
+}
+
+// Some keys have an old and a new name.
+const char* either(const KeyReader& keys, const char* older, const char* newer) {
+  return keys.contains(older) ? older : newer;
+}
+
+void read_bloom(KeyReader& keys, ModelConfig& c) {
+  read_common(keys,
+              {.num_layers = either(keys, "n_layer", "num_hidden_layers"),
+               .hidden_size = either(keys, "n_embed", "hidden_size"),
+               .ffn_size = nullptr,
+               .num_heads = either(keys, "n_head", "num_attention_heads"),
+               .num_kv_heads = nullptr,
+               .max_positions = "seq_length",
+               .head_dim = nullptr,
+               .eps = "layer_norm_epsilon",
+               .default_ffn = 4,
+               .default_positions = 2048,
+               .default_eps = 1e-5},
+              true, c);
+  keys.only("n_inner", 4 * c.hidden_size);
+  set_biases(c, true);
+  c.activation = Activation::gelu_tanh;
+  set_alibi(keys, 8, 1, c);
+  keys.only("apply_residual_connection_post_layernorm", false);
+  constexpr std::string_view kInert[] = {"attention_softmax_in_fp32",
+                                         "bias_dropout_fusion",
+                                         "masked_softmax_fusion",
+                                         "offset_alibi",
+                                         "pretraining_tp",
+                                         "skip_bias_add",
+                                         "skip_bias_add_qkv",
+                                         "slow_but_exact"};
+  keys.inert(kInert);
+  c.names = {.base = "transformer.",
+             .embedding = "word_embeddings",
+             .embedding_norm = "word_embeddings_layernorm",
+             .layer = "h.{}.",
+             .q = "self_attention.query_key_value",
+             .k = nullptr,
+             .v = nullptr,
+             .o = "self_attention.dense",
+             .gate = nullptr,
+             .up = "mlp.dense_h_to_4h",
+             .down = "mlp.dense_4h_to_h",
+             .final_norm = "ln_f",
+             .qkv_by_kv_head = true};
+}
+
+void read_mpt_attention(KeyReader& file, ModelConfig& c) {
+  static const Json kNone = Json::object();
+  const Json* json = file.find("attn_config");
+  if (json && !json->is_object())
+    return file.fail("\"attn_config\" is {}, expected an object", describe(*json));
+  KeyReader keys(json ? *json : kNone, file.place() + ": attn_config");
+  keys.only("alibi", true);
+  keys.only("attn_type", "multihead_attention");
+  keys.only("attn_uses_sequence_id", false);
+  keys.only("clip_qkv", nullptr);
+  keys.only("kv_n_heads", c.layers[0].num_heads);
+  keys.only("prefix_lm", false);
+  keys.only("qk_gn", false);
+  keys.only("qk_ln", false);
+  keys.only("rope", false);
+  keys.only("sliding_window_size", -1);
+  c.attention_scale = float(keys.number("softmax_scale", 0, 100, c.attention_scale));
+  set_alibi(keys, keys.number("alibi_bias_max", 0, 64, 8.0), 1, c);
+  constexpr std::string_view kInert[] = {"attn_impl", "attn_pdrop", "model_type"};
+  keys.inert(kInert);
+  if (const std::string unused = keys.unused(); !unused.empty())
+    c.warnings.push_back(
+        fmt::format("{}: keys that have no effect here: {}", keys.place(), unused));
+  file.adopt(keys);
+}
+
+void read_mpt(KeyReader& keys, ModelConfig& c) {
+  read_common(keys,
+              {.num_layers = "n_layers",
+               .hidden_size = "d_model",
+               .ffn_size = nullptr,
+               .num_heads = "n_heads",
+               .num_kv_heads = nullptr,
+               .max_positions = "max_seq_len",
+               .head_dim = nullptr,
+               .eps = "layer_norm_epsilon",
+               .default_ffn = keys.integer("expansion_ratio", 1, 64, 4),
+               .default_eps = 1e-5},
+              true, c);
+  keys.only("no_bias", true);
+  c.norm_bias = false;
+  c.activation = Activation::gelu;
+  read_mpt_attention(keys, c);
+  const std::string norm = keys.text("norm_type").value_or("layernorm");
+  if (norm != "layernorm" && norm != "low_precision_layernorm")
+    keys.fail("\"norm_type\" is \"{}\", supported are layernorm and low_precision_layernorm",
+              norm.substr(0, 80));
+  keys.only("embedding_fraction", 1.0);
+  constexpr std::string_view kInert[] = {"emb_pdrop",   "resid_pdrop", "init_config",
+                                         "init_device", "verbose",     "learned_pos_emb"};
+  keys.inert(kInert);
+  c.names = {.base = "transformer.",
+             .embedding = "wte",
+             .layer = "blocks.{}.",
+             .before_attention = "norm_1",
+             .before_mlp = "norm_2",
+             .q = "attn.Wqkv",
+             .k = nullptr,
+             .v = nullptr,
+             .o = "attn.out_proj",
+             .gate = nullptr,
+             .up = "ffn.up_proj",
+             .down = "ffn.down_proj",
+             .final_norm = "norm_f"};
 }
 
 void read_starcoder2(KeyReader& keys, ModelConfig& c) {
@@ -198,9 +319,15 @@ void read_phi(KeyReader& keys, ModelConfig& c) {
 }
 
 constexpr Family kFamilies[] = {
-    {"GPT2LMHeadModel", read_gpt2}, {"GPTNeoXForCausalLM", read_neox},
-    {"OPTForCausalLM", read_opt},   {"FalconForCausalLM", read_falcon},
-    {"PhiForCausalLM", read_phi},   {"Starcoder2ForCausalLM", read_starcoder2},
+    {"GPT2LMHeadModel", read_gpt2},
+    {"GPTNeoXForCausalLM", read_neox},
+    {"OPTForCausalLM", read_opt},
+    {"FalconForCausalLM", read_falcon},
+    {"BloomForCausalLM", read_bloom},
+    {"MPTForCausalLM", read_mpt},
+    {"MptForCausalLM", read_mpt},
+    {"PhiForCausalLM", read_phi},
+    {"Starcoder2ForCausalLM", read_starcoder2},
 };
 
 }  // namespace

@@ -10,7 +10,9 @@
 namespace sluice {
 namespace {
 
-auto all_families() { return std::array{llama_families(), gemma_families(), gpt_families()}; }
+auto all_families() {
+  return std::array{llama_families(), gemma_families(), gpt_families(), layerwise_families()};
+}
 
 constexpr TextPart kTextParts[] = {
     {"Gemma3ForConditionalGeneration", "Gemma3ForCausalLM"},

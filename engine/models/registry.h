@@ -23,7 +23,8 @@ struct LoadOptions {
 };
 
 // An architecture, as config.json names it. Adding one that the decoder can compute is such a line
-// beside its relatives' (llama.cc, gemma.cc, gpt.cc).
+// beside its relatives' (llama.cc, gemma.cc, gpt.cc,
+// layerwise.cc).
 struct Family {
   const char* architecture;
   // Sets the shape, the traits and the tensors' names from config.json. What it does not take of
@@ -41,6 +42,7 @@ const TextPart* find_text_part(std::string_view architecture);
 std::span<const Family> llama_families();
 std::span<const Family> gemma_families();
 std::span<const Family> gpt_families();
+std::span<const Family> layerwise_families();
 
 const Family* find_family(std::string_view architecture);
 std::string supported_architectures();  // for messages

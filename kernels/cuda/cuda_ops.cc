@@ -55,11 +55,14 @@ std::string CudaOps::lacks(const AttentionHeads& h, int block_size) const {
 // with more run in rounds.
 CudaOps::Partials::Partials(const OpsLimits& l) {
   constexpr int64_t kChunksPerSequence = 4;
-  const AttentionShape shape = shape_of(l.heads, 0);
-  rows = num_partials(shape, l.max_context) + kChunksPerSequence * l.max_seqs * l.heads.num_heads;
-  out = rows * l.heads.head_dim;
+  for (const AttentionHeads& h : l.heads) {
+    const int64_t of_these =
+        num_partials(shape_of(h, 0), l.max_context) + kChunksPerSequence * l.max_seqs * h.num_heads;
+    rows = std::max(rows, of_these);
+    out = std::max(out, of_these * h.head_dim);
+    tickets = std::max(tickets, int64_t{l.max_seqs} * h.num_kv_heads);
+  }
   stats = rows * 2;
-  tickets = int64_t{l.max_seqs} * l.heads.num_kv_heads;
 }
 
 CudaOps::Quantized::Quantized(const OpsLimits& l) {
@@ -77,8 +80,8 @@ size_t CudaOps::workspace_bytes(const OpsLimits& l) const {
   const Partials p(l);
   const Quantized q(l);
   size_t list_bytes = 0;
-  for (const int window : l.heads.windows)
-    list_bytes += AttentionLists::bytes(shape_of(l.heads, window), l);
+  for (const AttentionHeads& h : l.heads)
+    for (const int window : h.windows) list_bytes += AttentionLists::bytes(shape_of(h, window), l);
   return size_t(p.out + p.stats + p.tickets) * 4 + q.codes + q.scales +
          sample_scratch_bytes(l.vocab_size, sample_blocks(l)) + list_bytes;
 }
@@ -92,9 +95,10 @@ void CudaOps::reserve(const OpsLimits& limits) {
   const Quantized q(limits);
   quantized_ = allocate(runtime_, q.codes + q.scales, Memory::device);
   lists_.clear();
-  for (const int window : limits.heads.windows)
-    lists_.push_back(
-        std::make_unique<AttentionLists>(runtime_, shape_of(limits.heads, window), limits, p.rows));
+  for (const AttentionHeads& h : limits.heads)
+    for (const int window : h.windows)
+      lists_.push_back(
+          std::make_unique<AttentionLists>(runtime_, shape_of(h, window), limits, p.rows));
 }
 
 const AttentionLists& CudaOps::lists(const AttentionShape& shape) const {
@@ -238,7 +242,7 @@ void CudaOps::attention(Tensor out, Tensor q, KvView cache, const AttnBatch& bat
   note("attention", {&out, &q, &cache.k});
   const int kv_heads = int(cache.k.shape[1]), head_dim = int(q.shape[2]);
   const AttentionLists& work = lists({kv_heads, int(q.shape[1]) / kv_heads, params.window});
-  CHECK(head_dim <= limits_.heads.head_dim && cache.k.stride[2] == head_dim);
+  CHECK(cache.k.stride[2] == head_dim);
   CHECK(q.stride[1] == head_dim && out.stride[1] == head_dim);
   dispatch(q.dtype, cache.k.dtype, [&]<class T, class Kv>(T, Kv) {
     const PagedKv<Kv> kv{cache.k.as<Kv>(), cache.v.as<Kv>(), cache.k.stride[0], cache.k.stride[1],

@@ -73,7 +73,7 @@ class CudaOps final : public Ops {
  private:
   // What decode's chunks leave for each other, in 4-byte words.
   struct Partials {
-    int64_t rows, out, stats, tickets;
+    int64_t rows = 0, out = 0, stats = 0, tickets = 0;
     Partials(const OpsLimits&);
   };
   // A matmul's inputs in fp8, in bytes: codes, then scales.
@@ -96,7 +96,7 @@ class CudaOps final : public Ops {
   // --- from reserve() on ---
   OpsLimits limits_;
   Device::Buffer partials_, sample_scratch_, quantized_;
-  std::vector<std::unique_ptr<AttentionLists>> lists_;  // one for each window
+  std::vector<std::unique_ptr<AttentionLists>> lists_;  // for each window of each kind of heads
 };
 
 }  // namespace sluice::cuda

@@ -18,8 +18,17 @@ void check_rope(const RopeConfig& rope, const ModelConfig& c) {
 }
 
 void check_served(const ModelConfig& c) {
-  CHECK(c.num_heads % c.num_kv_heads == 0 && c.head_dim >= 2 && c.rotary_dim <= c.head_dim);
+  CHECK(c.head_dim >= 2 && c.rotary_dim <= c.head_dim);
   CHECK(c.layers.size() == size_t(c.num_layers) && c.max_positions > 0);
+  using Part = LayerConfig::Part;
+  CHECK(c.most(&LayerConfig::num_heads) > 0);
+  for (const LayerConfig& layer : c.layers) {
+    CHECK((layer.num_heads > 0) == (layer.attention == Part::whole));
+    CHECK((layer.num_kv_heads > 0) == (layer.attention == Part::whole));
+    CHECK((layer.ffn_size > 0) == (layer.mlp == Part::whole));
+    if (layer.num_kv_heads > 0) CHECK(layer.num_heads % layer.num_kv_heads == 0);
+    if (!c.alibi.empty()) CHECK(c.alibi.size() == size_t(layer.num_heads));
+  }
   CHECK(std::isfinite(c.attention_scale) && std::isfinite(c.embedding_scale) &&
         std::isfinite(c.residual_scale) && std::isfinite(c.logits_scale));
   for (const TokenId id : c.eos_ids) CHECK(id >= 0 && id < c.vocab_size);

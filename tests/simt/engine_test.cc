@@ -110,8 +110,9 @@ Rank load_golden(std::unique_ptr<Device> device, const GoldenCase& golden) {
 
 // Every trait once, windows and caps beyond where they begin to matter.
 TEST_F(CudaEngine, FamiliesFollowTheCpu) {
-  for (const char* name : {"gemma2", "gemma3", "phi3_long", "olmo2", "granite", "gpt2", "neox",
-                           "opt", "falcon_40b", "phi", "qwen2_moe", "mixtral"}) {
+  for (const char* name :
+       {"gemma2", "gemma3", "phi3_long", "olmo2", "granite", "gpt2", "neox", "opt", "falcon_40b",
+        "phi", "qwen2_moe", "mixtral", "falcon_rw", "bloom", "nemotron_nas", "openelm"}) {
     const GoldenCase golden(name);
     Config config;
     config.device.kind = "cpu";
@@ -138,7 +139,7 @@ TEST_F(CudaEngine, Fp8ProductsAreOfQuantisedRows) {
   Ops& ops = device->ops();
   OpsLimits limits;
   limits.max_seqs = limits.max_tokens = limits.max_context = 32, limits.max_fp8_inputs = 272;
-  limits.vocab_size = 300, limits.heads = {2, 2, 32};
+  limits.vocab_size = 300, limits.heads = {{2, 2, 32}};
   ops.reserve(limits);
   for (const auto& [out, in, from_fp8] : {std::tuple{48, 272, true},
                                           {48, 272, false},
@@ -294,6 +295,12 @@ TEST(StepTrace, TellsOfTheStepsUnderWay) {
 }
 
 TEST_F(CudaEngine, WhateverHappensAround) { expect_exact(load_cuda(llama(true), "auto", true), 4); }
+
+// Lists of attention's work for each kind of heads, and layers without any.
+TEST_F(CudaEngine, WhateverHappensAroundLayersThatDiffer) {
+  auto device = cuda::make_device(*cuda::open_runtime(0, ""), DType::bf16, true);
+  expect_exact(load_golden(std::move(device), GoldenCase("nemotron_nas")), 1);
+}
 
 TEST_F(CudaEngine, WhateverHappensAroundInFp8) {
   if (!has_fp8()) GTEST_SKIP() << "this GPU has no products of fp8";

@@ -27,7 +27,11 @@ const char* const kCases[] = {
     "gpt2", "neox", "neox_serial", "opt", "falcon_7b", "falcon_40b", "falcon_serial", "starcoder2",
     "phi",
     // experts
-    "mixtral", "qwen2_moe", "qwen3_moe"};
+    "mixtral", "qwen2_moe", "qwen3_moe",
+    // linear biases
+    "falcon_rw", "bloom", "mpt",
+    // layers with sizes of their own
+    "llama_pruned", "decilm_7b", "nemotron_nas", "openelm"};
 
 // A fixture loaded on the CPU, and its comparison.
 class LoadedCase {
@@ -343,6 +347,26 @@ const ConfigMutant kConfigMutants[] = {
     {"an expert less", "mixtral", [](Json& c) { c["num_experts_per_tok"] = 1; }},
     {"an expert more", "qwen2_moe", [](Json& c) { c["num_experts_per_tok"] = 4; }},
     {"tied", "mistral", [](Json& c) { c["tie_word_embeddings"] = true; }},
+    {"steeper biases", "mpt", [](Json& c) { c["attn_config"]["alibi_bias_max"] = 8.1; }},
+    {"scale of scores in MPT", "mpt", [](Json& c) { c["attn_config"]["softmax_scale"] = 0.18; }},
+    {"epsilon of BLOOM", "bloom", [](Json& c) { c["layer_norm_epsilon"] = 1.1e-5; }},
+    {"rotated Falcon", "falcon_rw", [](Json& c) { c["alibi"] = false; }},
+    {"another number of heads", "mpt", [](Json& c) { c["n_heads"] = 3; }},
+    {"fewer keys in a layer", "nemotron_nas",
+     [](Json& c) {  // whose tensors are there under other names: nothing else may notice
+       c["block_configs"][3]["attention"]["replace_with_linear"] = false;
+       c["block_configs"][3]["attention"]["no_op"] = true;
+     }},
+    {"a layer without its MLP", "nemotron_nas",
+     [](Json& c) { c["block_configs"][0]["ffn"]["no_op"] = true; }},
+    {"a layer without its matrix", "nemotron_nas",
+     [](Json& c) {
+       c["block_configs"][4]["ffn"]["replace_with_linear"] = false;
+       c["block_configs"][4]["ffn"]["no_op"] = true;
+     }},
+    {"no norm of queries and keys in OpenELM", "openelm",
+     [](Json& c) { c["normalize_qk_projections"] = false; }},
+    {"theta of OpenELM", "openelm", [](Json& c) { c["rope_freq_constant"] = 10100; }},
 };
 
 TEST(GoldenMutants, ConfigMistakesAreNoticed) {

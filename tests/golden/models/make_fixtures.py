@@ -24,6 +24,10 @@ import sys
 import numpy as np
 import torch
 import transformers
+from transformers.models.bloom import modeling_bloom
+from transformers.models.falcon import modeling_falcon
+
+import layerwise_reference
 
 HERE = pathlib.Path(__file__).parent
 GREEDY_STEPS = 64
@@ -215,6 +219,59 @@ SMALL_CASES += [
         num_hidden_layers=4, use_sliding_window=False)),
 ]
 
+# Linear biases. Heads that are no power of two have slopes in between.
+# Falcon's own function rounds every bias to bf16, whatever the model's type: beyond 256 tokens only
+# every other one has a bias of its own.
+modeling_falcon.build_alibi_tensor = modeling_bloom.build_alibi_tensor
+
+SMALL_CASES += [
+    ("falcon_rw", 51, ungated(
+        "num_key_value_heads", "intermediate_size", "rope_theta",
+        architectures=["FalconForCausalLM"], num_attention_heads=6, hidden_size=192, alibi=True,
+        layer_norm_epsilon=1e-5, bias=True, multi_query=False, parallel_attn=False,
+        tie_word_embeddings=True, new_decoder_architecture=False)),
+    ("bloom", 152, {
+        "architectures": ["BloomForCausalLM"], "hidden_size": 128, "n_layer": 2, "n_head": 4,
+        "layer_norm_epsilon": 1e-5, "vocab_size": 160, "seq_length": 512, "offset_alibi": 100,
+        "apply_residual_connection_post_layernorm": False, "tie_word_embeddings": True,
+        "bos_token_id": None, "eos_token_id": 1}),
+    ("mpt", 53, {
+        "architectures": ["MPTForCausalLM"], "d_model": 192, "n_layers": 2, "n_heads": 6,
+        "expansion_ratio": 4, "max_seq_len": 512, "vocab_size": 160, "no_bias": True,
+        "norm_type": "low_precision_layernorm", "tie_word_embeddings": True,
+        "attn_config": {"alibi": True, "alibi_bias_max": 8, "attn_type": "multihead_attention",
+                        "clip_qkv": None, "prefix_lm": False, "qk_ln": False,
+                        "softmax_scale": None, "attn_uses_sequence_id": False},
+        "bos_token_id": None, "eos_token_id": 1}),
+]
+
+# Layers with sizes of their own.
+SMALL_CASES += [
+    ("llama_pruned", 61, small(
+        architectures=["LlamaForCausalLM"], num_hidden_layers=3, intermediate_size=[192, 80, 144],
+        num_attention_heads=[4, 2, 3], num_key_value_heads=[2, 2, 1])),
+    ("decilm_7b", 62, without(small(
+        architectures=["DeciLMForCausalLM"], num_hidden_layers=3,
+        num_key_value_heads_per_layer=[4, 1, 2]), "num_key_value_heads")),
+    ("nemotron_nas", 63, small(
+        architectures=["DeciLMForCausalLM"], num_hidden_layers=5, intermediate_size=None,
+        num_key_value_heads=None, head_dim=None, rope_scaling={**LLAMA3_ROPE}, block_configs=[
+            {"attention": {"n_heads_in_group": 2, "no_op": False, "replace_with_linear": False},
+             "ffn": {"ffn_mult": 2.9, "no_op": False, "replace_with_linear": False}},
+            {"attention": {"n_heads_in_group": None, "no_op": True}, "ffn": {"ffn_mult": 5.25}},
+            {"attention": {"n_heads_in_group": 4}, "ffn": {"ffn_mult": None, "no_op": True}},
+            {"attention": {"replace_with_linear": True}, "ffn": {"ffn_mult": 3.0}},
+            {"attention": {"n_heads_in_group": 1}, "ffn": {"replace_with_linear": True}}])),
+    ("openelm", 64, {
+        "architectures": ["OpenELMForCausalLM"], "model_dim": 128, "num_transformer_layers": 3,
+        "head_dim": 32, "num_query_heads": [2, 3, 6], "num_kv_heads": [1, 1, 2],
+        "ffn_multipliers": [0.6, 1.3, 2.14], "ffn_dim_divisor": 64, "ffn_with_glu": True,
+        "activation_fn_name": "swish", "normalization_layer_name": "rms_norm",
+        "normalize_qk_projections": True, "share_input_output_layers": True,
+        "rope_freq_constant": 10000, "rope_max_length": 1024, "max_context_length": 512,
+        "vocab_size": 160, "bos_token_id": None, "eos_token_id": 1, "tie_word_embeddings": True}),
+]
+
 MASK = (1 << 64) - 1
 
 
@@ -250,12 +307,15 @@ def recipe_of(name, shape, one=0):
     """(mean, deviation) of a tensor; `one`: what is stored less one."""
     leaf = name.removesuffix(".weight").split(".")[-1]
     if leaf in ("embed_tokens", "lm_head", "wte", "wpe", "embed_in", "embed_out",
-                "embed_positions", "word_embeddings"):
+                "embed_positions", "word_embeddings", "token_embeddings"):
         return 0.0, 0.02
+    if "word_embeddings_layernorm" in name:  # with more, a tied head repeats every token
+        return (0.06, 0.02) if name.endswith(".weight") else (0.0, 0.02)
     if name.endswith(".bias"):
         return 0.0, 0.1
     if name in ("model.norm.weight", "transformer.ln_f.weight", "gpt_neox.final_layer_norm.weight",
-                "model.decoder.final_layer_norm.weight", "model.final_layernorm.weight"):
+                "model.decoder.final_layer_norm.weight", "model.final_layernorm.weight",
+                "transformer.norm.weight", "transformer.norm_f.weight"):
         return 15.0 - one, 2.0
     if len(shape) == 1:
         return round(1.2 - one, 1), 0.3
@@ -270,6 +330,8 @@ def stored_tensors(architecture, key, shape):
     it they lie)."""
     if architecture == "GPTNeoXForCausalLM":
         key = key.replace("lm_head.", "embed_out.")
+    if architecture == "OpenELMForCausalLM":
+        key = layerwise_reference.openelm_name(key)
     if architecture == "MixtralForCausalLM":
         key = key.replace(".mlp.", ".block_sparse_moe.")
     gate, up, down = ("w1", "w3", "w2") if architecture == "MixtralForCausalLM" else (
@@ -297,12 +359,24 @@ def pin_frequencies(model, max_model_len):
         rotary.rope_type = "default"
 
 
+def make_model(config):
+    architecture = config["architectures"][0]
+    if architecture in layerwise_reference.MODELS and "num_key_value_heads_per_layer" not in config:
+        return layerwise_reference.MODELS[architecture](config)
+    if any(isinstance(config.get(key), list) for key in
+           ("intermediate_size", "num_key_value_heads_per_layer")):
+        return layerwise_reference.llama(config)
+    model_class = getattr(transformers, architecture.replace("MPT", "Mpt"))
+    # A copy: reading a config completes its nested tables in place.
+    # The eager attention of Falcon adds its biases twice (in transformers 5.23), the usual one once.
+    attention = "sdpa" if config.get("alibi") else "eager"
+    ours = model_class.config_class(**copy.deepcopy(config), attn_implementation=attention)
+    return model_class(ours)
+
+
 def make_case(name, seed, config, max_model_len=None):
     is_small = (name, seed) not in [case[:2] for case in CASES]
-    model_class = getattr(transformers, config["architectures"][0])
-    # A copy: reading a config completes its nested tables in place.
-    ours = model_class.config_class(**copy.deepcopy(config), attn_implementation="eager")
-    model = model_class(ours).eval()
+    model = make_model(config).eval()
     recipe, state = [], {}
     for key, parameter in model.state_dict().items():
         if key in ("lm_head.weight", "embed_out.weight") and config["tie_word_embeddings"]:

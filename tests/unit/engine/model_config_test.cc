@@ -3,7 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "tests/unit/engine/model_files.h"
+#include "tests/unit/engine/model_config_fixture.h"
 
 namespace sluice {
 namespace {
@@ -13,41 +13,15 @@ using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
 
-Json llama() {
-  return Json::parse(R"({
-    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",
-    "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2,
-    "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 1000,
-    "max_position_embeddings": 2048, "rms_norm_eps": 1e-05, "rope_theta": 500000.0,
-    "tie_word_embeddings": true, "torch_dtype": "bfloat16", "bos_token_id": 1,
-    "eos_token_id": [2, 3], "transformers_version": "4.45.0", "use_cache": true})");
-}
-
-class ModelConfigTest : public testing::Test {
- protected:
-  absl::StatusOr<ModelConfig> read(const Json& config) {
-    write_file(dir_.path() / "config.json", config.dump());
-    return read_model_config(dir_.path());
-  }
-  std::string error_of(const Json& config) {
-    const auto result = read(config);
-    return result.ok() ? "(read)" : std::string(message_of(result.status()));
-  }
-  void generation(const std::string& text) {
-    write_file(dir_.path() / "generation_config.json", text);
-  }
-  TempDir dir_;
-};
-
 TEST_F(ModelConfigTest, ReadsLlama) {
   const auto c = read(llama());
   ASSERT_TRUE(c.ok()) << c.status();
   EXPECT_EQ(c->architecture, "LlamaForCausalLM");
   EXPECT_EQ(c->hidden_size, 256);
-  EXPECT_EQ(c->ffn_size, 512);
+  EXPECT_EQ(c->layers[1].ffn_size, 512);
   EXPECT_EQ(c->num_layers, 2);
-  EXPECT_EQ(c->num_heads, 4);
-  EXPECT_EQ(c->num_kv_heads, 2);
+  EXPECT_EQ(c->layers[1].num_heads, 4);
+  EXPECT_EQ(c->layers[1].num_kv_heads, 2);
   EXPECT_EQ(c->head_dim, 64);
   EXPECT_EQ(c->vocab_size, 1000);
   EXPECT_EQ(c->max_positions, 2048);
@@ -71,7 +45,7 @@ TEST_F(ModelConfigTest, AbsentKeysMeanWhatTheirFamilySays) {
     json.erase(key);
   auto c = read(json);
   ASSERT_TRUE(c.ok()) << c.status();
-  EXPECT_EQ(c->num_kv_heads, 4);
+  EXPECT_EQ(c->layers[0].num_kv_heads, 4);
   EXPECT_EQ(c->rope.theta, 10000.0);
   EXPECT_FALSE(c->tied_embeddings);
   EXPECT_FALSE(c->dtype.has_value());
@@ -360,9 +334,10 @@ TEST_F(ModelConfigTest, WhatCannotBeServedIsRefusedByName) {
        R"("max_position_embeddings":128,"num_experts":4,"num_experts_per_tok":2,)"
        R"("moe_intermediate_size":24})",
        "\"moe_intermediate_size\" is 24, expected a multiple of 16"},
-      {R"({"architectures":["FalconForCausalLM"],"num_hidden_layers":2,"hidden_size":64,)"
-       R"("num_attention_heads":4,"vocab_size":99,"max_position_embeddings":128,"alibi":true})",
-       "\"alibi\" is true"},
+      {R"({"architectures":["PhiForCausalLM"],"num_hidden_layers":2,"hidden_size":64,)"
+       R"("num_attention_heads":4,"intermediate_size":64,"vocab_size":99,"alibi":true,)"
+       R"("max_position_embeddings":128})",
+       "\"alibi\" is true, which is not supported for PhiForCausalLM"},
   };
   for (const auto& c : others) {
     EXPECT_THAT(error_of(Json::parse(c.config)),

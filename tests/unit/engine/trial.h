@@ -235,7 +235,9 @@ class Trial {
 inline Requests requests_of(const Rank& rank) {
   Requests all = mixed_requests(rank.model->config().vocab_size);
   GenerateRequest r;  // far longer than the others, and it begins as half of them do
-  for (int t = 0; t < 180; ++t) r.prompt.push_back(TokenId(mix64(t < 32 ? 0 : 99, t) % 300));
+  for (int t = 0; t < 180; ++t)
+    r.prompt.push_back(
+        TokenId(mix64(t < 32 ? 0 : 99, t) % std::min(rank.model->config().vocab_size, 300)));
   r.sampling.temperature = 0;
   r.sampling.max_tokens = 40;
   all.insert(all.begin() + 5, {RequestId(all.size()), std::move(r)});
