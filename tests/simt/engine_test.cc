@@ -296,6 +296,21 @@ TEST(StepTrace, TellsOfTheStepsUnderWay) {
 
 TEST_F(CudaEngine, WhateverHappensAround) { expect_exact(load_cuda(llama(true), "auto", true), 4); }
 
+// What the largest need, whichever comes first.
+TEST_F(CudaEngine, WorkspaceIsForEveryKindOfHeads) {
+  const auto device = cuda::make_device(*cuda::open_runtime(0, ""), DType::bf16);
+  OpsLimits limits;
+  limits.max_seqs = 4, limits.max_tokens = 32, limits.max_context = 4096, limits.vocab_size = 300;
+  const AttentionHeads few{2, 1, 32}, many{16, 8, 32};
+  const auto bytes = [&](std::vector<AttentionHeads> heads) {
+    limits.heads = std::move(heads);
+    return device->ops().workspace_bytes(limits);
+  };
+  const size_t lists = bytes({few, few}) - bytes({few});
+  EXPECT_EQ(bytes({few, many}), bytes({many}) + lists);
+  EXPECT_EQ(bytes({many, few}), bytes({many}) + lists);
+}
+
 // Lists of attention's work for each kind of heads, and layers without any.
 TEST_F(CudaEngine, WhateverHappensAroundLayersThatDiffer) {
   auto device = cuda::make_device(*cuda::open_runtime(0, ""), DType::bf16, true);

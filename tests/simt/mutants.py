@@ -40,7 +40,7 @@ DECODE, PREFILL = CUDA + "attention_decode.h", CUDA + "attention_prefill.h"
 PAGED, WORK, NORM = CUDA + "paged_kv.h", CUDA + "attention_work.cc", CUDA + "norm.h"
 QUANTIZE = CUDA + "quantize_rows.h"
 ROPE, ELEMENT, ROWS = CUDA + "rope.h", CUDA + "elementwise.h", CUDA + "rows.h"
-SAMPLE, SKINNY = CUDA + "sample.h", CUDA + "skinny_matmul.h"
+SAMPLE, SKINNY, EXPERTS = CUDA + "sample.h", CUDA + "skinny_matmul.h", CUDA + "experts.h"
 # (what is wrong, file, text, text in its place); the text must occur exactly once.
 MUTANTS = [
     # --- both attentions ---
@@ -272,6 +272,61 @@ MUTANTS = [
     ("gates are not rounded", SKINNY, "activate<Gate::silu>(simt::to_float(gate))",
      "activate<Gate::silu>(shared.sum(token, i % 16) + (p.bias != nullptr ? p.bias[row] : 0))"),
     ("ups have the gates' bias", SKINNY, "p.bias[p.m + row]", "p.bias[row]"),
+    # --- linear biases ---
+    ("biases are for another exponential", PAGED, "alibi[head] * 1.4426950408889634f", "alibi[head]"),
+    ("decode's far tokens gain", DECODE, "s[i] += slope *", "s[i] -= slope *"),
+    ("decode's biases are its group's first head's", DECODE, "p.slope(src.kv_head * p.group + row + i % 2)",
+     "p.slope(src.kv_head * p.group)"),
+    ("decode's tokens share a bias", DECODE, "float(token + i / 2 * 8 - (src.seq_len - 1))",
+     "float(token - (src.seq_len - 1))"),
+    ("decode's warps and chunks count from their own begin", DECODE,
+     "float(token + i / 2 * 8 - (src.seq_len - 1))", "float(token + i / 2 * 8 - src.first)"),
+    ("decode reads slopes of heads that there are not", DECODE, "if (row + i % 2 >= p.group) continue;", ""),
+    ("prefill's far tokens gain", PREFILL, "s[n][2 * r + c] += slope *", "s[n][2 * r + c] -= slope *"),
+    ("prefill's biases are its group's first head's", PREFILL, "p.slope(prefill_head(p, rows, r))",
+     "p.slope(rows.kv_head * p.group)"),
+    ("prefill's tokens share a bias", PREFILL, "slope * float(token - (state.end[r] - 1))",
+     "slope * float(first - (state.end[r] - 1))"),
+    # --- LayerNorm ---
+    ("the variance is not around the mean", NORM, "(v[k] - mean) * (v[k] - mean)", "v[k] * v[k]"),
+    ("the mean stays in", NORM, "v[k] = (v[k] - mean) * scale", "v[k] = v[k] * scale"),
+    ("a variance of nothing divides by zero", NORM, "shared.squares) / float(p.dim) + p.eps)",
+     "shared.squares) / float(p.dim))"),
+    ("the bias is that of the first columns", NORM, "v[k] += p.bias[i + k];", "v[k] += p.bias[k];"),
+    ("a bias that is not there is read", NORM, "if (p.bias != nullptr) v[k]", "v[k]"),
+    ("squares overwrite a sum that is being read", NORM, "(squares, shared.squares)", "(squares, shared.mean)"),
+    # --- experts ---
+    ("of equal experts the later one is taken", EXPERTS, "a == b && a_id < b_id", "a == b && a_id > b_id"),
+    ("an expert is taken twice", EXPERTS, "(j == 0 || before(last, last_id, logit[i], e))", "true"),
+    ("half a warp's experts are compared", EXPERTS, "for (int mask = 16; mask > 0; mask /= 2) {",
+     "for (int mask = 8; mask > 0; mask /= 2) {"),
+    ("logits past the last expert's are read", EXPERTS,
+     "e < p.num_experts ? p.logits[row * p.logits_stride + e] : simt::neg_infinity()",
+     "p.logits[row * p.logits_stride + e]"),
+    ("rows of logits have no stride", EXPERTS, "p.logits[row * p.logits_stride + e]",
+     "p.logits[row * p.num_experts + e]"),
+    ("weights are shares of all experts", EXPERTS, "p.normed ? sum : simt::warp_sum(all)",
+     "simt::warp_sum(all)"),
+    ("weights are shares of those taken", EXPERTS, "p.normed ? sum : simt::warp_sum(all)", "sum"),
+    ("products are of another token", EXPERTS, "row / p.per_x * p.x_stride", "row / (p.per_x + 1) * p.x_stride"),
+    ("all go to the first row's expert", EXPERTS, "int64_t{p.experts[row]} * p.width",
+     "int64_t{p.experts[0]} * p.width"),
+    ("a product's last columns are left out", EXPERTS, "i < p.in; i += 32 * kVector",
+     "i < p.in / 32 * 32; i += 32 * kVector"),
+    ("every block computes the first outputs", EXPERTS, "int o = part * kExpertWarps + simt::warp_id()",
+     "int o = simt::warp_id()"),
+    ("rows are mixed by the first row's weights", EXPERTS, "share : p.weights[row * p.k + j];",
+     "share : p.weights[j];"),
+    ("a gate opens the other way", EXPERTS, "simt::exp(-p.gate[row * p.gate_stride])",
+     "simt::exp(p.gate[row * p.gate_stride])"),
+    ("what is gated replaces what was there", EXPERTS, "p.gate != nullptr ? simt::to_float(out[i]) : 0", "0"),
+    ("only a row's first columns are mixed", EXPERTS, "i < p.dim; i += kExpertThreads",
+     "i < p.dim && i < kExpertThreads; i += kExpertThreads"),
+    # --- activations ---
+    ("gelu is its approximation", ELEMENT, "return simt::max(x, 0.0f) - size * 0.5f * p * simt::exp(-0.5f * size * size);",
+     "return 0.5f * x * (1 + simt::tanh(0.7978845608028654f * (x + 0.044715f * x * x * x)));"),
+    ("relu lets everything through", ELEMENT, "return simt::max(x, 0.0f);\n", "return x;\n"),
+    ("gelu by tanh has no cube", ELEMENT, "x + 0.044715f * x * x * x", "x + 0.044715f * x * x"),
 ]
 
 
