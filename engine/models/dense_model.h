@@ -60,6 +60,7 @@ class DenseModel final : public Model {
 
     // The part of such a buffer that a layer of `columns` uses.
     static Tensor of(const Tensor& t, int64_t columns) {
+      CHECK(columns <= t.shape[1]);
       return Tensor::of(t.data, t.dtype, {t.shape[0], columns});
     }
   };

@@ -72,6 +72,11 @@ TEST_F(ModelConfigTest, SizesByLayer) {
             "\"num_attention_heads\" differs by layer");
   json["head_dim"] = 64;
   EXPECT_THAT(sizes_of(read(json)), ElementsAre(ElementsAre(2, 1, 512), ElementsAre(4, 4, 96)));
+  Json multi_head = json;
+  multi_head.erase("num_key_value_heads");
+  multi_head.erase("num_key_value_heads_per_layer");
+  EXPECT_THAT(sizes_of(read(multi_head)),
+              ElementsAre(ElementsAre(2, 2, 512), ElementsAre(4, 4, 96)));
   json["num_attention_heads"] = {4, 6};
   EXPECT_EQ(
       error_of(json),
