@@ -169,7 +169,7 @@ void load_queries(const AttentionArgs& a, const AttentionPiece& p, float* q) {
   for (int t = 0; t < p.count; ++t) {
     for (int g = 0; g < a.group; ++g, q += dp) {
       const float* from = a.q + (p.token_begin + t) * a.q_stride +
-                          (int64_t{p.kv_head} * a.group + g) * a.q_head_stride;
+                          (int64_t{p.kv_head} * a.of_kv_head + g) * a.q_head_stride;
       for (int d = 0; d < a.dim; ++d) q[d] = from[d] * a.scale;
     }
   }
@@ -211,7 +211,7 @@ void run_span(const AttentionArgs& a, const AttentionPiece& p, int span, const B
       low = low > 0 ? low : 0;
       int high = position + 1 - begin;
       high = high < here.count ? high : here.count;
-      const float slope = a.alibi ? a.alibi[p.kv_head * a.group + r % a.group] : 0;
+      const float slope = a.alibi ? a.alibi[p.kv_head * a.of_kv_head + r % a.group] : 0;
       soften(a, b.scores + r * kKeyChunk, vectors, low, high, slope, begin - position, b.max + r,
              b.sum + r, b.out + r * dp, dp);
     }
@@ -260,7 +260,7 @@ void write_out(const AttentionArgs& a, const AttentionPiece& p, const float* sum
   for (int t = 0, r = 0; t < p.count; ++t) {
     for (int g = 0; g < a.group; ++g, ++r) {
       float* to = a.out + (p.token_begin + t) * a.out_stride +
-                  (int64_t{p.kv_head} * a.group + g) * a.out_head_stride;
+                  (int64_t{p.kv_head} * a.of_kv_head + g) * a.out_head_stride;
       const float f = a.value_scale / sum[r];
       for (int d = 0; d < a.dim; ++d) to[d] = out[r * dp + d] * f;
     }

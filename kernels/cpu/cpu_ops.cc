@@ -322,12 +322,11 @@ void CpuOps::move_tokens(Tensor dst, Tensor to, Tensor src, Tensor from) {
 
 // Cuts the batch into tasks of one KV head and as many query tokens as fit a register-blocked
 // tile. Long work first, so that the end of the loop is even.
-void CpuOps::plan_attention(const AttnBatch& batch, const AttnParams& params, int num_kv_heads,
-                            int group) {
+void CpuOps::plan_attention(const AttentionArgs& args, const AttnBatch& batch, int num_kv_heads) {
   tasks_.clear();
   const int32_t* cu_q = batch.cu_q.as<int32_t>();
   const int32_t* seq_lens = batch.seq_lens.as<int32_t>();
-  const int tile = std::max(1, kMaxQueryRows / group);
+  const int tile = kMaxQueryRows / args.group;
   for (int s = 0; s < batch.num_seqs; ++s) {
     const int tokens = cu_q[s + 1] - cu_q[s];
     const int tiles = int(divide_up(tokens, tile));
@@ -339,7 +338,7 @@ void CpuOps::plan_attention(const AttnBatch& batch, const AttnParams& params, in
       p.token_begin = cu_q[s] + begin;
       p.count = end - begin;
       p.position = seq_lens[s] - tokens + begin;
-      const int first = params.window > 0 ? std::max(0, p.position - params.window + 1) : 0;
+      const int first = args.window > 0 ? std::max(0, p.position - args.window + 1) : 0;
       p.span_begin = first / kKeySpan;
       p.span_end = (p.position + p.count - 1) / kKeySpan + 1;
       for (p.kv_head = 0; p.kv_head < num_kv_heads; ++p.kv_head) tasks_.push_back(task);
@@ -398,8 +397,6 @@ void CpuOps::attention(Tensor out, Tensor q, KvView cache, const AttnBatch& batc
   args.v_block = cache.v.stride[0];
   args.v_head = cache.v.stride[1];
   args.v_slot = cache.v.stride[2];
-  const int num_kv_heads = int(cache.k.shape[1]);
-  args.group = int(q.shape[1]) / num_kv_heads;
   args.dim = int(q.shape[2]);
   args.block_size = int(cache.k.shape[2]);
   const float unit = args.kv == KvType::e4m3 ? 256 : 1;
@@ -408,9 +405,24 @@ void CpuOps::attention(Tensor out, Tensor q, KvView cache, const AttnBatch& batc
   args.softcap = params.softcap;
   args.window = params.window;
   args.alibi = params.alibi.as<const float>();
-  CHECK(args.group * num_kv_heads == q.shape[1] && args.group <= kMaxQueryRows);
+  const int num_kv_heads = int(cache.k.shape[1]), group = int(q.shape[1]) / num_kv_heads;
+  CHECK(group * num_kv_heads == q.shape[1]);
+  // A tile has room for so many heads: of more that share a KV head (Falcon 7B has 71) some come
+  // after the others.
+  args.of_kv_head = group;
+  const int parts = int(divide_up(group, kMaxQueryRows));
+  for (int i = 0, begin = 0; i < parts; ++i, begin += args.group) {
+    args.group = (group - begin) / (parts - i);
+    AttentionArgs part = args;
+    part.q += begin * args.q_head_stride;
+    part.out += begin * args.out_head_stride;
+    if (part.alibi) part.alibi += begin;
+    attention_of(part, batch, num_kv_heads);
+  }
+}
 
-  plan_attention(batch, params, num_kv_heads, args.group);
+void CpuOps::attention_of(const AttentionArgs& args, const AttnBatch& batch, int num_kv_heads) {
+  plan_attention(args, batch, num_kv_heads);
   each_worker_reserves(kernels_.attention_scratch(args.dim));
   const int64_t num_tasks = int64_t(tasks_.size());
   int most_spans = 1;

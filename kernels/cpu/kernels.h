@@ -57,7 +57,9 @@ struct AttentionArgs {
   // e4m3 is read as its value / 256, which `scale` and `value_scale` make up for; a NaN is none.
   KvType kv = KvType::f32;
   int64_t k_block = 0, k_head = 0, k_slot = 0, v_block = 0, v_head = 0, v_slot = 0;
-  int group = 1, dim = 0, block_size = 0;
+  int group = 1;       // query heads that one KV head's pieces compute
+  int of_kv_head = 1;  // query heads that read one KV head: those of the next are so much further
+  int dim = 0, block_size = 0;
   float scale = 1, softcap = 0;
   float value_scale = 1;
   int window = 0;

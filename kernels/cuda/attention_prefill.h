@@ -82,7 +82,7 @@ SIMT_DEVICE void prefill_fetch(const PrefillParams<T, Kv>& p, const PrefillRows&
   constexpr int kParts = kPrefillTile<D> / 16, kThreads = kPrefillThreads / kParts;
   const int part = simt::thread_id() / kThreads, thread = simt::thread_id() % kThreads;
   const int token = first + part * 16;
-  int64_t at = int64_t{rows.kv_head} * p.kv.head_stride;
+  int64_t at = int64_t{rows.kv_head / p.kv.share} * p.kv.head_stride;
   if (token < rows.end && token + 16 > rows.begin) {
     const int block = rows.blocks[token >> p.kv.block_shift];
     at += int64_t{block} * p.kv.block_stride + int64_t{token & ((1 << p.kv.block_shift) - 1)} * D;

@@ -20,8 +20,15 @@ constexpr int kBlocksPerMultiprocessor = 2;  // of the kernels that stay for sev
 
 size_t rounded(size_t bytes) { return (bytes + 255) & ~size_t{255}; }
 
+// Where more query heads read a KV head than a kernel takes at once, it counts as so many.
+AttentionShape shape_of(int num_heads, int num_kv_heads, int window) {
+  const int group = num_heads / num_kv_heads;
+  int share = 1;
+  while (group % share != 0 || group / share > kMostGroup) ++share;
+  return {num_kv_heads * share, group / share, window};
+}
 AttentionShape shape_of(const AttentionHeads& h, int window) {
-  return {h.num_kv_heads, h.num_heads / h.num_kv_heads, window};
+  return shape_of(h.num_heads, h.num_kv_heads, window);
 }
 
 }  // namespace
@@ -43,9 +50,6 @@ void CudaOps::note(const char* op, std::initializer_list<const Tensor*> operands
 std::string CudaOps::lacks(const AttentionHeads& h, int block_size) const {
   if (std::find(std::begin(kHeadDims), std::end(kHeadDims), h.head_dim) == std::end(kHeadDims))
     return fmt::format("head_dim = {} (it has {})", h.head_dim, fmt::join(kHeadDims, ", "));
-  if (h.num_heads / h.num_kv_heads > kMostGroup)
-    return fmt::format("{} query heads to a KV head (at most {})", h.num_heads / h.num_kv_heads,
-                       kMostGroup);
   if (block_size < 16 || !std::has_single_bit(unsigned(block_size)))
     return fmt::format("cache.block_size = {} (a power of two, at least 16)", block_size);
   return {};
@@ -60,7 +64,7 @@ CudaOps::Partials::Partials(const OpsLimits& l) {
         num_partials(shape_of(h, 0), l.max_context) + kChunksPerSequence * l.max_seqs * h.num_heads;
     rows = std::max(rows, of_these);
     out = std::max(out, of_these * h.head_dim);
-    tickets = std::max(tickets, int64_t{l.max_seqs} * h.num_kv_heads);
+    tickets = std::max(tickets, int64_t{l.max_seqs} * shape_of(h, 0).num_kv_heads);
   }
   stats = rows * 2;
 }
@@ -241,12 +245,17 @@ void CudaOps::attention(Tensor out, Tensor q, KvView cache, const AttnBatch& bat
                         const AttnParams& params) {
   note("attention", {&out, &q, &cache.k});
   const int kv_heads = int(cache.k.shape[1]), head_dim = int(q.shape[2]);
-  const AttentionLists& work = lists({kv_heads, int(q.shape[1]) / kv_heads, params.window});
+  const AttentionShape shape = shape_of(int(q.shape[1]), kv_heads, params.window);
+  const AttentionLists& work = lists(shape);
   CHECK(cache.k.stride[2] == head_dim);
   CHECK(q.stride[1] == head_dim && out.stride[1] == head_dim);
   dispatch(q.dtype, cache.k.dtype, [&]<class T, class Kv>(T, Kv) {
-    const PagedKv<Kv> kv{cache.k.as<Kv>(), cache.v.as<Kv>(), cache.k.stride[0], cache.k.stride[1],
-                         std::countr_zero(unsigned(cache.k.shape[2]))};
+    const PagedKv<Kv> kv{cache.k.as<Kv>(),
+                         cache.v.as<Kv>(),
+                         cache.k.stride[0],
+                         cache.k.stride[1],
+                         std::countr_zero(unsigned(cache.k.shape[2])),
+                         shape.num_kv_heads / kv_heads};
     const PagedAttention<T, Kv> step{
         q.as<T>(),
         out.as<T>(),
@@ -256,8 +265,8 @@ void CudaOps::attention(Tensor out, Tensor q, KvView cache, const AttnBatch& bat
         batch.block_tables.as<int32_t>(),
         work.table_stride(),
         batch.seq_lens.as<int32_t>(),
-        kv_heads,
-        int32_t(q.shape[1]) / kv_heads,
+        shape.num_kv_heads,
+        shape.group,
         AttentionScores::of(params.scale * cache.k_scale, params.window, params.softcap),
         cache.v_scale,
         params.alibi.as<const float>()};

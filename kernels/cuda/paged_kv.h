@@ -14,6 +14,9 @@ struct PagedKv {
   const Kv* v;
   int64_t block_stride, head_stride;  // elements; the same for keys and values
   int32_t block_shift;                // log2 of the block size, at least 4
+  // KV heads, as the kernels count them, that are one in the cache: where more query heads read one
+  // than a kernel takes at once.
+  int32_t share = 1;
 };
 
 struct AttentionScores {

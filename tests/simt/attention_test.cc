@@ -18,6 +18,7 @@ struct Shape {
   float softcap = 0;
   float k_scale = 1, v_scale = 1;  // of a cache in E4m3
   bool alibi = false;
+  int share = 1;  // as PagedKv has it
 };
 struct Sequence {
   int num_queries = 1, seq_len = 1;  // the queries included
@@ -61,15 +62,20 @@ class Step {
   void run(int blocks = 3, int64_t max_partials = 1 << 20) {
     AttentionWork work;
     plan_attention(cu_q_, seq_lens_, num_decodes(),
-                   {shape_.num_kv_heads, shape_.group, shape_.window}, max_partials, work);
+                   {shape_.num_kv_heads * shape_.share, shape_.group / shape_.share, shape_.window},
+                   max_partials, work);
     const auto scores = AttentionScores::of(shape_.k_scale / std::sqrt(float(shape_.head_dim)),
                                             shape_.window, shape_.softcap);
-    const PagedKv<Kv> kv{cache_->data(), cache_->data() + size_t(shape_.num_kv_heads) * head_size(),
-                         block_size(), head_size(), std::countr_zero(unsigned(shape_.block_size))};
+    const PagedKv<Kv> kv{cache_->data(),
+                         cache_->data() + size_t(shape_.num_kv_heads) * head_size(),
+                         block_size(),
+                         head_size(),
+                         std::countr_zero(unsigned(shape_.block_size)),
+                         shape_.share};
     const int64_t stride = heads() * shape_.head_dim;
     Array<float> partial_out(size_t(work.num_partials) * size_t(shape_.head_dim));
     Array<float> partial_stats(size_t(work.num_partials) * 2);
-    std::vector<uint32_t> tickets(sequences_.size() * size_t(shape_.num_kv_heads));
+    std::vector<uint32_t> tickets(sequences_.size() * size_t(shape_.num_kv_heads * shape_.share));
     const float* alibi = shape_.alibi ? slopes_.data() : nullptr;
     DecodeParams<T, Kv> d{};
     d.q = q_.data(), d.out = out_.data(), d.q_stride = d.out_stride = stride, d.kv = kv;
@@ -79,7 +85,7 @@ class Step {
     d.partial_of = work.partial_of.data(), d.partial_out = partial_out.data();
     d.partial_stats = partial_stats.data(), d.tickets = tickets.data();
     d.lse = sequence_lse_.data();
-    d.num_kv_heads = shape_.num_kv_heads, d.group = shape_.group;
+    d.num_kv_heads = shape_.num_kv_heads * shape_.share, d.group = shape_.group / shape_.share;
     d.scores = scores, d.value_scale = shape_.v_scale, d.alibi = alibi;
     for (int begin = 0; const int32_t end : work.round_ends) {
       num_items_[0] = end - begin;
@@ -94,7 +100,7 @@ class Step {
     p.block_tables = tables_.data(), p.table_stride = table_stride_.data();
     p.seq_lens = seq_lens_.data(), p.cu_q = cu_q_.data(), p.items = work.prefill.data();
     p.lse = lse_.data();
-    p.num_kv_heads = shape_.num_kv_heads, p.group = shape_.group;
+    p.num_kv_heads = d.num_kv_heads, p.group = d.group;
     p.scores = scores, p.value_scale = shape_.v_scale, p.alibi = alibi;
     attention_prefill(Stream{}, p, shape_.head_dim, int(work.prefill.size()));
   }
@@ -324,6 +330,13 @@ TEST(Attention, CachesInFp8) {
   expect_right<Bf16, E4m3>(shape, sequences);
   shape.window = 0, shape.softcap = 3;
   expect_right<Bf16, E4m3>(shape, sequences);
+}
+
+// More query heads to a KV head than a kernel takes at once.
+TEST(Attention, ManyQueryHeads) {
+  const std::vector<Sequence> sequences = {{1, 70, 1}, {1, 600, 2}, {17, 100, 3}};
+  for (const auto& [group, share] : {std::pair{24, 2}, {23, 23}, {64, 4}})
+    expect_right<Bf16>({.group = group, .alibi = group == 24, .share = share}, sequences);
 }
 
 // Heads of a group have slopes of their own, and rows that are only padding have none.

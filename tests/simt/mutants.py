@@ -272,6 +272,12 @@ MUTANTS = [
     ("gates are not rounded", SKINNY, "activate<Gate::silu>(simt::to_float(gate))",
      "activate<Gate::silu>(shared.sum(token, i % 16) + (p.bias != nullptr ? p.bias[row] : 0))"),
     ("ups have the gates' bias", SKINNY, "p.bias[p.m + row]", "p.bias[row]"),
+    # --- more query heads to a KV head than a kernel takes at once ---
+    ("decode's heads that are one in the cache are several there", DECODE,
+     "src.v = p.kv.v + item.kv_head / p.kv.share * p.kv.head_stride;",
+     "src.v = p.kv.v + item.kv_head * p.kv.head_stride;"),
+    ("prefill's heads that are one in the cache are several there", PREFILL,
+     "int64_t{rows.kv_head / p.kv.share} * p.kv.head_stride", "int64_t{rows.kv_head} * p.kv.head_stride"),
     # --- linear biases ---
     ("biases are for another exponential", PAGED, "alibi[head] * 1.4426950408889634f", "alibi[head]"),
     ("decode's far tokens gain", DECODE, "s[i] += slope *", "s[i] -= slope *"),
