@@ -307,8 +307,11 @@ SIMT_DEVICE void decode_item(const DecodeParams<T, Kv>& p, const DecodeItem& ite
   const int chunk_begin = item.chunk * kDecodeChunk, chunk_end = chunk_begin + kDecodeChunk;
   const int window_begin = p.scores.window > 0 ? seq_len - p.scores.window : 0;
   DecodeSource<Kv> src;
-  src.k = p.kv.k + item.kv_head / p.kv.share * p.kv.head_stride;
-  src.v = p.kv.v + item.kv_head / p.kv.share * p.kv.head_stride;
+  // Alone a division would take registers that the largest heads do not have.
+  const int64_t head_at = p.kv.share == 1 ? item.kv_head * p.kv.head_stride
+                                          : item.kv_head / p.kv.share * p.kv.head_stride;
+  src.k = p.kv.k + head_at;
+  src.v = p.kv.v + head_at;
   src.block_stride = p.kv.block_stride;
   src.block_shift = p.kv.block_shift;
   src.first = chunk_begin + warp * 16;

@@ -274,8 +274,7 @@ MUTANTS = [
     ("ups have the gates' bias", SKINNY, "p.bias[p.m + row]", "p.bias[row]"),
     # --- more query heads to a KV head than a kernel takes at once ---
     ("decode's heads that are one in the cache are several there", DECODE,
-     "src.v = p.kv.v + item.kv_head / p.kv.share * p.kv.head_stride;",
-     "src.v = p.kv.v + item.kv_head * p.kv.head_stride;"),
+     "item.kv_head / p.kv.share * p.kv.head_stride", "item.kv_head * p.kv.head_stride"),
     ("prefill's heads that are one in the cache are several there", PREFILL,
      "int64_t{rows.kv_head / p.kv.share} * p.kv.head_stride", "int64_t{rows.kv_head} * p.kv.head_stride"),
     # --- linear biases ---
