@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "kernels/cpu/kernels.h"
+#include "kernels/cpu/simd.h"
 
 // bf16 products on the tile registers of AMX, for gemm.cc as it is compiled for them.
 //
@@ -62,6 +63,35 @@ class AmxConfig {
 
   int rows_ = 0;
 };
+
+// Weights of e4m3 become bf16 / 256 (exactly) a stretch of inputs at a time, which stays in L1
+// beside what is read of it: a row of a tile is 64 bytes of memory, so that there is no way around
+// a store.
+constexpr int64_t kAmxStretch = 64;  // inputs; 8 KiB at four tiles
+constexpr int64_t kAmxCodePairBytes = 2 * kTileCols;
+constexpr int64_t kAmxFetchAhead = 4096;  // bytes
+
+// to[pairs][16][2] = codes[pairs][16][2]. A bf16 has the exponent and mantissa four places up, the
+// sign eight, and a bias that is 112 + 8 more. Where the exponent is zero there is no leading one,
+// so that these eight values come from a table.
+inline void amx_widen(uint16_t* to, const char* codes, int64_t pairs) {
+  const __m512i low = _mm512_set1_epi16(0x07f0), bias = _mm512_set1_epi16(112 << 7),
+                sign = _mm512_set1_epi16(int16_t(0x8000)), exponent = _mm512_set1_epi16(0x78);
+  // i * 2^-17: 0, 1, 2, 3, ... of e4m3's subnormals.
+  const __m512i subnormal = _mm512_broadcast_i32x4(
+      _mm_setr_epi16(0, 0x3700, 0x3780, 0x37c0, 0x3800, 0x3820, 0x3840, 0x3860));
+  for (; pairs > 0; --pairs, to += 2 * kTileCols, codes += kAmxCodePairBytes) {
+    if (pairs & 1) _mm_prefetch(codes + kAmxFetchAhead, _MM_HINT_T0);
+    const __m512i c = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i*)codes));
+    // (c << 4 & low) | bias
+    __m512i v = _mm512_ternarylogic_epi32(_mm512_slli_epi16(c, 4), low, bias, 0xea);
+    // The index is the lowest five bits, of which the table repeats three and the others are zero.
+    v = _mm512_mask_permutexvar_epi16(v, _mm512_testn_epi16_mask(c, exponent), c, subnormal);
+    // (c << 8 & sign) | v
+    v = _mm512_ternarylogic_epi32(_mm512_slli_epi16(c, 8), sign, v, 0xea);
+    _mm512_storeu_si512(to, v);
+  }
+}
 
 // What to fetch meanwhile: `lines` cache lines of every weight tile for each 32 inputs.
 struct AmxAhead {
@@ -174,6 +204,77 @@ inline void amx_micro(int rows, int tiles, const uint16_t* x, int64_t x_stride, 
                    : tiles == 2 ? amx_one<2>
                                 : amx_one<1>;
   run(x, x_stride, b, b_tile, steps, c, c_stride, resume, ahead);
+}
+
+// The sums of the tiles, to the bit, by vectors: for one row or two, where tiles would mostly be
+// empty. For each 32 inputs those of even and of odd inputs begin at zero, and then both are added
+// to the sum; products of bf16 are exact in f32, and what is too small for a normal number is zero.
+template <int Rows, int Tiles, class From>
+[[gnu::noinline]] void micro_as_amx(const uint16_t* x, int64_t x_stride, const char* b,
+                                    int64_t b_tile, int64_t steps, float* c, int64_t c_stride) {
+  V sum[Rows][Tiles];
+  for (int i = 0; i < Rows; ++i) {
+    for (int j = 0; j < Tiles; ++j) sum[i][j] = zero();
+  }
+  for (; steps > 0; --steps) {
+    V even[Rows][Tiles], odd[Rows][Tiles];
+#pragma GCC unroll 16
+    for (int i = 0; i < Rows; ++i) {
+#pragma GCC unroll 16
+      for (int j = 0; j < Tiles; ++j) even[i][j] = odd[i][j] = zero();
+    }
+    for (int p = 0; p < kAmxInputs / 2; ++p) {
+      V low[Rows], high[Rows];
+#pragma GCC unroll 16
+      for (int i = 0; i < Rows; ++i) {
+        int32_t pair;
+        __builtin_memcpy(&pair, x + i * x_stride, 4);
+        const V pairs = _mm512_castsi512_ps(_mm512_set1_epi32(pair));
+        low[i] = low_halves(pairs);
+        high[i] = high_halves(pairs);
+      }
+#pragma GCC unroll 16
+      for (int j = 0; j < Tiles; ++j) {
+        const V w_even = From::even(b + j * b_tile, 0), w_odd = From::odd(b + j * b_tile, 0);
+        prefetch(b + j * b_tile + kAmxFetchAhead);
+#pragma GCC unroll 16
+        for (int i = 0; i < Rows; ++i) {
+          even[i][j] = fma(low[i], w_even, even[i][j]);
+          odd[i][j] = fma(high[i], w_odd, odd[i][j]);
+        }
+      }
+      x += 2;
+      b += From::kPairBytes;
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < Rows; ++i) {
+#pragma GCC unroll 16
+      for (int j = 0; j < Tiles; ++j) sum[i][j] = add(sum[i][j], add(even[i][j], odd[i][j]));
+    }
+  }
+  for (int i = 0; i < Rows; ++i) {
+    for (int j = 0; j < Tiles; ++j) store(c + i * c_stride + j * kLanes, sum[i][j]);
+  }
+}
+constexpr int kRowsAsAmx = 2;
+
+template <class From, int Rows = kRowsAsAmx, int Tiles = kAmxOneTile>
+void run_as_amx(int rows, int tiles, const uint16_t* x, int64_t x_stride, const char* b,
+                int64_t b_tile, int64_t steps, float* c, int64_t c_stride) {
+  if (rows == Rows && tiles == Tiles) {
+    const unsigned before = _mm_getcsr();
+    _mm_setcsr(before | 0x8040);  // as tiles do: no subnormal numbers, neither read nor written
+    micro_as_amx<Rows, Tiles, From>(x, x_stride, b, b_tile, steps, c, c_stride);
+    _mm_setcsr(before);
+    return;
+  }
+  if constexpr (Tiles > 1) {
+    if (rows == Rows)
+      return run_as_amx<From, Rows, Tiles - 1>(rows, tiles, x, x_stride, b, b_tile, steps, c,
+                                               c_stride);
+  }
+  if constexpr (Rows > 1)
+    run_as_amx<From, Rows - 1>(rows, tiles, x, x_stride, b, b_tile, steps, c, c_stride);
 }
 
 }  // namespace

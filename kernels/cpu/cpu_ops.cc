@@ -98,7 +98,7 @@ void CpuOps::stage_x(GemmArgs* args, const Tensor& x) {
   const int64_t rows = x.shape[0], in = x.shape[1];
   args->x = x.data;
   args->x_stride = x.stride[0];
-  if (kernels_.stage_bf16 && args->type == WeightType::bf16) {
+  if (kernels_.takes_bf16(args->type)) {
     const int64_t stride = divide_up(in, 32) * 32 + 32;
     uint16_t* to = reinterpret_cast<uint16_t*>(staged_x_.reserve(rows * stride / 2));
     for_rows(rows, in, [&](int64_t row, int) {

@@ -15,7 +15,8 @@
 // weights stays in L1 while every row tile runs over it. Either way narrow weights are widened in
 // registers: a widened copy would cost more in stores and cache than the few instructions a vector.
 //
-// With AMX bf16 weights go through its tiles (amx.h) instead: other sums, in an order as fixed.
+// With AMX weights of bf16, and of e4m3 widened to it, go through its tiles (amx.h) instead: other
+// sums, in an order as fixed.
 namespace sluice::cpu::SLUICE_ISA {
 namespace {
 
@@ -259,51 +260,82 @@ void many_rows(const GemmArgs& g, const char* x, int64_t rows, int tiles, const 
 }
 
 #if defined(SLUICE_AMX)
+// `tiles` tiles' inputs [k, k + count) as bf16 at `to`; the distance between tiles is returned.
+int64_t widen(uint16_t* to, const char* b, int64_t b_tile, int tiles, int64_t k, int64_t count) {
+  const int64_t pairs = (count + 1) / 2;
+  for (int t = 0; t < tiles; ++t)
+    amx_widen(to + t * pairs * 2 * kTileCols, b + t * b_tile + k / 2 * kAmxCodePairBytes, pairs);
+  return pairs * kAmxPairBytes;
+}
+
 // As few_rows() and many_rows(). Inputs beyond a multiple of 32 are added by vdpbf16ps, at the end.
+// `wide`: kWideFloats, for weights of e4m3.
 void amx_sums(const GemmArgs& g, const uint16_t* x, int64_t rows, int tiles, const char* b,
-              float* c) {
+              float* c, uint16_t* wide) {
+  const bool narrow = g.type == WeightType::e4m3;
   const int64_t b_tile = tile_bytes(g.type, g.in), c_stride = tiles * kTileCols;
   const int64_t whole = g.in / kAmxInputs * kAmxInputs;
-  const int64_t block = rows <= kAmxRows / 2 ? whole : kBlock;
+  const int64_t block = narrow ? kAmxStretch : rows <= kAmxRows / 2 ? whole : kBlock;
   const int64_t row_tiles = (rows + kAmxRows - 1) / kAmxRows;
   const int64_t askers = row_tiles < kMaxAskers ? row_tiles : kMaxAskers;
   AmxConfig config;
-  for (int64_t k = 0; k < whole; k += block) {
+  if (rows <= kRowsAsAmx) {
+    const auto run = narrow ? run_as_amx<FromE4m3> : run_as_amx<FromBf16>;
+    run(int(rows), tiles, x, g.x_stride, b, b_tile, whole / kAmxInputs, c, c_stride);
+  }
+  for (int64_t k = rows <= kRowsAsAmx ? whole : 0; k < whole; k += block) {
     const int64_t count = whole - k < block ? whole - k : block;
-    const char* from = b + k / 2 * kAmxPairBytes;
+    const char* from = narrow ? (const char*)wide : b + k / 2 * kAmxPairBytes;
+    const int64_t from_tile = narrow ? widen(wide, b, b_tile, tiles, k, count) : b_tile;
     const char* next = rows <= kAmxRows / 2 ? from + kPrefetchBytes
                        : k + block < whole  ? from + block / 2 * kAmxPairBytes
                                             : b + tiles * b_tile;
     for (int64_t t = 0; t < row_tiles; ++t) {
       const int64_t row = t * kAmxRows;
       const AmxAhead ahead{next + t * (block / 2 * kAmxPairBytes / askers), b_tile,
-                           t < askers ? int(kAmxInputs / 2 / askers) : 0};
+                           t < askers && !narrow ? int(kAmxInputs / 2 / askers) : 0};
       config.set(int(rows - row < kAmxRows ? rows - row : kAmxRows));
-      amx_micro(config.rows(), tiles, x + row * g.x_stride + k, g.x_stride, from, b_tile,
+      amx_micro(config.rows(), tiles, x + row * g.x_stride + k, g.x_stride, from, from_tile,
                 count / kAmxInputs, c + row * c_stride, c_stride, k > 0, ahead);
     }
   }
   if (whole == g.in) return;
-  const char* rest = b + whole / 2 * kAmxPairBytes;
+  const char* rest = narrow ? (const char*)wide : b + whole / 2 * kAmxPairBytes;
+  const int64_t rest_tile = narrow ? widen(wide, b, b_tile, tiles, whole, g.in - whole) : b_tile;
   for (int64_t row = 0; row < rows; row += kMaxRows) {
     const int n = int(rows - row < kMaxRows ? rows - row : kMaxRows);
     for (int tile = 0; tile < tiles; ++tile) {
       run_micro<Dot, false, kMaxRows, 1>(
-          n, 1, x + row * g.x_stride + whole, g.x_stride, rest + tile * b_tile, b_tile,
+          n, 1, x + row * g.x_stride + whole, g.x_stride, rest + tile * rest_tile, rest_tile,
           g.in - whole, c + row * c_stride + tile * kTileCols, c_stride, whole > 0, {});
     }
   }
 }
+constexpr int64_t kWideFloats = kAmxOneTile * kAmxStretch * kTileCols / 2;
+#else
+constexpr int64_t kWideFloats = 0;
 #endif
 
-void sums(const GemmArgs& g, const GemmPiece& p, int64_t tile, int tiles, float* c) {
+bool takes_bf16([[maybe_unused]] WeightType type) {
+#if defined(SLUICE_AMX)
+  return type == WeightType::bf16 || type == WeightType::e4m3;
+#elif defined(SLUICE_BF16_DOT)
+  return type == WeightType::bf16;
+#else
+  return false;
+#endif
+}
+
+void sums(const GemmArgs& g, const GemmPiece& p, int64_t tile, int tiles, float* c,
+          [[maybe_unused]] float* wide) {
   const int64_t rows = p.row_end - p.row_begin;
   const char* b = g.w + tile * tile_bytes(g.type, g.in);
-  int64_t x_bytes = 4;
-#if defined(SLUICE_BF16_DOT)
-  if (g.type == WeightType::bf16) x_bytes = 2;
-#endif
+  const int64_t x_bytes = takes_bf16(g.type) ? 2 : 4;
   const char* x = (const char*)g.x + p.row_begin * g.x_stride * x_bytes;
+#if defined(SLUICE_AMX)
+  if (takes_bf16(g.type))
+    return amx_sums(g, (const uint16_t*)x, rows, tiles, b, c, (uint16_t*)wide);
+#endif
   const bool few = rows <= kMaxRows;
   switch (g.type) {
     case WeightType::f32:
@@ -313,9 +345,7 @@ void sums(const GemmArgs& g, const GemmPiece& p, int64_t tile, int tiles, float*
       if (few) return few_rows<FromF16>(g, x, int(rows), tiles, b, c);
       return many_rows<FromF16>(g, x, rows, tiles, b, c);
     case WeightType::bf16:
-#if defined(SLUICE_AMX)
-      return amx_sums(g, (const uint16_t*)x, rows, tiles, b, c);
-#elif defined(SLUICE_BF16_DOT)
+#if defined(SLUICE_BF16_DOT)
       if (few) return few_rows<Dot>(g, x, int(rows), tiles, b, c);
       return many_rows<Dot>(g, x, rows, tiles, b, c);
 #else
@@ -366,7 +396,7 @@ void write_silu_row(float* y, const float* gate, const float* up, const Finish& 
 
 int panel_tiles(int64_t rows, [[maybe_unused]] WeightType type) {
 #if defined(SLUICE_AMX)
-  if (type == WeightType::bf16) return amx_panel_tiles(rows);
+  if (takes_bf16(type)) return amx_panel_tiles(rows);
 #endif
   return rows >= kMaxRows ? kPanelTiles : tiles_for(int(rows));
 }
@@ -379,21 +409,22 @@ int64_t row_block(int64_t in) {
 
 size_t gemm_scratch(int64_t rows, bool silu_mul) {
   const int tiles = kMaxTiles > kPanelTiles ? kMaxTiles : kPanelTiles;
-  return size_t(rows * tiles * kTileCols * (silu_mul ? 2 : 1));
+  return size_t(kWideFloats + rows * tiles * kTileCols * (silu_mul ? 2 : 1));
 }
 
 void gemm(const GemmArgs& g, const GemmPiece& p, float* scratch) {
   const int64_t rows = p.row_end - p.row_begin;
   const int step = panel_tiles(rows, g.type);
-  float* c = scratch;
+  float* wide = scratch;
+  float* c = scratch + kWideFloats;
   const int64_t half = g.out / 2;
   for (int64_t tile = p.tile_begin; tile < p.tile_end; tile += step) {
     const int tiles = p.tile_end - tile < step ? int(p.tile_end - tile) : step;
     const int64_t col = tile * kTileCols, stride = tiles * kTileCols;
-    sums(g, p, tile, tiles, c);
+    sums(g, p, tile, tiles, c, wide);
     if (g.silu_mul) {
       float* up = c + rows * stride;
-      sums(g, p, half / kTileCols + tile, tiles, up);
+      sums(g, p, half / kTileCols + tile, tiles, up, wide);
       for (int64_t r = 0; r < rows; ++r) {
         write_silu_row(g.y + (p.row_begin + r) * g.y_stride + col, c + r * stride, up + r * stride,
                        Finish(g, col), Finish(g, half + col), stride);
@@ -410,11 +441,7 @@ void gemm(const GemmArgs& g, const GemmPiece& p, float* scratch) {
 }  // namespace
 
 void fill_gemm(Kernels* k) {
-#if defined(SLUICE_BF16_DOT)
-  k->stage_bf16 = true;
-#else
-  k->stage_bf16 = false;
-#endif
+  k->takes_bf16 = takes_bf16;
   k->panel_tiles = panel_tiles;
   k->row_block = row_block;
   k->gemm_scratch = gemm_scratch;

@@ -24,7 +24,7 @@ inline constexpr int64_t tile_bytes(WeightType t, int64_t in) {
 }
 
 struct GemmArgs {
-  const void* x = nullptr;  // [rows, in]: f32, or bf16 where Kernels::stage_bf16 is set and w is
+  const void* x = nullptr;  // [rows, in]: f32, or bf16 where Kernels::takes_bf16() says so
   int64_t x_stride = 0;
   const char* w = nullptr;
   WeightType type = WeightType::f32;
@@ -94,7 +94,7 @@ struct Kernels {
   const char* name;
 
   // --- gemm.cc ---
-  bool stage_bf16;                               // bf16 weights want x in bf16
+  bool (*takes_bf16)(WeightType);                // such weights want x in bf16
   int (*panel_tiles)(int64_t rows, WeightType);  // tiles a piece is best made of
   int64_t (*row_block)(int64_t in);  // rows a piece is best made of, when there are many
   size_t (*gemm_scratch)(int64_t rows, bool silu_mul);  // floats for one piece

@@ -37,7 +37,7 @@ TEST_P(Gemm, MatchesExactSums) {
       Matrix x(c.rows, c.in, c.in + c.x_extra), y(c.rows, c.out, c.out + c.y_extra);
       x.randomize(rng);
       ops().matmul(y.tensor(), x.tensor(), layer.weight);
-      EXPECT_LT(error_of(y, layer.apply(x)), Tolerance::sum(type, rounds_x()));
+      EXPECT_LT(error_of(y, layer.apply(x)), Tolerance::sum(rounds_x(type)));
       EXPECT_TRUE(y.canaries_live());
     }
   }
