@@ -89,6 +89,7 @@ class Bench {
     for (const int64_t n : cases_.draws) l.max_logit_rows = std::max(l.max_logit_rows, int(n));
     l.max_context = std::max(l.max_context, l.max_tokens);
     l.max_seqs = std::max(l.max_seqs, l.max_logit_rows);
+    if (has_fp8_products()) l.max_fp8_inputs = int(std::max(s_.hidden, s_.ffn));
     l.vocab_size = int(s_.vocab);
     l.heads = {{int(s_.heads), int(s_.kv_heads), int(s_.head_dim), {0}}};
     ops_.reserve(l);
@@ -198,6 +199,7 @@ class Bench {
     if (const std::string name = fmt::format("silu_mul m={}", m); wanted(name))
       line(name, act_bytes_ * 3 * double(m * s_.ffn), 0,
            [&] { ops_.silu_mul(activated.tensor, gates.tensor); });
+    if (has_fp8_products()) fp8_rows_of(m, x.tensor, r.tensor, y.tensor, w.tensor, gates.tensor);
     const Cache c = cache(kv_, 1, m);
     std::vector<int32_t> all(static_cast<size_t>(m));
     for (int64_t i = 0; i < m; ++i) all[size_t(i)] = int32_t(i);
@@ -215,6 +217,37 @@ class Bench {
         [&] {
           ops_.Ops::qkv_rope_write(qkv.tensor, p, positions.tensor, c.view, positions.tensor);
         });
+  }
+  bool has_fp8_products() const {
+    return !device_.is_host() && ops_.weight_dtype(DType::fp8_e4m3) == DType::fp8_e4m3;
+  }
+  // Rows quantised as they are normed or gated, beside a pass of their own: each with the product
+  // that reads them, whose time is in both.
+  void fp8_rows_of(int64_t m, Tensor x, Tensor r, Tensor y, Tensor norm, Tensor gates) {
+    const DeviceWeight qkv = noise_weight(device_, DType::fp8_e4m3, s_.qkv_cols(), s_.hidden),
+                       down = noise_weight(device_, DType::fp8_e4m3, s_.hidden, s_.ffn);
+    if (!ops_.takes_fp8_rows(qkv.weight) || !ops_.takes_fp8_rows(down.weight)) return;
+    const DeviceTensor out = zeros(device_, act_, {m, s_.qkv_cols()}),
+                       activated = zeros(device_, act_, {m, s_.ffn});
+    const auto normed = [&](Tensor to) {
+      ops_.add_rms_norm(to, r, x, norm, 1e-5f);
+      ops_.matmul(out.tensor, to, qkv.weight);
+    };
+    const auto gated = [&](Tensor to) {
+      ops_.silu_mul(to, gates);
+      ops_.matmul(y, to, down.weight);
+    };
+    // Of both forms what the fused one has to move.
+    either(
+        fmt::format("add_rms_norm+qkv fp8 m={}", m),
+        double(s_.qkv_cols() * s_.hidden) + double(m) * (act_bytes_ * 3 + 2) * double(s_.hidden) +
+            act_bytes_ * double(m * s_.qkv_cols()),
+        [&] { normed(fp8_rows(y)); }, [&] { normed(y); });
+    either(
+        fmt::format("silu_mul+down fp8 m={}", m),
+        double(s_.ffn * s_.hidden) + double(m) * (act_bytes_ * 2 + 2) * double(s_.ffn) +
+            act_bytes_ * double(m * s_.hidden),
+        [&] { gated(fp8_rows(activated.tensor)); }, [&] { gated(activated.tensor); });
   }
   void either(const std::string& name, double bytes, const std::function<void()>& fused,
               const std::function<void()>& plain) {

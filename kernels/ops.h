@@ -89,6 +89,18 @@ struct QkvParams {
   Tensor cos_sin;
 };
 
+// Activations as a product in fp8 takes them (see Ops::takes_fp8_rows), over the memory of 16-bit
+// x [n, d], d a multiple of 16: n rows of d codes, one behind the other, and then a scale (f32) for
+// each row.
+inline Tensor fp8_rows(const Tensor& x) {
+  CHECK(bits_of(x.dtype) == 16 && x.contiguous());
+  return Tensor::of(x.data, DType::fp8_e4m3, {x.shape[0], x.shape[1]});
+}
+inline Tensor scales_of(const Tensor& fp8_rows) {
+  return Tensor::of(static_cast<char*>(fp8_rows.data) + fp8_rows.size(), DType::f32,
+                    {fp8_rows.shape[0]});
+}
+
 // What a model asks of a device in attention, in layers that have as many heads as each other.
 struct AttentionHeads {
   int num_heads = 0, num_kv_heads = 0, head_dim = 0;
@@ -153,6 +165,11 @@ class Ops {
   // Once a model's layers are packed, and before the first step: a device may find out what
   // computes them fastest.
   virtual void prepare(std::span<const Weight> /*layers*/) {}
+
+  // Whether matmul() and matmul_silu_mul() by these weights take x as fp8_rows() too. Then
+  // rms_norm(), add_rms_norm(), silu_mul() and gelu_mul() have an `out` of that kind: the 16 bits
+  // that they would have written, quantised by the row on the way.
+  virtual bool takes_fp8_rows(const Weight&) const { return false; }
 
   // --- plain ops ---
   // out [n, hidden] = rows `ids` (i32 [n]) of a packed table [vocab, hidden].

@@ -16,17 +16,19 @@ Tensor DenseModel::hidden(const ForwardContext& ctx, Tensor ids, Tensor position
   const Buffers b = take_buffers(ctx.scratch, ids.shape[0]);
 
   embed(ctx, residual, ids, positions, b);
+  // What one linear layer alone reads may go there as it takes it.
+  const bool fp8 = c.norm == ModelConfig::Norm::rms && !c.parallel_residual;
   // What attention or MLP has computed is added to the residual as the next one takes its input.
   bool pending = false;
-  const auto input = [&](const Norm& norm) {
+  const auto input = [&](const Norm& norm, const Weight& reader) {
+    const Tensor to = fp8 && ops.takes_fp8_rows(reader) ? fp8_rows(b.normed) : b.normed;
     const bool add = std::exchange(pending, true);
-    return add ? add_normed(ops, b.normed, residual, b.projected, norm)
-               : normed(ops, b.normed, residual, norm);
+    return add ? add_normed(ops, to, residual, b.projected, norm) : normed(ops, to, residual, norm);
   };
   for (int i = 0; i < c.num_layers; ++i) {
     const Layer& layer = layers_[i];
     if (c.parallel_residual) {
-      const Tensor x = input(layer.before_attention);
+      const Tensor x = input(layer.before_attention, layer.qkv);
       attend(ctx, i, x, positions, b);
       const Tensor y =
           layer.before_mlp.weight ? normed(ops, b.parallel, residual, layer.before_mlp) : x;
@@ -35,11 +37,13 @@ Tensor DenseModel::hidden(const ForwardContext& ctx, Tensor ids, Tensor position
       continue;
     }
     if (c.layers[i].attention != Part::none) {
-      attend(ctx, i, input(layer.before_attention), positions, b);
+      const bool whole = c.layers[i].attention == Part::whole;
+      attend(ctx, i, input(layer.before_attention, whole ? layer.qkv : layer.o), positions, b);
       normed(ops, b.projected, b.projected, layer.after_attention);
     }
     if (c.layers[i].mlp != Part::none) {
-      mlp(ctx, i, input(layer.before_mlp), b.projected, b);
+      const bool whole = c.layers[i].mlp == Part::whole;
+      mlp(ctx, i, input(layer.before_mlp, whole ? layer.up : layer.down), b.projected, b);
       normed(ops, b.projected, b.projected, layer.after_mlp);
     }
   }
@@ -105,7 +109,8 @@ void DenseModel::mlp(const ForwardContext& ctx, int i, Tensor x, Tensor out,
     return ctx.comm.all_reduce(out);
   }
   const int64_t ffn = config_.layers[i].ffn_size;
-  const Tensor activated = Buffers::of(b.activated, ffn);
+  Tensor activated = Buffers::of(b.activated, ffn);
+  if (config_.gated_mlp && ctx.ops.takes_fp8_rows(layer.down)) activated = fp8_rows(activated);
   if (!config_.gated_mlp) {
     ctx.ops.matmul(activated, x, layer.up);
     ctx.ops.activate(activated, config_.activation);

@@ -186,18 +186,25 @@ void CudaOps::matmul(Tensor out, Tensor x, const Weight& w) {
   if (out.shape[0] == 0) return;
   note("matmul", {&out, &x, &w.data});
   if (w.data.dtype != DType::fp8_e4m3) return products_.multiply(out, x, w);
-  const Quantized q(limits_);
-  CHECK(size_t(x.size()) <= q.codes && size_t(x.shape[0]) * sizeof(float) <= q.scales);
-  auto* memory = static_cast<char*>(quantized_.get());
-  const Tensor codes = Tensor::of(memory, w.data.dtype, {x.shape[0], x.shape[1]});
-  const Tensor scale = Tensor::of(memory + q.codes, DType::f32, {x.shape[0]});
-  quantize_rows(stream_, codes, scale, x);
+  Tensor codes = x, scale;
+  if (x.dtype == DType::fp8_e4m3) {
+    scale = scales_of(x);
+  } else {
+    const Quantized q(limits_);
+    CHECK(size_t(x.size()) <= q.codes && size_t(x.shape[0]) * sizeof(float) <= q.scales);
+    auto* memory = static_cast<char*>(quantized_.get());
+    codes = Tensor::of(memory, w.data.dtype, {x.shape[0], x.shape[1]});
+    scale = Tensor::of(memory + q.codes, DType::f32, {x.shape[0]});
+    quantize_rows(stream_, codes, scale, x);
+  }
   runtime_.scaled_matmul(stream_, out, codes, scale, w.data, w.scale);
   if (w.bias) add_bias(stream_, out, w.bias);
 }
 
 void CudaOps::rms_norm(Tensor out, Tensor x, Tensor weight, float eps) {
   note("rms_norm", {&out, &x});
+  if (out.dtype == DType::fp8_e4m3)
+    return quantize_normed(stream_, out, scales_of(out), x, {}, weight, eps);
   cuda::rms_norm(stream_, out, x, {}, weight, eps);
 }
 
@@ -213,11 +220,15 @@ void CudaOps::add(Tensor out, Tensor a, Tensor b) {
 
 void CudaOps::silu_mul(Tensor out, Tensor gate_up) {
   note("silu_mul", {&out, &gate_up});
+  if (out.dtype == DType::fp8_e4m3)
+    return quantize_gated(stream_, out, scales_of(out), gate_up, Activation::silu);
   cuda::silu_mul(stream_, out, gate_up);
 }
 
 void CudaOps::gelu_mul(Tensor out, Tensor gate_up) {
   note("gelu_mul", {&out, &gate_up});
+  if (out.dtype == DType::fp8_e4m3)
+    return quantize_gated(stream_, out, scales_of(out), gate_up, Activation::gelu_tanh);
   cuda::gelu_mul(stream_, out, gate_up);
 }
 
@@ -335,12 +346,15 @@ void CudaOps::token_logprobs(const SampleOut& out, Tensor logits, Tensor targets
 
 void CudaOps::matmul_silu_mul(Tensor out, Tensor x, const Weight& w, Tensor scratch) {
   note("matmul_silu_mul", {&out, &x, &w.data});
-  if (out.shape[0] > 0 && !products_.multiply_silu_mul(out, x, w))
+  if (out.shape[0] == 0) return;
+  if (out.dtype == DType::fp8_e4m3 || !products_.multiply_silu_mul(out, x, w))
     Ops::matmul_silu_mul(out, x, w, scratch);
 }
 
 void CudaOps::add_rms_norm(Tensor out, Tensor residual, Tensor x, Tensor weight, float eps) {
   note("add_rms_norm", {&out, &residual, &x});
+  if (out.dtype == DType::fp8_e4m3)
+    return quantize_normed(stream_, out, scales_of(out), residual, x, weight, eps);
   cuda::rms_norm(stream_, out, residual, x, weight, eps);
 }
 

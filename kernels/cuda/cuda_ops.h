@@ -44,6 +44,10 @@ class CudaOps final : public Ops {
 
   void prepare(std::span<const Weight> layers) override { products_.measure(layers); }
 
+  bool takes_fp8_rows(const Weight& w) const override {
+    return w.data && w.data.dtype == DType::fp8_e4m3;
+  }
+
   void embed(Tensor out, const Weight& table, Tensor ids) override;
   void matmul(Tensor out, Tensor x, const Weight& w) override;
   void rms_norm(Tensor out, Tensor x, Tensor weight, float eps) override;

@@ -21,6 +21,10 @@ void add_bias(Stream, Tensor out, Tensor bias);  // bias: f32 [columns]
 void silu_mul(Stream, Tensor out, Tensor gate_up);
 // out (fp8_e4m3, dense) * scale (f32 [rows]) ~ x; rows of a multiple of 16 elements.
 void quantize_rows(Stream, Tensor out, Tensor scale, Tensor x);
+// The same of what rms_norm() would write, and silu_mul() (gate: silu) or gelu_mul() (gelu_tanh).
+void quantize_normed(Stream, Tensor out, Tensor scale, Tensor residual, Tensor x, Tensor weight,
+                     float eps);
+void quantize_gated(Stream, Tensor out, Tensor scale, Tensor gate_up, Activation gate);
 void gelu_mul(Stream, Tensor out, Tensor gate_up);
 void activate(Stream, Tensor x, Activation);
 void scale(Stream, Tensor x, float factor, float softcap);  // also of f32

@@ -39,18 +39,15 @@ SIMT_DEVICE float block_sum(float v, BlockSum<kThreads>& shared) {
   return sum;
 }
 
-// A block takes a row. kVector: elements of one access; rows, strides and dim are multiples of it.
-template <class T, int kThreads, int kVector>
-SIMT_KERNEL(kThreads, 1)
-rms_norm_kernel(RmsNormParams<T> p) {
-  auto& shared = simt::shared<BlockSum<kThreads>>();
-  const int64_t outer = simt::block_id() / p.num_inner, inner = simt::block_id() % p.num_inner;
-  T* residual = p.residual + outer * p.residual_outer + inner * p.residual_inner;
-  const T* x = p.x != nullptr ? p.x + outer * p.x_outer + inner * p.x_inner : nullptr;
-  T* out = p.out + outer * p.out_outer + inner * p.out_inner;
+// residual[dim] += x, where x is there, by all threads of a block; 1 over the root of the mean of
+// its squares for everybody. Threads write in steps of kVector elements and wait for each other
+// behind.
+template <int kThreads, int kVector, class T>
+SIMT_DEVICE float add_and_norm(T* residual, const T* x, int dim, float eps,
+                               BlockSum<kThreads>& shared) {
   constexpr int kStep = kThreads * kVector;
   float squares = 0;
-  for (int i = simt::thread_id() * kVector; i < p.dim; i += kStep) {
+  for (int i = simt::thread_id() * kVector; i < dim; i += kStep) {
     float v[kVector];
     load<kVector>(v, residual + i);
     if (x != nullptr) {
@@ -64,7 +61,20 @@ rms_norm_kernel(RmsNormParams<T> p) {
     SIMT_UNROLL
     for (int k = 0; k < kVector; ++k) squares += v[k] * v[k];
   }
-  const float scale = simt::rsqrt(block_sum<kThreads>(squares, shared) / float(p.dim) + p.eps);
+  return simt::rsqrt(block_sum<kThreads>(squares, shared) / float(dim) + eps);
+}
+
+// A block takes a row. kVector: elements of one access; rows, strides and dim are multiples of it.
+template <class T, int kThreads, int kVector>
+SIMT_KERNEL(kThreads, 1)
+rms_norm_kernel(RmsNormParams<T> p) {
+  auto& shared = simt::shared<BlockSum<kThreads>>();
+  const int64_t outer = simt::block_id() / p.num_inner, inner = simt::block_id() % p.num_inner;
+  T* residual = p.residual + outer * p.residual_outer + inner * p.residual_inner;
+  const T* x = p.x != nullptr ? p.x + outer * p.x_outer + inner * p.x_inner : nullptr;
+  T* out = p.out + outer * p.out_outer + inner * p.out_inner;
+  constexpr int kStep = kThreads * kVector;
+  const float scale = add_and_norm<kThreads, kVector>(residual, x, p.dim, p.eps, shared);
   for (int i = simt::thread_id() * kVector; i < p.dim; i += kStep) {
     float v[kVector];
     load<kVector>(v, residual + i);  // this thread's own

@@ -1,5 +1,8 @@
 // The CUDA engine without a GPU: a whole model, one step ahead of the host, with replayed steps,
 // swaps and forks, on a device that does everything at the last moment.
+#include <cstring>
+#include <functional>
+
 #include "base/float16.h"
 #include "base/float8.h"
 #include "kernels/cuda/device.h"
@@ -197,6 +200,58 @@ TEST_F(CudaEngine, Fp8ProductsAreOfQuantisedRows) {
       }
       EXPECT_LT(std::sqrt(error / norm), 1e-5) << out << " " << in << " " << rows;
     }
+  }
+}
+
+// What norms and gates hand on as codes gives the products of what they hand on in 16 bits.
+TEST_F(CudaEngine, Fp8RowsGiveTheSameProducts) {
+  if (!has_fp8()) GTEST_SKIP() << "this GPU has no products of fp8";
+  const auto device = cuda::make_device(*cuda::open_runtime(0, ""), DType::bf16);
+  Ops& ops = device->ops();
+  constexpr int kRows = 5, kWidth = 272;
+  OpsLimits limits;
+  limits.max_seqs = limits.max_tokens = limits.max_context = 32, limits.max_fp8_inputs = kWidth;
+  limits.vocab_size = 300, limits.heads = {2, 2, 32};
+  ops.reserve(limits);
+  std::vector<Device::Buffer> memory;
+  const auto take = [&](DType type, int64_t rows, int64_t columns) {
+    memory.push_back(device->allocate(size_t(rows * columns) * 4, Memory::pinned_host));
+    return Tensor::of(memory.back().get(), type, {rows, columns});
+  };
+  std::mt19937 rng(4);
+  std::normal_distribution<float> normal;
+  const auto noise = [&](Tensor t) {
+    for (int64_t i = 0; i < t.size(); ++i) t.as<uint16_t>()[i] = to_bf16(normal(rng));
+    return t;
+  };
+  Tensor source = take(DType::f32, 48, kWidth), norm = take(DType::f32, 1, kWidth);
+  for (const Tensor& t : {source, norm})
+    for (int64_t i = 0; i < t.size(); ++i) t.as<float>()[i] = normal(rng);
+  norm = Tensor::of(norm.data, DType::f32, {kWidth});
+  memory.push_back(device->allocate(ops.weight_bytes(DType::fp8_e4m3, 48, kWidth), Memory::device));
+  const Weight w = ops.make_weight(memory.back().get(), DType::fp8_e4m3, 48, kWidth);
+  ops.pack_rows(w, 0, source);
+  ASSERT_TRUE(ops.takes_fp8_rows(w));
+  const Tensor x = noise(take(DType::bf16, kRows, kWidth)),
+               gates = noise(take(DType::bf16, kRows, 2 * kWidth)),
+               residual = noise(take(DType::bf16, kRows, kWidth)),
+               out = take(DType::bf16, kRows, kWidth);
+  const std::function<void(Tensor)> kinds[] = {[&](Tensor to) { ops.rms_norm(to, x, norm, 1e-5f); },
+                                               [&](Tensor to) {
+                                                 ops.add(residual, gates.cols(0, kWidth), x);
+                                                 ops.add_rms_norm(to, residual, x, norm, 1e-5f);
+                                               },
+                                               [&](Tensor to) { ops.silu_mul(to, gates); },
+                                               [&](Tensor to) { ops.gelu_mul(to, gates); }};
+  for (const auto& write : kinds) {
+    const Tensor y = take(DType::f32, kRows, 48), z = take(DType::f32, kRows, 48);
+    write(out);
+    ops.matmul(y, out, w);
+    write(fp8_rows(out));
+    ops.matmul(z, fp8_rows(out), w);
+    device->sync(device->record(device->compute_stream()));
+    EXPECT_NE(y.as<float>()[0], 0);
+    EXPECT_EQ(std::memcmp(y.data, z.data, size_t(y.size()) * sizeof(float)), 0);
   }
 }
 

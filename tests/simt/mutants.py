@@ -31,7 +31,8 @@ USERS = {  # what has a header's kernels in it
     "attention_prefill.h": PREFILLS,
     "paged_kv.h": DECODES + PREFILLS,
     "vector.h": ["norm.cu", "elementwise.cu", "experts.cu", "quantize_rows.cu"],
-    "elementwise.h": ["elementwise.cu", "skinny_matmul.cu"],
+    "elementwise.h": ["elementwise.cu", "skinny_matmul.cu", "quantize_rows.cu"],
+    "norm.h": ["norm.cu", "quantize_rows.cu"],
 }
 PROGRAMS = {name: [f"tests/simt/{name}_test.cc"] for name in ["rows", "attention", "sample", "skinny_matmul"]}
 PROGRAMS["rows"].append("tests/simt/qkv_test.cc")

@@ -330,6 +330,58 @@ TYPED_TEST(RowOps, QuantizesEachRow) {
   }
 }
 
+// Norms and gates that write codes: to the bit what they and a pass of quantisation give.
+TYPED_TEST(RowOps, QuantisesOnTheWayAsApart) {
+  using T = TypeParam;
+  constexpr int64_t kRows = 3;
+  for (const int64_t width : {272, 512, 4112}) {
+    for (const int64_t extra : {0, 3}) {
+      Array<T> x(size_t(kRows * (2 * width + extra))), residual(size_t(kRows * (width + extra)));
+      Array<float> weight(static_cast<size_t>(width));
+      simt::fill(x, 7, 2);
+      simt::fill(residual, 8, 2);
+      for (size_t i = 0; i < weight.size(); ++i) weight[i] = 0.5f + float(i % 7);
+      const auto view = [&](Array<T>& a, int64_t columns) {
+        Tensor t = a.tensor(dtype_of<T>(), {kRows, columns});
+        t.stride[0] = columns + extra;
+        return t;
+      };
+      const Tensor w = weight.tensor(DType::f32, {width});
+      // apart(out) and fused(codes, scales) do the same to copies of the residual.
+      const auto same = [&](const auto& apart, const auto& fused) {
+        Array<T> one = residual, other = residual, out(size_t(kRows * width));
+        Array<uint8_t> want(size_t(kRows * width)), codes(size_t(kRows * width));
+        Array<float> want_scales(size_t{kRows}), scales(size_t{kRows});
+        const Tensor plain = out.tensor(dtype_of<T>(), {kRows, width});
+        apart(plain, view(one, width));
+        quantize_rows(Stream{}, want.tensor(DType::fp8_e4m3, {kRows, width}),
+                      want_scales.tensor(DType::f32, {kRows}), plain);
+        fused(codes.tensor(DType::fp8_e4m3, {kRows, width}), scales.tensor(DType::f32, {kRows}),
+              view(other, width));
+        return codes.same_bits(want) && scales.same_bits(want_scales) && other.same_bits(one);
+      };
+      for (const Tensor& add : {Tensor(), view(x, 2 * width).cols(0, width)}) {
+        EXPECT_TRUE(same([&](Tensor out, Tensor r) { rms_norm(Stream{}, out, r, add, w, 1e-5f); },
+                         [&](Tensor out, Tensor scale, Tensor r) {
+                           quantize_normed(Stream{}, out, scale, r, add, w, 1e-5f);
+                         }))
+            << width << " " << extra << " " << bool(add);
+      }
+      for (const Activation gate : {Activation::silu, Activation::gelu_tanh}) {
+        EXPECT_TRUE(same(
+            [&](Tensor out, Tensor) {
+              gate == Activation::silu ? silu_mul(Stream{}, out, view(x, 2 * width))
+                                       : gelu_mul(Stream{}, out, view(x, 2 * width));
+            },
+            [&](Tensor out, Tensor scale, Tensor) {
+              quantize_gated(Stream{}, out, scale, view(x, 2 * width), gate);
+            }))
+            << width << " " << extra;
+      }
+    }
+  }
+}
+
 TYPED_TEST(RowOps, EveryFiberOrderGivesTheSameBits) {
   using T = TypeParam;
   Array<T> x(3 * 600), out(3 * 600);
