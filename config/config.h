@@ -22,6 +22,7 @@ struct Config {
     int index = 0;                 // of the GPU
     std::string plugin;            // file of the CUDA engine; empty: the usual places
     std::string libraries;         // folder to look into first for NVIDIA's libraries
+    std::string plan_cache;        // folder for what is measured of a GPU at the start; empty: none
     bool batch_invariant = false;  // a GPU's results do not depend on what else is in a batch
     int threads = 0;               // 0: the cgroup's quota
     std::string isa = "auto";      // auto, amx, avx512bf16, avx512, avx2, portable

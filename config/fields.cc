@@ -118,6 +118,8 @@ std::vector<Field> engine_fields(Config& c) {
        "File of the CUDA engine; empty: libsluice_cuda.so beside the binary or in ../lib/sluice"},
       {"device.libraries", &c.device.libraries,
        "Folder to look into first for NVIDIA's libraries; empty: the usual places"},
+      {"device.plan_cache", &c.device.plan_cache,
+       "Folder to keep what is measured of a GPU at the start, for the next start; empty: nowhere"},
       {"device.batch_invariant", &c.device.batch_invariant,
        "On a GPU: a request gets the same bits whatever else is in its steps; prompts take longer"},
       {"device.threads", &c.device.threads, "CPU threads; 0: the cgroup's quota", "--threads", 0,

@@ -52,6 +52,8 @@ absl::StatusOr<std::unique_ptr<Device>> make_cuda_device(const Config& config) {
   options.f16 = is_f16(config.model);
   options.batch_invariant = config.device.batch_invariant;
   options.libraries = config.device.libraries.c_str();
+  options.plan_cache = config.device.plan_cache.c_str();
+  options.log = [](const char* line) { log_info("{}", line); };
   char error[512] = "";
   Device* device = open(&options, error, sizeof error);
   if (device == nullptr) return unavailable("{}", error);

@@ -181,6 +181,7 @@ void add_device(CLI::App* command, Config::Device& d) {
   command->add_option("--device.index", d.index, "Which GPU, counted from 0");
   command->add_option("--device.plugin", d.plugin, "File of the CUDA engine");
   command->add_option("--device.libraries", d.libraries, "Folder of NVIDIA's libraries");
+  command->add_option("--device.plan_cache", d.plan_cache, "Folder for what is measured of a GPU");
   command->add_flag("--device.batch_invariant", d.batch_invariant,
                     "On a GPU: products by the one kernel that does not depend on the batch");
   command->add_option("--device.isa", d.isa, "Instruction set of the CPU, at most");

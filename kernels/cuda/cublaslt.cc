@@ -57,6 +57,7 @@ struct CublasLt::Library {
   std::function<void(const std::string&)> on_failure;
   decltype(&cublasLtCreate) create = nullptr;
   decltype(&cublasLtDestroy) destroy = nullptr;
+  decltype(&cublasLtGetVersion) version = nullptr;
   decltype(&cublasLtMatmulDescCreate) desc_create = nullptr;
   decltype(&cublasLtMatmulDescDestroy) desc_destroy = nullptr;
   decltype(&cublasLtMatmulDescSetAttribute) desc_set = nullptr;
@@ -75,7 +76,7 @@ struct CublasLt::Library {
       return to != nullptr;
     };
     return get(create, "cublasLtCreate") && get(destroy, "cublasLtDestroy") &&
-           get(desc_create, "cublasLtMatmulDescCreate") &&
+           get(version, "cublasLtGetVersion") && get(desc_create, "cublasLtMatmulDescCreate") &&
            get(desc_destroy, "cublasLtMatmulDescDestroy") &&
            get(desc_set, "cublasLtMatmulDescSetAttribute") &&
            get(layout_create, "cublasLtMatrixLayoutCreate") &&
@@ -144,6 +145,8 @@ void CublasLt::set_scales(const Plan& plan, const Scales& scales) const {
   set(CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, scales.w);
   set(CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, scales.x);
 }
+
+size_t CublasLt::version() const { return library_->version(); }
 
 bool CublasLt::has_fp8_products() const {
   // Nothing is read: a plan only looks at shapes and alignments.

@@ -37,6 +37,7 @@ class CublasLt {
               const Scales& scales = {});
   // Whether it has a product of fp8 with these scales for this GPU (Hopper has; the library tells).
   bool has_fp8_products() const;
+  size_t version() const;
 
  private:
   struct Library;                      // its functions

@@ -33,8 +33,11 @@ AttentionShape shape_of(const AttentionHeads& h, int window) {
 
 }  // namespace
 
-CudaOps::CudaOps(Runtime& runtime, Stream stream, DType act, bool batch_invariant)
-    : runtime_(runtime), stream_(stream), act_(act), products_(runtime, stream, batch_invariant) {
+CudaOps::CudaOps(Runtime& runtime, Stream stream, DType act, bool batch_invariant, PlanCache plans)
+    : runtime_(runtime),
+      stream_(stream),
+      act_(act),
+      products_(runtime, stream, batch_invariant, std::move(plans)) {
   CHECK(act == DType::bf16 || act == DType::f16);
   runtime_.set_trace(&trace_);
 }

@@ -20,7 +20,7 @@ namespace sluice::cuda {
 class CudaOps final : public Ops {
  public:
   // batch_invariant: results do not depend on what else is in a batch; slower with many tokens.
-  CudaOps(Runtime&, Stream, DType act, bool batch_invariant);
+  CudaOps(Runtime&, Stream, DType act, bool batch_invariant, PlanCache = {});
   ~CudaOps() override { runtime_.set_trace(nullptr); }
 
   StepTrace& trace() { return trace_; }

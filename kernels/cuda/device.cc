@@ -28,11 +28,11 @@ class TracedGraph final : public Graph {
 
 class CudaDevice final : public Device {
  public:
-  CudaDevice(std::unique_ptr<Runtime> runtime, DType act, bool batch_invariant)
+  CudaDevice(std::unique_ptr<Runtime> runtime, DType act, bool batch_invariant, PlanCache plans)
       : runtime_(std::move(runtime)),
         compute_(runtime_->make_stream()),
         copies_(runtime_->make_stream()),
-        ops_(*runtime_, compute_, act, batch_invariant) {
+        ops_(*runtime_, compute_, act, batch_invariant, std::move(plans)) {
     for (Event& e : events_) e = runtime_->make_event();
   }
 
@@ -77,8 +77,8 @@ class CudaDevice final : public Device {
 }  // namespace
 
 std::unique_ptr<Device> make_device(std::unique_ptr<Runtime> runtime, DType act,
-                                    bool batch_invariant) {
-  return std::make_unique<CudaDevice>(std::move(runtime), act, batch_invariant);
+                                    bool batch_invariant, PlanCache plans) {
+  return std::make_unique<CudaDevice>(std::move(runtime), act, batch_invariant, std::move(plans));
 }
 
 }  // namespace sluice::cuda

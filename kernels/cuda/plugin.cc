@@ -18,5 +18,13 @@ extern "C" __attribute__((visibility("default"))) sluice::Device* sluice_open_cu
   auto runtime = cuda::open_runtime(options->device_index, options->libraries);
   if (!runtime.ok()) return refuse(std::string(message_of(runtime.status())));
   const DType act = options->f16 ? DType::f16 : DType::bf16;
-  return cuda::make_device(*std::move(runtime), act, options->batch_invariant).release();
+  cuda::PlanCache plans;
+  if (*options->plan_cache != '\0') {
+    const cuda::DeviceInfo& info = (*runtime)->info();
+    plans = cuda::PlanCache(options->plan_cache,
+                            fmt::format("{}, {}, Sluice {}", info.name, info.versions, kVersion),
+                            [log = options->log](const std::string& line) { log(line.c_str()); });
+  }
+  return cuda::make_device(*std::move(runtime), act, options->batch_invariant, std::move(plans))
+      .release();
 }

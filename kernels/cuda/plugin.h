@@ -15,6 +15,8 @@ struct PluginOptions {
   bool f16 = false;              // what it computes in; else bf16
   bool batch_invariant = false;  // results do not depend on what else is in a batch
   const char* libraries = "";    // the folder to look into for NVIDIA's libraries first
+  const char* plan_cache = "";   // the folder for what is measured at the start; empty: none
+  void (*log)(const char* line) = nullptr;  // the daemon's; not null with plan_cache
 };
 
 // null: `error` says why, in one line.

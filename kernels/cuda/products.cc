@@ -78,10 +78,15 @@ int64_t Products::fastest_rows(const std::vector<Tensor>& layers) {
 
 void Products::measure(std::span<const Weight> layers) {
   if (invariant_) return;
-  std::map<Shape, std::vector<Tensor>> by_shape;
+  std::map<PlanCache::Shape, std::vector<Tensor>> by_shape;
   for (const Weight& w : layers)
     if (bits_of(w.data.dtype) == 16) by_shape[shape_of(w.data)].push_back(w.data);
-  for (const auto& [shape, same] : by_shape) own_rows_[shape] = fastest_rows(same);
+  for (const auto& [shape, same] : by_shape) {
+    const std::optional<int64_t> known = plans_.own_rows(shape);
+    own_rows_[shape] = known ? *known : fastest_rows(same);
+    if (!known) plans_.put(shape, own_rows_[shape]);
+  }
+  plans_.save();
 }
 
 }  // namespace sluice::cuda

@@ -2,9 +2,9 @@
 
 #include <map>
 #include <span>
-#include <utility>
 #include <vector>
 
+#include "kernels/cuda/plan_cache.h"
 #include "kernels/cuda/runtime.h"
 #include "kernels/tensor.h"
 
@@ -16,12 +16,12 @@ namespace sluice::cuda {
 class Products {
  public:
   // invariant: always our own.
-  Products(Runtime& runtime, Stream stream, bool invariant)
-      : runtime_(runtime), stream_(stream), invariant_(invariant) {}
+  Products(Runtime& runtime, Stream stream, bool invariant, PlanCache plans)
+      : runtime_(runtime), stream_(stream), invariant_(invariant), plans_(std::move(plans)) {}
 
   bool invariant() const { return invariant_; }
   // Finds out, for each shape among `layers` that are of that type, up to how many rows our own
-  // kernel is faster. When nothing else runs.
+  // kernel is faster: from the file, or by trying. When nothing else runs.
   void measure(std::span<const Weight> layers);
 
   // out [n, m] = x [n, k] * w^T + bias (f32; may be absent); out: x's type or f32.
@@ -31,8 +31,7 @@ class Products {
   bool multiply_silu_mul(const Tensor& out, const Tensor& x, const Weight& w);
 
  private:
-  using Shape = std::pair<int64_t, int64_t>;  // of weights: rows, columns
-  static Shape shape_of(const Tensor& w) { return {w.shape[0], w.shape[1]}; }
+  static PlanCache::Shape shape_of(const Tensor& w) { return {w.dtype, w.shape[0], w.shape[1]}; }
   bool own(const Tensor& x, const Weight& w) const;
   double seconds(const std::vector<Tensor>& layers, const Tensor& out, const Tensor& x, bool own,
                  int calls);
@@ -41,7 +40,8 @@ class Products {
   Runtime& runtime_;
   const Stream stream_;
   const bool invariant_;
-  std::map<Shape, int64_t> own_rows_;  // up to so many
+  PlanCache plans_;
+  std::map<PlanCache::Shape, int64_t> own_rows_;  // up to so many
 };
 
 }  // namespace sluice::cuda

@@ -16,6 +16,7 @@ struct DeviceInfo {
   std::string name;  // "NVIDIA H200"
   int num_multiprocessors = 0;
   bool has_fp8_products = false;  // scaled_matmul()
+  std::string versions;           // of what computes, in a line: "compute 9.0, driver 13000, .."
 };
 
 // What the device and its ops ask of CUDA beside the kernels: memory, order, capture, and the

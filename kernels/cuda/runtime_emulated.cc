@@ -163,7 +163,7 @@ class EmulatedRuntime final : public Runtime {
     CHECK(known || !of(stream).capturing());
   }
 
-  const DeviceInfo info_{"emulated", 2, true};
+  const DeviceInfo info_{"emulated", 2, true, "emulator"};
   const std::string faults_;
   std::set<std::array<int64_t, 4>> shapes_;  // of matrix products
   std::mutex mutex_;                         // guards the lists; what is in them stays where it is
