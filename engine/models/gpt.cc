@@ -189,8 +189,8 @@ void read_bloom(KeyReader& keys, ModelConfig& c) {
                .head_dim = nullptr,
                .eps = "layer_norm_epsilon",
                .default_ffn = 4,
-               .default_positions = 2048,
-               .default_eps = 1e-5},
+               .default_eps = 1e-5,
+               .default_positions = 2048},
               true, c);
   keys.only("n_inner", 4 * c.hidden_size);
   set_biases(c, true);
@@ -269,8 +269,9 @@ void read_mpt(KeyReader& keys, ModelConfig& c) {
     keys.fail("\"norm_type\" is \"{}\", supported are layernorm and low_precision_layernorm",
               norm.substr(0, 80));
   keys.only("embedding_fraction", 1.0);
-  constexpr std::string_view kInert[] = {"emb_pdrop",   "resid_pdrop", "init_config",
-                                         "init_device", "verbose",     "learned_pos_emb"};
+  constexpr std::string_view kInert[] = {"emb_pdrop",     "resid_pdrop", "init_config",
+                                         "init_device",   "verbose",     "learned_pos_emb",
+                                         "tokenizer_name"};
   keys.inert(kInert);
   c.names = {.base = "transformer.",
              .embedding = "wte",
