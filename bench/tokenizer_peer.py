@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""A model's tokenizer here and in Hugging Face's `tokenizers`, in one run, on one core each.
+"""A model's tokenizer here and in Hugging Face's `tokenizers` (SentencePiece, where there is only a
+tokenizer.model), in one run, on one core each.
 
     bench/tokenizer_peer.py build/release/bin/sluice MODEL_DIR FILE... [--rounds 5]
 
-Needs `tokenizers` from PyPI. For each text file the two take turns, and who goes first alternates. Ids must
+Needs `tokenizers` (`sentencepiece`) from PyPI. For each text file the two take turns, and who goes first alternates. Ids must
 be as many, or nothing is measured. Prints a Markdown table: medians in MB/s of UTF-8, and the median and range
 of the rounds' ratios.
 """
@@ -18,7 +19,26 @@ import tempfile
 import time
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-import tokenizers  # noqa: E402  (it reads the variable when it is loaded)
+
+
+class HuggingFace:
+    def __init__(self, model):
+        import tokenizers  # reads the variable when it is loaded
+        self.name, self.tokenizer = f"tokenizers {tokenizers.__version__}", tokenizers.Tokenizer.from_file(str(model))
+
+    def encode(self, text):
+        return self.tokenizer.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids):
+        return self.tokenizer.decode(ids, skip_special_tokens=False)
+
+
+class SentencePiece:
+    def __init__(self, model):
+        import sentencepiece
+        self.name = f"sentencepiece {sentencepiece.__version__}"
+        self.tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(model))
+        self.encode, self.decode = self.tokenizer.encode, self.tokenizer.decode
 
 
 def ours(binary, model, path):
@@ -38,9 +58,8 @@ def theirs(tokenizer, text):
             times.append(time.perf_counter() - begin)
         return len(text.encode()) / statistics.median(times) / 1e6
 
-    ids = tokenizer.encode(text, add_special_tokens=False).ids
-    return (rate(lambda: tokenizer.encode(text, add_special_tokens=False)),
-            rate(lambda: tokenizer.decode(ids, skip_special_tokens=False)), len(ids))
+    ids = tokenizer.encode(text)
+    return rate(lambda: tokenizer.encode(text)), rate(lambda: tokenizer.decode(ids)), len(ids)
 
 
 def main():
@@ -50,9 +69,10 @@ def main():
     parser.add_argument("files", nargs="+")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    tokenizer = tokenizers.Tokenizer.from_file(str(pathlib.Path(options.model) / "tokenizer.json"))
-    print(f"tokenizers {tokenizers.__version__}\n")
-    print("| text | | sluice MB/s | tokenizers MB/s | ratio |\n|---|---|---|---|---|")
+    model = pathlib.Path(options.model)
+    by_json = (model / "tokenizer.json").exists()
+    tokenizer = HuggingFace(model / "tokenizer.json") if by_json else SentencePiece(model / "tokenizer.model")
+    print(f"| text | | sluice MB/s | {tokenizer.name} MB/s | ratio |\n|---|---|---|---|---|")
     for path in options.files:
         text = pathlib.Path(path).read_text(encoding="utf-8")
         rounds = []

@@ -32,10 +32,16 @@ def load(proto):
     return sentencepiece.SentencePieceProcessor(model_proto=proto)
 
 
+def content_of(token):
+    return token["content"] if isinstance(token, dict) else token
+
+
 class Reference:
     """SentencePiece for text, and around it what Hugging Face's LlamaTokenizer does, not `legacy`."""
 
     def __init__(self, proto, config, special_tokens=None, added_tokens=None):
+        if "added_tokens_decoder" in config:
+            special_tokens = added_tokens = None
         self.model = load(proto)
         self.first, self.rest = self.model, load(proto + flags(prefix=False))
         if config.get("add_prefix_space") is False:
@@ -49,8 +55,8 @@ class Reference:
         self.by_id = {i: (content, special) for content, (i, special) in self.tokens.items()}
         self.pattern = re.compile("|".join(re.escape(t) for t in sorted(self.tokens, key=len, reverse=True)))
         named = {**(special_tokens or {}), **config}
-        self.prefix = [self.tokens[named.get("bos_token", "<s>")][0]] if config.get("add_bos_token", True) else []
-        self.suffix = [self.tokens[named.get("eos_token", "</s>")][0]] if config.get("add_eos_token") else []
+        self.prefix = [self.tokens[content_of(named.get("bos_token", "<s>"))][0]] if config.get("add_bos_token", True) else []
+        self.suffix = [self.tokens[content_of(named.get("eos_token", "</s>"))][0]] if config.get("add_eos_token") else []
         self.top = max([self.model.get_piece_size() - 1, *self.by_id]) + 1
 
     def add_tokens(self, config, special_tokens, added_tokens):
@@ -59,8 +65,8 @@ class Reference:
         for content, i in added_tokens.items():
             self.tokens[content] = (i, self.tokens.get(content, (0, False))[1])
         named = {**special_tokens, **config}
-        contents = [named[k] for k in ("bos_token", "eos_token", "unk_token", "pad_token") if k in named]
-        for content in contents + named.get("additional_special_tokens", []):
+        contents = [content_of(named.get(k)) for k in ("bos_token", "eos_token", "unk_token", "pad_token")]
+        for content in filter(None, contents + [content_of(t) for t in named.get("additional_special_tokens") or []]):
             following = max(self.model.get_piece_size() - 1, *(i for i, _ in self.tokens.values())) + 1
             self.tokens[content] = (self.tokens.get(content, (following,))[0], True)
 
