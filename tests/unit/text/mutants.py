@@ -17,7 +17,7 @@ TEXT = ["added_tokens", "bpe", "byte_alphabet", "characters", "charsmap", "decod
         "normal_form", "normalizer", "pretokenizer", "regex", "regex_syntax", "self_test", "sentencepiece",
         "sentencepiece_file", "sentencepiece_normalizer", "tokenizer", "tokenizer_json", "tokenizer_model",
         "tokenizer_stages", "unigram", "utf8"]
-SOURCES = ["base/check.cc", "base/text.cc", *(f"text/{name}.cc" for name in TEXT)]
+SOURCES = ["base/check.cc", "base/log.cc", "base/text.cc", *(f"text/{name}.cc" for name in TEXT)]
 PROGRAMS = {  # the quick one first
     "files": ["tests/unit/text/sentencepiece_test.cc", "tests/unit/text/detokenizer_test.cc"],
     "golden": ["tests/unit/text/golden_test.cc"],
@@ -90,8 +90,8 @@ def users_of(header):
 
 
 if __name__ == "__main__":
-    flags = ["-O1", f'-DSLUICE_SOURCE_DIR="{mutation.ROOT}"']
+    flags = ["-O1", "-DSPDLOG_COMPILED_LIB", "-DSPDLOG_FMT_EXTERNAL", f'-DSLUICE_SOURCE_DIR="{mutation.ROOT}"']
     mutation.main(__doc__, MUTANTS,
-                  [mutation.Build(SOURCES, PROGRAMS, flags, packages=["libpcre2-8", "libutf8proc", "fmt", "absl_status",
+                  [mutation.Build(SOURCES, PROGRAMS, flags, packages=["libpcre2-8", "libutf8proc", "spdlog", "fmt", "absl_status",
                                                                       "absl_statusor", "absl_hash", "absl_raw_hash_set"])],
                   ["base", "text", "tests/unit/text"], users_of)
