@@ -121,6 +121,7 @@ void review_text_part(const Json& json, KeyReader& whole, const TextPart& part,
     if (whole.find(key) && !text.contains(key)) text[key] = json[key];
   KeyReader keys(text, "config.json: text_config");
   keys.find("architectures");
+  keys.only("model_type", part.model_type);
   review_keys(keys, find_family(part.family), review);
   review.config.names.text_part = true;
   whole.inert(kInertKeys);

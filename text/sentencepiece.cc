@@ -1,5 +1,7 @@
 #include "text/sentencepiece.h"
 
+#include <absl/container/flat_hash_set.h>
+
 #include <algorithm>
 #include <array>
 #include <cfloat>
@@ -22,6 +24,12 @@ bool is_reserved(const Piece& piece) {
   return piece.type == Type::unknown || piece.type == Type::control || piece.type == Type::byte;
 }
 
+bool names_a_byte(std::string_view content) {
+  const auto is_digit = [](char c) { return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'F'); };
+  return content.size() == 6 && content.starts_with("<0x") && is_digit(content[3]) &&
+         is_digit(content[4]) && content[5] == '>';
+}
+
 absl::Status check(const SentencePieceFile& file) {
   if (file.model != SentencePieceFile::Model::bpe &&
       file.model != SentencePieceFile::Model::unigram)
@@ -32,7 +40,14 @@ absl::Status check(const SentencePieceFile& file) {
   if (!file.output_charsmap.empty())
     return invalid_argument("\"denormalizer_spec\" has a character map, which is not supported");
   size_t bytes = 0, unknown = 0;
-  for (const Piece& piece : file.pieces) {
+  absl::flat_hash_set<std::string_view> contents;
+  for (size_t id = 0; id < file.pieces.size(); ++id) {
+    const Piece& piece = file.pieces[id];
+    if (!contents.insert(piece.content).second)
+      return invalid_argument("pieces[{}]: '{}' is there twice", id, piece.content);
+    if (piece.type == Type::byte && !names_a_byte(piece.content))
+      return invalid_argument("pieces[{}]: '{}' is a byte, expected <0x00> to <0xFF>", id,
+                              piece.content);
     bytes += piece.type == Type::byte;
     unknown += piece.type == Type::unknown;
   }
@@ -91,7 +106,7 @@ absl::StatusOr<TextModel> make_unigram(const SentencePieceFile& file) {
   Unigram::Options options;
   options.byte_fallback = file.byte_fallback;
   options.single_precision = true;
-  float worst = FLT_MAX, best = 0.1f;
+  float worst = FLT_MAX, best = 0.1f;  // SentencePiece's own bounds
   for (size_t id = 0; id < file.pieces.size(); ++id) {
     const Piece& piece = file.pieces[id];
     if (piece.type == Type::unknown) options.unknown = static_cast<TokenId>(id);

@@ -15,8 +15,8 @@ auto all_families() {
 }
 
 constexpr TextPart kTextParts[] = {
-    {"Gemma3ForConditionalGeneration", "Gemma3ForCausalLM"},
-    {"Mistral3ForConditionalGeneration", "MistralForCausalLM"},
+    {"Gemma3ForConditionalGeneration", "Gemma3ForCausalLM", "gemma3_text"},
+    {"Mistral3ForConditionalGeneration", "MistralForCausalLM", "mistral"},
 };
 
 absl::StatusOr<std::unique_ptr<Model>> open_model(const Config::Model& config, Device& device,

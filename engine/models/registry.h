@@ -36,6 +36,7 @@ struct Family {
 struct TextPart {
   const char* architecture;
   const char* family;
+  const char* model_type;  // as the text part's keys say it
 };
 const TextPart* find_text_part(std::string_view architecture);
 

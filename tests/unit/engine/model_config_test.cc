@@ -412,6 +412,7 @@ TEST_F(ModelConfigTest, KeysWithoutEffectAreNamed) {
 
 TEST_F(ModelConfigTest, TheTextPartOfALargerModel) {
   Json text = llama();
+  text["model_type"] = "mistral";
   for (const char* key : {"architectures", "eos_token_id", "tie_word_embeddings", "torch_dtype"})
     text.erase(key);
   Json json = {{"architectures", {"Mistral3ForConditionalGeneration"}},
@@ -429,6 +430,11 @@ TEST_F(ModelConfigTest, TheTextPartOfALargerModel) {
   EXPECT_EQ(c->dtype, DType::f16);
   EXPECT_TRUE(c->names.text_part);
   EXPECT_EQ(c->layers[0].window, 4096) << "as for the family";
+  json["text_config"]["model_type"] = "ministral3";
+  EXPECT_EQ(
+      error_of(json),
+      "config.json: text_config: \"model_type\" is \"ministral3\", only \"mistral\" is supported");
+  json["text_config"]["model_type"] = "mistral";
   json["text_config"]["rope_scaling"] = {{"rope_type", "ntk"}};
   EXPECT_THAT(error_of(json), HasSubstr("config.json: text_config: rope_scaling: rope type is"));
 }

@@ -69,6 +69,7 @@ TEST(SentencePiece, WhatIsNoModelIsRefusedInOneLine) {
   EXPECT_THAT(refusal(good + piece("d", Type(7))), HasSubstr("pieces[7]: \"type\" is 7"));
   EXPECT_THAT(refusal(good + piece("d", normal, NAN)), HasSubstr("pieces[7]: the score of 'd'"));
   EXPECT_THAT(refusal(good + piece("ab", unused)), HasSubstr("'ab' is UNUSED"));
+  EXPECT_THAT(refusal(good + piece("<0x0g>", byte)), HasSubstr("pieces[7]: '<0x0g>' is a byte"));
   EXPECT_THAT(refusal(good + piece("<0x0A>", byte)), HasSubstr("1 pieces are bytes, expected 0"));
   EXPECT_THAT(refusal(good + trainer("\x98\x02\x01")), HasSubstr("0 pieces are bytes, expected 2"));
   EXPECT_THAT(refusal(good + piece("<u>", unknown)), HasSubstr("2 pieces are of type UNKNOWN"));
