@@ -118,6 +118,26 @@ TEST(SentencePiece, OfEqualMergesTheLeftmostIsTaken) {
   EXPECT_EQ((*tokenizer)->file(), "tokenizer.model");
 }
 
+TEST(SentencePiece, OfEqualMergesTheLeftmostIsTakenWhateverTheirIds) {
+  const auto tokenizer = load(letters() + piece("bc", normal, -1) + piece("ab", normal, -1) + kBpe);
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  EXPECT_THAT((*tokenizer)->encode("abc", false), ElementsAre(3, 8, 6));
+}
+
+TEST(SentencePiece, UnknownCharactersInARowAreOneToken) {
+  const auto tokenizer = load(letters() + kBpe);
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  EXPECT_THAT((*tokenizer)->encode("xyaz", false), ElementsAre(3, 0, 4, 0));
+}
+
+TEST(SentencePiece, SymbolsOfTheUserKeepTheirSpaces) {
+  const std::string model = letters() + kBpe + normalizer(number(4, 1));
+  const auto without = load(model), with = load(model + piece("a  b", user_defined));
+  ASSERT_TRUE(without.ok() && with.ok());
+  EXPECT_THAT((*without)->encode("a  b", false), ElementsAre(3, 4, 3, 5));
+  EXPECT_THAT((*with)->encode("a  b", false), ElementsAre(3, 4, 3, 3, 5));
+}
+
 TEST(SentencePiece, SymbolsOfTheUserAreNeverMerged) {
   const std::string model = letters() + piece("ab", normal, -1) + piece("bc", user_defined) +
                             piece("\u2581a", normal, -1) + kBpe;
