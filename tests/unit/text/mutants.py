@@ -5,6 +5,9 @@
 
 Works in a scratch folder; the tree is not touched. Needs what the tokenizer is built with. What stands behind a
 mutant says which program noticed it first: `files` (directed), `golden` (the reference libraries' results).
+
+Last result: killed 36 of 41. One of the others changed nothing and is gone; for four there are tests since then, which
+have not been tried against them.
 """
 
 import pathlib
@@ -66,7 +69,6 @@ MUTANTS = [
     ("a rule that begins with a letter is overlooked", SPMNORM, "!(rules_.map && rules_.map->has_beginning(byte))",
      "!(rules_.map && rules_.map->longest({&byte, 1}))"),
     ("spaces at the end stay", SPMNORM, "while (rules_.squeeze && out.ends_with(space))", "while (false)"),
-    ("spaces at the beginning stay", SPMNORM, "while (rules_.squeeze && !text.empty()", "while (false && !text.empty()"),
     ("spaces in a row stay", SPMNORM, "while (behind_space && part.starts_with(' '))", "while (false)"),
     ("a rule that deletes ends a run of spaces", SPMNORM, "if (!part.empty()) behind_space", "behind_space"),
     ("spaces are marked though they shall not be", SPMNORM, "rules_.mark ? kMark : \" \"", "kMark"),

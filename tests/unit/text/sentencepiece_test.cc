@@ -157,6 +157,15 @@ TEST(SentencePiece, ASpaceIsPutInFrontOfATextAndNotBehindASpecialToken) {
   EXPECT_EQ(decode(**tokenizer, ids, false), "<s> a b</s>");
 }
 
+TEST(SentencePiece, ATokenThatAConfigNamesIsSpecial) {
+  const std::string config = R"({"added_tokens_decoder": {"7": {"content": "<x>"}})";
+  const auto plain = load(letters() + kBpe, config + "}");
+  const auto named = load(letters() + kBpe, config + R"(, "pad_token": "<x>"})");
+  ASSERT_TRUE(plain.ok() && named.ok());
+  EXPECT_FALSE((*plain)->is_special(7));
+  EXPECT_TRUE((*named)->is_special(7));
+}
+
 TEST(SentencePiece, TokenizerJsonIsPreferred) {
   const golden::ModelDir dir(golden::read(golden::fixtures() / "gpt2.json"));
   dir.write("tokenizer.model", "not read");
