@@ -39,10 +39,11 @@ struct LinearSpec {
   std::vector<LinearPart> parts;
   enum class Use { mlp, attention, head, table, router, experts } use = Use::mlp;
 
-  // Only layers are quantised at load, as vLLM has it; a head may be stored as fp8; a table that
-  // tokens look up, a router, and experts, which lie together, may not.
+  // Only layers are quantised at load, as vLLM has it; a head and experts may be stored as fp8; a
+  // table that tokens look up and a router may not.
   bool is_layer() const { return use == Use::mlp || use == Use::attention; }
-  bool may_be_fp8() const { return is_layer() || use == Use::head; }
+  bool is_fp8_in_checkpoints() const { return is_layer() || use == Use::experts; }
+  bool may_be_fp8() const { return is_fp8_in_checkpoints() || use == Use::head; }
 };
 // A norm: kept as f32.
 struct VectorSpec {

@@ -170,6 +170,8 @@ class Ops {
   // rms_norm(), add_rms_norm(), silu_mul() and gelu_mul() have an `out` of that kind: the 16 bits
   // that they would have written, quantised by the row on the way.
   virtual bool takes_fp8_rows(const Weight&) const { return false; }
+  // Whether expert_matmul() takes weights of fp8_e4m3.
+  virtual bool has_fp8_experts() const { return false; }
 
   // --- plain ops ---
   // out [n, hidden] = rows `ids` (i32 [n]) of a packed table [vocab, hidden].

@@ -70,6 +70,7 @@ void CpuOps::expert_matmul(Tensor out, Tensor x, const Weight& w, Tensor experts
   pool_.parallel_for(int64_t(expert_pieces_.size()), [&](int64_t i, int worker) {
     const auto& [e, piece] = expert_pieces_[i];
     GemmArgs own = args;
+    if (w.scale) own.scale = w.scale.as<const float>() + e * width;
     own.w = w.data.as<char>() + e * (width / kTileCols) * tile_bytes(args.type, in);
     kernels_.gemm(own, piece, scratch_[worker].reserve(0));
   });

@@ -24,6 +24,7 @@ void route(Stream stream, Tensor experts, Tensor weights, Tensor logits, bool no
       route_kernel, {(p.rows + kExpertWarps - 1) / kExpertWarps, kExpertThreads, 0}, stream, p);
 }
 
+// Blocks of experts that nobody chose leave as soon as they have seen that.
 void expert_matmul(Stream stream, Tensor out, Tensor x, Tensor w, Tensor experts) {
   if (out.shape[0] == 0) return;
   const int64_t in = x.shape[1], width = out.shape[1];
@@ -33,12 +34,14 @@ void expert_matmul(Stream stream, Tensor out, Tensor x, Tensor w, Tensor experts
     p.out = out.as<T>(), p.x = x.as<T>(), p.w = w.as<T>();
     p.experts = experts.as<int32_t>();
     p.out_stride = out.stride[0], p.x_stride = x.stride[0];
+    p.rows = int32_t(out.shape[0]);
     p.per_x = int32_t(out.shape[0] / x.shape[0]);
     p.width = int32_t(width), p.in = int32_t(in);
     constexpr int kOutputs = kExpertWarps * kOutputsOfWarp;
     p.parts = int32_t((width + kOutputs - 1) / kOutputs);
     simt::launch<ExpertParams<T>>(by_8 ? expert_matmul_kernel<T, 8> : expert_matmul_kernel<T, 1>,
-                                  {int(out.shape[0]) * p.parts, kExpertThreads, 0}, stream, p);
+                                  {int(w.shape[0] / width) * p.parts, kExpertThreads, 0}, stream,
+                                  p);
   });
 }
 

@@ -1,6 +1,6 @@
 // Mixtures of experts: which experts a row goes to, their products, and the sum of what they say.
-// Written to be right and the same in any batch: a product reads its expert's weights for each row
-// anew, which is what decoding takes, and slow for long prompts.
+// Written to be right and the same in any batch: a product reads its expert's weights once for a
+// few rows, which is what decoding takes; for long prompts it lacks tensor cores.
 #pragma once
 
 #include "kernels/cuda/vector.h"
@@ -11,6 +11,7 @@ constexpr int kExpertThreads = 256;
 constexpr int kExpertWarps = kExpertThreads / 32;
 constexpr int kMostExperts = 512;
 constexpr int kOutputsOfWarp = 16;
+constexpr int kRowsOfTile = 8;
 
 struct RouteParams {
   int32_t* experts;     // [rows, k]
@@ -72,8 +73,8 @@ route_kernel(RouteParams p) {
     for (int j = 0; j < p.k; ++j) p.weights[row * p.k + j] *= scale;
 }
 
-// out row i = x row i / per_x by the weights of expert experts[i]. A block takes a row and some of
-// its outputs, a warp an output at a time.
+// out row i = x row i / per_x by the weights of expert experts[i]. A block takes an expert and some
+// of its outputs, a warp an output at a time.
 template <class T>
 struct ExpertParams {
   T* out;
@@ -81,28 +82,64 @@ struct ExpertParams {
   const T* w;  // [experts, width, in]
   const int32_t* experts;
   int64_t out_stride, x_stride;
+  int32_t rows;
   int32_t per_x, width, in;
-  int32_t parts;  // blocks to a row
+  int32_t parts;  // blocks to an expert
 };
 
+// Lane l gets the l-th of the next rows of `expert` from `at` on, which moves behind them; how many
+// there are, at most kRowsOfTile.
+SIMT_DEVICE int next_rows(const int32_t* experts, int rows, int expert, int& at, int& of_lane) {
+  const int lane = simt::lane_id();
+  int count = 0;
+  while (at < rows && count < kRowsOfTile) {
+    const uint32_t hits = simt::ballot(at + lane < rows && experts[at + lane] == expert);
+    int bit = 0;
+    for (; bit < 32 && count < kRowsOfTile; ++bit) {
+      if ((hits >> bit & 1) == 0) continue;
+      if (lane == count) of_lane = at + bit;
+      ++count;
+    }
+    at += bit;
+  }
+  return count;
+}
+
+// Weights are read once for every kRowsOfTile rows; a row's sums are the same whoever shares them.
 template <class T, int kVector>
 SIMT_KERNEL(kExpertThreads, 1)
 expert_matmul_kernel(ExpertParams<T> p) {
-  const int64_t row = simt::block_id() / p.parts;
-  const int part = simt::block_id() % p.parts;
-  const T* x = p.x + row / p.per_x * p.x_stride;
-  const T* w = p.w + int64_t{p.experts[row]} * p.width * p.in;
-  for (int o = part * kExpertWarps + simt::warp_id(); o < p.width; o += p.parts * kExpertWarps) {
-    float sum = 0;
-    for (int i = simt::lane_id() * kVector; i < p.in; i += 32 * kVector) {
-      float a[kVector], b[kVector];
-      load<kVector>(a, x + i);
-      load<kVector>(b, w + int64_t{o} * p.in + i);
-      SIMT_UNROLL
-      for (int k = 0; k < kVector; ++k) sum += a[k] * b[k];
+  const int expert = simt::block_id() / p.parts, part = simt::block_id() % p.parts;
+  const T* w = p.w + int64_t{expert} * p.width * p.in;
+  int at = 0, mine = 0;
+  for (int count; (count = next_rows(p.experts, p.rows, expert, at, mine)) > 0;) {
+    const T* x[kRowsOfTile];
+    SIMT_UNROLL
+    for (int r = 0; r < kRowsOfTile; ++r) {
+      const int row = simt::shuffle(mine, r < count ? r : 0);  // of no use: as the first
+      x[r] = p.x + row / p.per_x * p.x_stride;
     }
-    sum = simt::warp_sum(sum);
-    if (simt::lane_id() == 0) simt::from_float(p.out[row * p.out_stride + o], sum);
+    for (int o = part * kExpertWarps + simt::warp_id(); o < p.width; o += p.parts * kExpertWarps) {
+      float sum[kRowsOfTile] = {};
+      for (int i = simt::lane_id() * kVector; i < p.in; i += 32 * kVector) {
+        float b[kVector];
+        load<kVector>(b, w + int64_t{o} * p.in + i);
+        SIMT_UNROLL
+        for (int r = 0; r < kRowsOfTile; ++r) {
+          if (r >= count) break;
+          float a[kVector];
+          load<kVector>(a, x[r] + i);
+          SIMT_UNROLL
+          for (int k = 0; k < kVector; ++k) sum[r] += a[k] * b[k];
+        }
+      }
+      SIMT_UNROLL
+      for (int r = 0; r < kRowsOfTile; ++r) {
+        const int64_t row = simt::shuffle(mine, r);
+        const float all = simt::warp_sum(sum[r]);
+        if (r < count && simt::lane_id() == 0) simt::from_float(p.out[row * p.out_stride + o], all);
+      }
+    }
   }
 }
 

@@ -232,7 +232,7 @@ TEST_P(Rows, RouteTakesTheLikeliest) {
 // Experts unevenly loaded, one of them idle; each row as by a product of its own, to the bit.
 TEST_P(Rows, ExpertMatmulIsOneProductARow) {
   std::mt19937 rng(10);
-  for (const DType type : {DType::f32, DType::bf16, DType::f16}) {
+  for (const DType type : kWeightTypes) {
     const int64_t n = 37, k = 2, in = 50, width = 48, count = 5;
     Matrix x(n, in, in + 3), w(count * width, in), out(n * k, width, width + 2), one(1, width);
     x.randomize(rng), w.randomize(rng);
