@@ -211,7 +211,7 @@ TEST_F(CudaEngine, Fp8RowsGiveTheSameProducts) {
   constexpr int kRows = 5, kWidth = 272;
   OpsLimits limits;
   limits.max_seqs = limits.max_tokens = limits.max_context = 32, limits.max_fp8_inputs = kWidth;
-  limits.vocab_size = 300, limits.heads = {2, 2, 32};
+  limits.vocab_size = 300, limits.heads = {AttentionHeads{2, 2, 32}};
   ops.reserve(limits);
   std::vector<Device::Buffer> memory;
   const auto take = [&](DType type, int64_t rows, int64_t columns) {
