@@ -38,7 +38,11 @@ class HttpServerTest : public ::testing::Test {
   // Every test ends within ctest's limit or has failed: no deadline of its own.
   template <class Condition>
   void wait_for(Condition condition) {
-    while (!condition()) std::this_thread::sleep_for(1ms);
+    const auto deadline = std::chrono::steady_clock::now() + 60s;  // of a test that would hang
+    while (!condition()) {
+      ASSERT_LT(std::chrono::steady_clock::now(), deadline) << "waited too long";
+      std::this_thread::sleep_for(1ms);
+    }
   }
   void wait_until_free() {
     wait_for([this] {
