@@ -19,14 +19,15 @@ class Queue {
   bool try_push(T&& item) {
     {
       std::lock_guard lock(mutex_);
-      if (items_.size() >= capacity_) return false;
+      if (num_counted_ >= capacity_) return false;
+      ++num_counted_;
       items_.push_back(std::move(item));
     }
     wake_.notify_one();
     return true;
   }
 
-  // For what must not be lost (a cancel, a stop): ignores the capacity.
+  // For what must not be lost (a cancel, a stop): takes no room from what try_push() brings.
   void push(T&& item) {
     {
       std::lock_guard lock(mutex_);
@@ -54,6 +55,7 @@ class Queue {
   void take(std::vector<T>& out) {
     std::lock_guard lock(mutex_);
     items_.swap(out);
+    num_counted_ = 0;
     poked_ = false;
   }
 
@@ -73,6 +75,7 @@ class Queue {
   std::mutex mutex_;
   std::condition_variable wake_;
   std::vector<T> items_;
+  size_t num_counted_ = 0;  // of items_, against the capacity
   bool poked_ = false;
 };
 

@@ -4,35 +4,11 @@
 # tests/run.sh. First: cmake --build --preset release --target package
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-packages=$PWD/build/release/packages
-roots=$PWD/build/roots
-mirror=${MIRROR:-http://deb.debian.org/debian}
-mkdir -p "$roots"
-command -v debootstrap > /dev/null || apt-get install -y -qq --no-install-recommends debootstrap
+. tests/deploy/roots.sh
 
-mounted=() daemon=
-clean_up() {
-  [ -z "$daemon" ] || kill "$daemon" 2> /dev/null || true
-  for m in "${mounted[@]}"; do umount "$m"; done
-}
+daemon=
+clean_up() { [ -z "$daemon" ] || kill "$daemon" 2> /dev/null || true; unmount_roots; }
 trap clean_up EXIT
-passed=0
-ok() { passed=$((passed + 1)); echo "ok: $1"; }
-fail() { echo "FAILED: $1" >&2; exit 1; }
-check() { local what=$1; shift; if "$@" > "$roots/out" 2>&1; then ok "$what"; else cat "$roots/out" >&2; fail "$what"; fi; }
-
-# A clean root of a suite, made once and copied.
-root_of() {  # suite, name
-  [ -f "$roots/$1.tar" ] || {
-    rm -rf "$roots/$1.new"
-    debootstrap --variant=minbase "$1" "$roots/$1.new" "$mirror" > "$roots/$1.log" 2>&1 || { tail "$roots/$1.log" >&2; exit 1; }
-    tar -C "$roots/$1.new" -cf "$roots/$1.tar" . && rm -rf "$roots/$1.new"
-  }
-  root=$roots/$2
-  rm -rf "$root" && mkdir "$root" && tar -C "$root" -xf "$roots/$1.tar"
-  mount -t proc proc "$root/proc" && mounted+=("$root/proc")
-  in_root() { chroot "$root" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8 "$@"; }
-}
 stop() { kill "$daemon"; wait "$daemon" || fail "the daemon ended with $?"; daemon=; }
 # Serves by the given command line, asks, and stops.
 serve_and_ask() {  # what, user, command...

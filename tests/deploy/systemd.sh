@@ -81,21 +81,21 @@ inside sed -i 's|^path = .*|path = "/usr/share/sluice/demo-model"|' /etc/sluice/
 echo "== systemd's sockets"
 check "sockets" inside systemctl start sluice.socket sluice-grpc.socket
 check "the first request starts the service" ask '{"prompt": "The fox", "max_tokens": 8}'
-cat > "$root/root/clients" <<'CLIENTS'
+cat > "$root/srv/clients" <<'CLIENTS'
 while [ ! -e /run/over ]; do
   curl -sS --fail-with-body -m 60 http://127.0.0.1:8000/v1/completions -H 'Content-Type: application/json' \
-    -d '{"prompt": "The fox", "max_tokens": 8}' > /dev/null 2>> /root/failed && echo >> /root/served
+    -d '{"prompt": "The fox", "max_tokens": 8}' > /dev/null 2>> /srv/failed && echo >> /srv/served
 done
 CLIENTS
 clients=()
-for _ in 1 2 3; do inside sh /root/clients & clients+=($!); done
-await "clients are served" sh -c '[ "$(wc -l < /root/served)" -ge 20 ]'
+for _ in 1 2 3; do inside sh /srv/clients & clients+=($!); done
+await "clients are served" sh -c '[ "$(wc -l < /srv/served)" -ge 20 ]'
 for _ in 1 2 3; do
-  before=$(wc -l < "$root/root/served")
+  before=$(wc -l < "$root/srv/served")
   inside systemctl restart sluice
-  await "served after a restart" sh -c "[ \$(wc -l < /root/served) -ge $((before + 20)) ]"
+  await "served after a restart" sh -c "[ \$(wc -l < /srv/served) -ge $((before + 20)) ]"
 done
 inside touch /run/over
 wait "${clients[@]}"
-[ ! -s "$root/root/failed" ] && ok "three restarts, $(wc -l < "$root/root/served") requests, none failed" || fail "$(head -n 3 "$root/root/failed")"
+[ ! -s "$root/srv/failed" ] && ok "three restarts, $(wc -l < "$root/srv/served") requests, none failed" || fail "$(head -n 3 "$root/srv/failed")"
 echo "$passed passed"

@@ -30,6 +30,17 @@ TEST(Queue, IsBoundedAndKeepsWhatItRefuses) {
   EXPECT_EQ(*out[2], 3);
 }
 
+TEST(Queue, WhatMustNotBeLostTakesNoRoom) {
+  Queue<int> queue(1);
+  queue.push(1);
+  EXPECT_TRUE(queue.try_push(2));
+  EXPECT_FALSE(queue.try_push(3));
+  std::vector<int> out;
+  queue.take(out);
+  EXPECT_THAT(out, ::testing::ElementsAre(1, 2));
+  EXPECT_TRUE(queue.try_push(4));
+}
+
 TEST(Queue, DeliversEverythingOnceFromManyThreads) {
   constexpr int kThreads = 4, kEach = 2000;
   Queue<int> queue(64);
