@@ -132,6 +132,7 @@ absl::Status PlanCache::write() const {
   std::error_code error;
   fs::create_directories(fs::path(file_).parent_path(), error);  // the file will tell
   const std::string part = fmt::format("{}.{}", file_, getpid());
+  std::remove(part.c_str());  // of one that was killed: in a container all have the same id
   std::FILE* out = std::fopen(part.c_str(), "wbx");
   if (out == nullptr) return unavailable("cannot be written: {}", std::strerror(errno));
   const std::string all = text();
