@@ -92,7 +92,7 @@ void read_decilm(KeyReader& keys, ModelConfig& c) {
   if (blocks) shape.default_ffn = 4;  // every block says its own
   read_shape(keys, shape, c);
   keys.only("hidden_act", "silu");
-  keys.only("pretraining_tp", 1);
+  keys.find("pretraining_tp");  // how training split its sums, which are the same
   c.tied_embeddings = keys.boolean("tie_word_embeddings", false);
   c.qkv_bias = c.o_bias = keys.boolean("attention_bias", false);
   c.mlp_bias = keys.boolean("mlp_bias", false);
