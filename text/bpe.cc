@@ -10,7 +10,7 @@
 namespace sluice {
 namespace {
 
-// Up to here a linear search for the best pair is quicker than a heap.
+// Up to here a linear search for the best pair is quicker than a queue.
 constexpr size_t kShort = 48;
 // Characters below this are found in a table: it holds SentencePiece's U+2581.
 constexpr char32_t kNear = 0x2600;
@@ -18,10 +18,6 @@ constexpr char32_t kNear = 0x2600;
 constexpr std::string_view kMark = "\u2581";  // SentencePiece's letter for a space
 
 bool occurs_in_utf8(int byte) { return byte != 0xC0 && byte != 0xC1 && byte < 0xF5; }
-
-bool worse(const Bpe::Scratch::Candidate& a, const Bpe::Scratch::Candidate& b) {
-  return a.rank != b.rank ? a.rank > b.rank : a.at > b.at;
-}
 
 }  // namespace
 
@@ -157,6 +153,7 @@ absl::Status Bpe::index_merges(const Merges& merges) {
                                 text.substr(0, 100));
     merges_[key(*left_id, *right_id)] = {static_cast<uint32_t>(rank), *merged};
   }
+  ranks_ = merges.size();
   return absl::OkStatus();
 }
 
@@ -169,6 +166,7 @@ absl::Status Bpe::index_ranks(const std::vector<uint32_t>& ranks) {
   };
   for (const auto& [content, id] : vocabulary_) {
     if (ranks[id] == kNoRank) continue;
+    ranks_ = std::max<size_t>(ranks_, ranks[id] + size_t{1});
     const std::string_view text = content;
     for (size_t at = 0; at < text.size();) {
       const size_t length = utf8_step(text, at).length;
@@ -301,41 +299,35 @@ void Bpe::merge_short(Scratch& scratch, std::vector<TokenId>& out) const {
   for (const auto& symbol : symbols) out.push_back(symbol.id);
 }
 
-// The same by a linked list and a heap of candidates: n log n, for lines without a space.
+// The same by a linked list and a queue of pairs, for lines without a space.
 void Bpe::merge_long(Scratch& scratch, std::vector<TokenId>& out) const {
   auto& symbols = scratch.symbols;
-  auto& heap = scratch.heap;
-  heap.clear();
+  auto& queue = scratch.queue;
+  queue.begin(ranks_);
   const auto count = static_cast<int32_t>(symbols.size());
   for (int32_t i = 0; i < count; ++i) {
     symbols[i].previous = i - 1;
     symbols[i].next = i + 1 < count ? i + 1 : -1;
   }
-  const auto candidate = [&](int32_t at) {
+  const auto offer = [&](int32_t at) {
     const Merge* merge = find_merge(symbols[at].id, symbols[symbols[at].next].id);
-    if (merge) heap.push_back({merge->rank, at, merge->merged});
-    return merge != nullptr;
+    if (merge) queue.push({merge->rank, at, merge->merged});
   };
-  for (int32_t i = 0; i + 1 < count; ++i) candidate(i);
-  std::make_heap(heap.begin(), heap.end(), worse);
-  while (!heap.empty()) {
-    std::pop_heap(heap.begin(), heap.end(), worse);
-    const auto top = heap.back();
-    heap.pop_back();
-    auto& symbol = symbols[top.at];
+  for (int32_t i = 0; i + 1 < count; ++i) offer(i);
+  while (!queue.empty()) {
+    const PairQueue::Pair best = queue.pop();
+    auto& symbol = symbols[best.at];
     if (symbol.id < 0 || symbol.next < 0) continue;  // merged away, or the last one
-    const Merge* merge = find_merge(symbol.id, symbols[symbol.next].id);
-    if (!merge || merge->merged != top.merged) continue;  // the pair has changed since
     auto& right = symbols[symbol.next];
-    symbol.id = top.merged;
+    const Merge* merge = find_merge(symbol.id, right.id);
+    if (!merge || merge->merged != best.merged) continue;  // the pair has changed since
+    symbol.id = best.merged;
     right.id = -1;
     symbol.next = right.next;
-    if (symbol.next >= 0) {
-      symbols[symbol.next].previous = top.at;
-      if (candidate(top.at)) std::push_heap(heap.begin(), heap.end(), worse);
-    }
-    if (symbol.previous >= 0 && candidate(symbol.previous))
-      std::push_heap(heap.begin(), heap.end(), worse);
+    if (symbol.previous >= 0) offer(symbol.previous);
+    if (symbol.next < 0) continue;
+    symbols[symbol.next].previous = best.at;
+    offer(best.at);
   }
   for (int32_t at = 0; at >= 0; at = symbols[at].next) out.push_back(symbols[at].id);
 }

@@ -13,6 +13,7 @@
 #include "base/hash.h"
 #include "base/status.h"
 #include "base/types.h"
+#include "text/pair_queue.h"
 
 namespace sluice {
 
@@ -48,13 +49,8 @@ class Bpe {
       uint32_t rank;  // of the pair with the next symbol
       int32_t previous, next;
     };
-    struct Candidate {
-      uint32_t rank;
-      int32_t at;
-      TokenId merged;
-    };
     std::vector<Symbol> symbols;
-    std::vector<Candidate> heap;
+    PairQueue queue;
   };
 
   // As in the file: {content, id}, and pairs in order of rank. In a byte-level vocabulary both are
@@ -131,6 +127,7 @@ class Bpe {
   absl::flat_hash_map<std::string_view, TokenId, BytesHash> by_content_;
   absl::flat_hash_map<std::string_view, Piece, BytesHash> by_text_;
   absl::flat_hash_map<uint64_t, Merge, KeyHash> merges_;
+  size_t ranks_ = 0;  // one more than the greatest
   // Byte-level: the entry of each byte, -1 for bytes that no UTF-8 text holds. Otherwise "<0x..>".
   std::array<TokenId, 256> byte_tokens_{};
   std::vector<TokenId> near_;                            // of characters below its size
