@@ -99,7 +99,10 @@ bool SimCollector::observe(const TokenEvent& e, Instant now) {
   if (e.finish == FinishReason::none || --o.samples_left > 0) return false;
   o.last = now;
   o.done = true;
-  if (const auto& trace = e.known().trace) swapped_seconds_ += to_seconds(trace->swapped_time);
+  if (const auto& trace = e.known().trace) {
+    swapped_seconds_ += to_seconds(trace->swapped_time);
+    arriving_seconds_ += to_seconds(trace->copy_time);
+  }
   return true;
 }
 
@@ -114,6 +117,7 @@ void SimCollector::finish(const SimReplica& replica) {
 void SimCollector::merge(const SimCollector& other) {
   gaps_.merge(other.gaps_);
   swapped_seconds_ += other.swapped_seconds_;
+  arriving_seconds_ += other.arriving_seconds_;
   if (refusal_.empty()) refusal_ = other.refusal_;
   add(totals_, other.totals_);
   add(stats_, other.stats_);
@@ -137,6 +141,7 @@ SimResult::SimResult(const SimCollector& c, const Workload& w) {
   busy = std::min(1.0, share(t.busy, seconds * c.replicas_));
   copying = share(c.copy_seconds_, seconds * c.replicas_);
   swap_share = share(c.swapped_seconds_, latency.mean * double(completed));
+  arriving_share = share(c.arriving_seconds_, latency.mean * double(completed));
   model_error = share(c.model_error_, c.replicas_);
   gap = {c.gaps_.mean(), c.gaps_.percentile(50), c.gaps_.percentile(95), c.gaps_.percentile(99),
          c.gaps_.max()};

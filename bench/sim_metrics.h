@@ -64,7 +64,7 @@ class SimCollector {
   const Workload& workload_;
   std::vector<SimOutcome>& outcomes_;
   LogHistogram gaps_;
-  double swapped_seconds_ = 0;
+  double swapped_seconds_ = 0, arriving_seconds_ = 0;
   std::string refusal_;  // the first one's reason
   SimReplica::Totals totals_;
   Scheduler::Stats stats_;
@@ -96,6 +96,7 @@ struct SimResult {
   double busy = 0;                   // share of `seconds` that steps took, per replica
   double copying = 0;                // likewise, copies
   double swap_share = 0;             // of all latency, spent swapped out
+  double arriving_share = 0;         // of all latency, let in and waiting for copies
   double model_error = 0;            // of the scheduler's predictions, at the end
   int64_t steps = 0;
   Scheduler::Stats stats;             // sums over replicas

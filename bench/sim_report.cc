@@ -82,6 +82,7 @@ ordered_json line_json(const SimResult& r) {
       {"busy", r.busy},
       {"copying", r.copying},
       {"swap_share_of_latency", r.swap_share},
+      {"copy_share_of_latency", r.arriving_share},
       {"cost_model_error", r.model_error},
       {"preemptions", r.stats.preemptions},
       {"swaps", r.stats.swaps},

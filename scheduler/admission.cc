@@ -376,6 +376,7 @@ void Scheduler::Impl::enter(Record& r, uint64_t copy_plan) {
   const bool copies = copy_plan > copies_done_;
   r.copy_plan = copy_plan;
   r.state = SeqState::arriving;
+  r.in_since = now_;
   count_level(r, 1);
   r.num_overtaken = 0;
   r.residency = 0;

@@ -65,6 +65,7 @@ struct alignas(64) Record {
   std::vector<TokenLogprob> prompt_logprobs;
   int num_reported = 0;  // prompt positions in prompt_logprobs
   Instant out_since{};   // swapped: since when
+  Instant in_since{};    // arriving: since when
   std::shared_ptr<RequestTrace> trace;
 
   bool resident() const { return state == SeqState::running || state == SeqState::arriving; }

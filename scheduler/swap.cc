@@ -62,6 +62,7 @@ void Scheduler::Impl::arrive(Record& r) {
     if (copied && use_cache(r)) publish(s, s.first_block * block_size_, s.num_computed);
   }
   if (was_out) r.trace->swapped_time += now_ - r.out_since;
+  r.trace->copy_time += now_ - r.in_since;
   r.out_since = {};
   if (copied || was_out) r.trace->note(now_, RequestTrace::Kind::resumed, left);
 }

@@ -39,6 +39,7 @@ struct RequestTrace {
   int recomputed_tokens = 0;
   int64_t swapped_blocks = 0;  // both ways
   Nanos swapped_time{};        // from going out until it ran again
+  Nanos copy_time{};           // from being let in until its blocks' copies were done
   int dropped_events = 0;
   std::vector<Event> events;
 

@@ -237,6 +237,7 @@ void set_trace(const RequestView& view, v1::RequestTrace* out) {
   out->set_recomputed_tokens(trace.recomputed_tokens);
   out->set_swapped_blocks(trace.swapped_blocks);
   out->set_swap_ms(to_millis(trace.swapped_time));
+  out->set_copy_ms(to_millis(trace.copy_time));
   for (const RequestTrace::Event& event : trace.events) {
     v1::RequestTrace::Event* to = out->add_events();
     to->set_at_ms(since(event.when));

@@ -37,7 +37,8 @@ def run(bench: Bench):
                                           ("normalised_latency_s.mean", 0.1)),
                      of("normalised_latency_s.mean", 1e3), of("normalised_latency_s.p99", 1e3),
                      of("ttft_s.mean"), of("preemptions"), of("copying", 100),
-                     of("swap_share_of_latency", 100)])
+                     of("swap_share_of_latency", 100),
+                     of("copy_share_of_latency", 100)])
     return "\n\n".join([
         code(f"sluice simulate --preset fastserve {WORKLOAD} {POOL} --scheduler.max_preemptions 64 "
              f"--requests 1000 --rates 0.9,1.1,{RATE} --scheduler.proactive off "
@@ -45,7 +46,8 @@ def run(bench: Bench):
         f"Requests a second at a mean of 100 ms per output token, and what happens at {RATE} a second "
         "(`max_preemptions` 64 unless it says 4):",
         table(["", "requests a second", "mean, ms a token", "P99, ms a token", "first token, s",
-               "preemptions", "link busy, %", "latency spent swapped out, %"], rows)])
+               "preemptions", "link busy, %", "latency spent swapped out, %",
+               "waiting for copies, %"], rows)])
 
 
 if __name__ == "__main__":

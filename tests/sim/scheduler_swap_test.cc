@@ -138,6 +138,30 @@ TEST_F(SwapTest, SamplesGoOutAndComeBackTogether) {
   EXPECT_EQ(scheduler->stats().wasted_recompute, 0);
 }
 
+TEST_F(SwapTest, TheTraceSaysHowLongCopiesHeldARequestUp) {
+  make(4, 4, 1, 8);
+  add_all({{7, 9}});
+  for (int i = 0; i < 5; ++i) step();
+  EXPECT_EQ(info(1).trace.copy_time, Nanos{});
+  add_all({{7, 2}});
+  Instant let_in{};
+  for (int i = 0; i < 20 && num_in == 0; ++i) {
+    let_in = now;
+    step();
+  }
+  ASSERT_EQ(info(1).state, State::arriving);
+  hold_copies = true;
+  step();
+  now += milliseconds(5);
+  hold_copies = false;
+  const Instant resumed = now;
+  step();
+  ASSERT_EQ(info(1).state, State::running);
+  EXPECT_EQ(info(1).trace.copy_time, resumed - let_in);
+  EXPECT_GE(info(1).trace.copy_time, milliseconds(5));
+  EXPECT_GT(info(1).trace.swapped_time, info(1).trace.copy_time);
+}
+
 TEST_F(SwapTest, CancelWhileSwappedOrOnTheWayFreesBothPools) {
   for (const bool on_the_way : {false, true}) {
     make(4, 4, 1, 8);

@@ -21,6 +21,7 @@ std::shared_ptr<RequestTrace> some_trace() {
   trace->output_tokens = 7;
   trace->swaps = 1;
   trace->swapped_time = milliseconds(3);
+  trace->copy_time = milliseconds(2);
   trace->note(Instant{} + milliseconds(1002), RequestTrace::Kind::admitted, 16);
   trace->note(Instant{} + milliseconds(1050), RequestTrace::Kind::ended, 7);
   return trace;
@@ -105,6 +106,8 @@ TEST(RequestJson, SaysAllOfTheTrace) {
   EXPECT_EQ(prompt["queue_ms"], 2.0);
   EXPECT_EQ(prompt["ttft_ms"], 10.0);
   EXPECT_EQ(prompt["total_ms"], 50.0);
+  EXPECT_EQ(prompt["swap_ms"], 3.0);
+  EXPECT_EQ(prompt["copy_ms"], 2.0);
   EXPECT_EQ(prompt["prompt_tokens"], 40);
   EXPECT_EQ(prompt["preemptions"], Json::parse(R"({"swap":1,"recompute":0})"));
   EXPECT_EQ(prompt["events"], Json::parse(R"([{"at_ms":2.0,"kind":"admitted","value":16},
