@@ -50,11 +50,13 @@ class PairQueue {
 
   bool empty() const { return at_ == opened_.size() && late_.empty() && ranks_.empty(); }
 
-  // The first of all; there is one.
+  // The first of all; there is one. What is late goes before what is opened: its rank is no worse,
+  // and it begins no further right than the merge that it came of.
   Pair pop() {
-    if (at_ == opened_.size() && late_.empty()) open();
-    if (late_.empty() || (at_ < opened_.size() && opened_[at_] < late_.front()))
+    if (late_.empty()) {
+      if (at_ == opened_.size()) open();
       return opened_[at_++];
+    }
     std::pop_heap(late_.begin(), late_.end(), after);
     const Pair pair = late_.back();
     late_.pop_back();
