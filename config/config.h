@@ -44,6 +44,7 @@ struct Config {
     std::string budget = "auto";       // fixed, target, split_fuse
     std::string pressure = "auto";     // recompute, swap, swap_groups, cheapest
     std::string proactive = "auto";    // on, off
+    std::string promotion = "auto";    // restart, visit
     int max_seqs = 256;                // sequences that hold cache blocks at once
     int max_rows = 0;                  // of those, how many a step computes; 0: all
     int max_step_tokens = 0;           // token budget of a step; 0: 256, or 2048 for whole prompts

@@ -9,6 +9,7 @@ namespace {
 struct Preset {
   std::string_view name;
   std::string_view order, step, reservation, budget, pressure, proactive;
+  std::string_view promotion = "restart";
   double promote_ms = 3000, promote_growth = 1;
 };
 
@@ -24,15 +25,16 @@ constexpr std::array kPresets = {
     // FastServe (NSDI'26): skip-join MLFQ, proactive swap. Promotion as in its artifact in effect,
     // which looks for 3 s every thousand steps: the paper's 0.3 s swaps so much that reactive swap
     // is better.
-    Preset{"fastserve", "mlfq", "whole", "paged", "fixed", "swap", "on", 30000, 1},
+    Preset{"fastserve", "mlfq", "whole", "paged", "fixed", "swap", "on", "restart", 30000, 1},
     // Text Generation Inference: newcomers gather, memory reserved at once.
     Preset{"tgi", "fcfs_strict", "ratio", "full", "fixed", "recompute", "off"},
     // LMDeploy's TurboMind: persistent slots, split-fuse; a victim's blocks stay cached until
     // somebody takes them.
     Preset{"lmdeploy", "fcfs", "chunked", "paged", "split_fuse", "recompute", "off"},
-    // Promotion after 3 s at every level: longer bounds gain a few percent in a burst and let
-    // answers stand still for as long.
-    Preset{"sluice", "mlfq", "chunked", "paged", "target", "cheapest", "on", 3000, 1},
+    // Promotion after 3 s at every level: longer bounds let answers stand still for as long. A
+    // visit, since under overload requests that all start again at the top leave no room for new
+    // ones, whose first tokens then wait as long.
+    Preset{"sluice", "mlfq", "chunked", "paged", "target", "cheapest", "on", "visit", 3000, 1},
 };
 
 }  // namespace
@@ -58,6 +60,7 @@ absl::Status apply_preset(Config::Scheduler& c) {
   fill(c.budget, p->budget);
   fill(c.pressure, p->pressure);
   fill(c.proactive, p->proactive);
+  fill(c.promotion, p->promotion);
   if (c.promote_ms == 0) c.promote_ms = p->promote_ms;
   if (c.promote_growth == 0) c.promote_growth = p->promote_growth;
   const bool cut = c.step == "chunked" || c.step == "ratio";

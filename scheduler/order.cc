@@ -1,7 +1,8 @@
 // Who comes first. FCFS is by arrival; MLFQ is FastServe's skip-join multi-level feedback queue
 // (Wu et al., "Fast distributed inference serving for large language models", NSDI'26) with its
 // artifact's errors put right: service is a request's own share of a step, a promoted request
-// starts with none, and a bound counts from when it last ran or arrived.
+// starts with none, and a bound counts from when it last ran or arrived. Promotion may also be a
+// visit, which is ours.
 #include <algorithm>
 #include <cmath>
 
@@ -110,9 +111,15 @@ void Scheduler::Impl::watch(Record& r) {
   due_.push({r.last_run + patience(r.level), r.id, Due::Kind::patience});
 }
 
-// It goes first, and starts again at the top.
+// It goes first. A visit is for answers that stand still: whoever still has a prompt to compute
+// starts again at the top, for prompts come in chunks, and one chunk is all of a visit.
 void Scheduler::Impl::promote(Record& r) {
+  const bool visit = policy_.promotion == Policy::Promotion::visit &&
+                     std::all_of(r.seqs.begin(), r.seqs.end(), [](const Sequence& s) {
+                       return s.ended || s.num_computed >= s.num_prompt;
+                     });
   count_level(r, -1);
+  r.home = visit ? std::max(r.home, r.level) : 0;
   r.level = 0;
   count_level(r, 1);
   r.service = 0;
@@ -155,7 +162,7 @@ void Scheduler::Impl::charge(Record& r, double seconds) {
   r.service += seconds;
   if (r.service < quantum(r.level) || r.level == kLevels - 1) return;
   count_level(r, -1);
-  ++r.level;
+  r.level = std::max<uint8_t>(r.level + 1, r.home);
   count_level(r, 1);
   r.service = 0;
   r.ticket = ++tickets_;

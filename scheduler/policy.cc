@@ -53,6 +53,10 @@ absl::Status read_choices(const Config::Scheduler& c, Policy& p) {
                        p.pressure),
            read_choice("scheduler.proactive", c.proactive,
                        Names<bool>{{"on", true}, {"off", false}}, on),
+           read_choice("scheduler.promotion", c.promotion,
+                       Names<P::Promotion>{{"restart", P::Promotion::restart},
+                                           {"visit", P::Promotion::visit}},
+                       p.promotion),
        }) {
     if (!status.ok()) return status;
   }

@@ -45,12 +45,18 @@ struct Policy {
     swap_groups,  // swap where several samples share a request, else recompute (vLLM, SOSP'23)
     cheapest,     // swap or recompute, whichever the cost model says is cheaper
   };
+  // Order::mlfq. What a request that starved gets once it goes first.
+  enum class Promotion : uint8_t {
+    restart,  // it starts again at the top (FastServe)
+    visit,    // the first level's quantum, and then it is back at its own level
+  };
 
   Order order = Order::fcfs;
   Step step = Step::chunked;
   Reservation reservation = Reservation::paged;
   Budget budget = Budget::fixed;
   Pressure pressure = Pressure::recompute;
+  Promotion promotion = Promotion::restart;
   // A waiting request of a better level may push out a running one of a worse level, and blocks
   // are swapped out and in ahead of need, by estimated next schedule time (FastServe).
   bool proactive = false;
@@ -76,7 +82,7 @@ struct Policy {
 
   // Order::mlfq. Level i has a quantum of quantum * 2^i seconds of work; 0: one decode step, by the
   // cost model. A request at level i that did not run for promote_after * promote_growth^i is
-  // starving: it goes first, and starts again at the top.
+  // starving: it goes first, at the top level.
   double quantum = 0;
   Nanos promote_after = std::chrono::seconds(3);
   double promote_growth = 1;

@@ -30,6 +30,7 @@ struct alignas(64) Record {
   int num_samples = 1;
   SeqState state = SeqState::waiting;
   uint8_t level = 0;               // MLFQ
+  uint8_t home = 0;                // the level that its last visit to the top began at
   bool forked : 1 = false;         // every sample has a sequence; from the start where n == 1
   bool retired : 1 = false;        // no sample left; kept while a step in flight names it
   bool admitted_once : 1 = false;  // its prompt was looked up in the cache and counted

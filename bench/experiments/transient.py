@@ -7,10 +7,11 @@ mean of 0.3 s a token, and 1.5 times at P95. The lengths decide much, so they ar
 log-normals with the published means of ShareGPT, and from a real trace cut in the artifact's way.
 """
 
-from common import Bench, code, main, table
+from common import Bench, Range, code, get, main, table
 
 WORKLOADS = ["sharegpt-2turn", "sharegpt4-2k"]
 MACHINE = "--cost a100-opt13b --host-blocks 8000"
+BURST = 2.5
 FCFS = "--preset fastserve --scheduler.order fcfs --scheduler.proactive off"
 VARIANTS = [("FCFS, same engine", FCFS), ("vllm", "--preset vllm"),
             ("fastserve", "--preset fastserve"), ("sluice", "--preset sluice")]
@@ -35,11 +36,14 @@ def run(bench: Bench):
                              p95 / fcfs[1]])
     sweep = []
     common = f"--workload {WORKLOADS[1]} {MACHINE} {requests} --scheduler.max_rows 16"
-    for after in (300, 1000, 3000, 30000):
-        for growth in (1, 2):
-            variant = (f"--preset fastserve --scheduler.promote_ms {after} "
-                       f"--scheduler.promote_growth {growth}")
-            sweep.append([after, growth, *rates(bench, variant, common, loads)])
+    for after, growth in ((300, 1), (3000, 1), (3000, 2), (30000, 1)):
+        for promotion in ("restart", "visit"):
+            variant = (f"--preset sluice --scheduler.promotion {promotion} "
+                       f"--scheduler.promote_ms {after} --scheduler.promote_growth {growth}")
+            lines = bench.each(f"{variant} {common}", [BURST])
+            sweep.append([promotion, after, growth, *rates(bench, variant, common, loads),
+                          *(Range([get(line, path) for line in lines])
+                            for path in ("ttft_s.p50", "ttft_s.p99", "tbt_s.max"))])
     picture = bench.picture("transient", f"Mean latency per token over the rate, {WORKLOADS[1]}, 16 rows",
                             f"--preset fastserve,sluice,vllm,orca {common}", loads, "norm_mean")
     return "\n\n".join([
@@ -48,8 +52,10 @@ def run(bench: Bench):
              f"sluice simulate {FCFS} ..."),
         "Requests a second at 0.3 s per output token:",
         table(["lengths, rows", "", "mean", "/ FCFS", "/ vllm", "P95", "/ FCFS"], rows), picture,
-        f"`fastserve`, {WORKLOADS[1]}, 16 rows, by how soon a request that gets no step is promoted:",
-        table(["promote_ms", "promote_growth", "mean", "P95"], sweep)])
+        f"`sluice`, {WORKLOADS[1]}, 16 rows, by how soon a request that gets no step is promoted and what for; first "
+        f"tokens and the longest pause within an answer at {BURST} a second, in seconds:",
+        table(["promotion", "promote_ms", "promote_growth", "mean", "P95", "first token P50", "P99",
+               "pause"], sweep)])
 
 
 if __name__ == "__main__":

@@ -174,7 +174,10 @@ MUTANTS = [
     ("the cache does not count for the level", ORDER,
      "const int cached = pool_.probe(s.hashes, s.tokens).blocks * block_size_;",
      "const int cached = 0;"),
-    ("demotion by two levels", ORDER, "  ++r.level;\n", "  r.level += 2;\n"),
+    ("demotion by two levels", ORDER, "std::max<uint8_t>(r.level + 1, r.home)", "std::max<uint8_t>(r.level + 2, r.home)"),
+    ("a visit ends nowhere", ORDER, "std::max<uint8_t>(r.level + 1, r.home)", "r.level + 1"),
+    ("a second visit forgets the first", ORDER, "visit ? std::max(r.home, r.level) : 0", "visit ? r.level : 0"),
+    ("prompts are visitors too", ORDER, "return s.ended || s.num_computed >= s.num_prompt;", "return true;"),
     ("service is kept at a demotion", ORDER, "  r.service = 0;\n  r.ticket = ++tickets_;\n"
      "  ++counters_.demotions;", "  r.ticket = ++tickets_;\n  ++counters_.demotions;"),
     ("promotion stays at its level", ORDER, "  r.level = 0;\n", ""),

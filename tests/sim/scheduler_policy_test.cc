@@ -93,6 +93,72 @@ TEST_F(MlfqTest, WhoWaitsPastItsBoundGoesFirstAndStartsAtTheTop) {
   EXPECT_EQ(stats.running_at[2] + stats.waiting_at[2], 0);
 }
 
+TEST_F(MlfqTest, AVisitToTheTopLastsOneQuantum) {
+  policy.max_rows = 1;
+  policy.proactive = true;
+  policy.promotion = Policy::Promotion::visit;
+  policy.promote_after = milliseconds(50);
+  make(100, 4);
+  add_all({{1, 100}});
+  for (int i = 0; i < 7; ++i) step();
+  ASSERT_EQ(info(1).trace.level, 2);
+  // A stream of short ones.
+  int ran = 0, pause = 0, longest = 0;
+  for (int i = 0; i < 300; ++i) {
+    add_all({{1, 1}});
+    if (!has(step(), 1)) {
+      longest = std::max(longest, ++pause);
+      continue;
+    }
+    pause = 0;
+    ++ran;
+    EXPECT_TRUE(info(1).trace.level == 0 || info(1).trace.level == 2) << info(1).trace.level;
+  }
+  EXPECT_LE(longest, 26);  // 50 ms are 25 steps
+  EXPECT_GE(info(1).trace.promotions, 8);
+  EXPECT_LE(ran, 3 * info(1).trace.promotions);  // 4 ms of work are two steps, or three
+}
+
+TEST_F(MlfqTest, WhoStarvesOnAVisitGoesBackToWhereItCameFrom) {
+  policy.max_rows = 1;
+  policy.proactive = true;
+  policy.promotion = Policy::Promotion::visit;
+  policy.promote_after = milliseconds(50);
+  make(100, 4);
+  add_all({{1, 100}});
+  for (int i = 0; i < 7; ++i) step();
+  const auto run_beside = [&](int output) {
+    GenerateRequest urgent = request(1, output, TokenId(1000 * ++last_id));
+    urgent.priority = -1;
+    add(last_id, std::move(urgent));
+    while (!has(step(), 1)) {
+    }
+  };
+  run_beside(30);
+  ASSERT_EQ(info(1).trace.level, 0);
+  run_beside(30);
+  ASSERT_EQ(info(1).trace.promotions, 2);
+  for (int i = 0; i < 4 && info(1).trace.level == 0; ++i) step();
+  EXPECT_EQ(info(1).trace.level, 2);
+}
+
+TEST_F(MlfqTest, AVisitIsForAnswersNotForPrompts) {
+  policy.max_rows = 1;
+  policy.max_step_tokens = 8;
+  policy.proactive = true;
+  policy.promotion = Policy::Promotion::visit;
+  policy.promote_after = milliseconds(50);
+  make(100, 4);
+  add_all({{2, 1}, {64, 2}});
+  ASSERT_GT(info(2).trace.level, 2);
+  for (int i = 0; i < 100 && info(2).trace.chunks == 0; ++i) {
+    add_all({{2, 1}});
+    step();
+  }
+  EXPECT_EQ(info(2).trace.promotions, 1);
+  EXPECT_EQ(info(2).trace.level, 1);  // a chunk is more than the first quantum
+}
+
 TEST_F(MlfqTest, PatienceGrowsWithTheLevel) {
   policy.max_rows = 1;
   policy.proactive = true;

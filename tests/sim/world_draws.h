@@ -68,6 +68,7 @@ class WorldDraws {
     policy_.quantum = rnd(0, 1) ? 0 : 1e-4 * rnd(1, 40);
     policy_.promote_after = std::chrono::milliseconds(rnd(1, 200));
     policy_.promote_growth = rnd(1, 2);
+    policy_.promotion = P::Promotion(rnd(0, 1));
     policy_.tenant_weights.assign(size_t(rnd(0, 2) ? 1 : 3), 1.0);
     priorities_ = rnd(0, 3) == 0;
     sessions_ = rnd(0, 3) == 0;
@@ -79,6 +80,7 @@ class WorldDraws {
     policy_.budget = p.budget;
     policy_.pressure = p.pressure;
     policy_.proactive = p.proactive;
+    policy_.promotion = p.promotion;
   }
   void settle_choices() {
     using P = Policy;

@@ -30,6 +30,7 @@ std::vector<Scenario> scenarios(std::string_view preset, const Requests& request
           s.policy.prefix_caching = s.policy.write_behind = !one_in(3);
           if (!one_in(3)) s.policy.max_preemptions = 1000;
           if (one_in(2)) s.policy.promote_after = 30ms;
+          if (one_in(2)) s.policy.promotion = Policy::Promotion::visit;
           if (!one_in(3)) s.policy.pressure = Policy::Pressure::swap;
           s.num_blocks = blocks;
           s.num_host_blocks = host_blocks;
