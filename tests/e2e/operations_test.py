@@ -1,10 +1,15 @@
 """Start, refuse, drain, stop: what an operator sees."""
 
+import contextlib
 import json
 import math
+import os
+import pathlib
+import re
 import shutil
 import signal
 import struct
+import subprocess
 import threading
 import time
 
@@ -12,7 +17,7 @@ import grpc
 import httpx
 import pytest
 
-from conftest import DEMO, pb, run_cli
+from conftest import BINARY, DEMO, clean_environment, pb, run_cli
 
 SLOW = {"prompt": "The fox", "ignore_eos": True, "temperature": 0}
 # Seconds of work for the nano model on any machine, so that a test can look on.
@@ -88,6 +93,34 @@ def test_json_logs(start):
     daemon = start(DEMO, "--log-format=json")
     lines = daemon.log().splitlines()
     assert lines and all("message" in json.loads(line) for line in lines)
+
+
+@pytest.fixture
+def memory_limit():
+    """A control group of 100 MiB, as a container has: a command's words in front that run it there."""
+    for root, knob in [("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")]:
+        group = pathlib.Path(root, f"sluice-test-{os.getpid()}")
+        try:
+            group.mkdir()
+            with (group / knob).open("r+") as file:
+                file.write("100M")
+        except OSError:
+            with contextlib.suppress(OSError):
+                group.rmdir()
+            continue
+        yield ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh"]
+        group.rmdir()
+        return
+    pytest.skip("only root may limit memory, where control groups can be made")
+
+
+def test_a_memory_limit_below_the_plan_is_refused_in_one_line(memory_limit):
+    result = subprocess.run([*memory_limit, BINARY, "serve", DEMO, "--port=0", "--grpc-port=0",
+                             "--cache.bytes=150MiB", "--log-level=error"],
+                            capture_output=True, text=True, timeout=60, env=clean_environment())
+    assert result.returncode == 78, result.stderr
+    assert re.fullmatch(r"sluice: cache.bytes = 157286400 \(150 MiB\) does not fit: the cgroup limit is 100 MiB, .*\n",
+                        result.stderr)
 
 
 def test_port_taken(demo):
