@@ -72,7 +72,11 @@ class Bench {
     return KvStore::bytes_per_block(shape);
   }
 
-  void warm_up() { runner_.warm_up(); }
+  void warm_up() {
+    runner_.warm_up();
+    while (runner_.work_ahead()) {
+    }
+  }
   bool fits(int sequences, int tokens) const {
     return tokens <= model_.max_len() && int64_t(sequences) * blocks_of(tokens) <= num_blocks_;
   }

@@ -301,6 +301,7 @@ bool Engine::Impl::turn() {
   worked |= !events.empty();
   deliver();
   if (in_flight > 0) {
+    runner->work_ahead();  // beside the device
     StepResult result = runner->collect();
     --in_flight;
     const Instant end = now();
@@ -325,6 +326,7 @@ void Engine::Impl::rest() {
     drained = true;
     drained_cv.notify_all();
   }
+  if (!stopping && runner->work_ahead()) return;  // piece by piece: whoever comes goes first
   at_rest = true;
   inbox.wait_until(now() + kHeartbeat);
   note_progress();  // a long step that comes next has not begun before

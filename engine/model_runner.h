@@ -22,6 +22,10 @@ class ModelRunner {
   // short and does not call back. After this returns, the one before is not called any more. False:
   // nobody calls, poll.
   virtual bool on_copies_done(std::function<void()> /*f*/) { return false; }
+  // A piece of work, some milliseconds, that no step needs and later ones are faster for. Called
+  // when this thread would wait: for a step in flight, or with nothing left to compute. True: come
+  // back at once in the latter case, there is more.
+  virtual bool work_ahead() { return false; }
   // Gives a committed result back, so that its memory serves the next step. Optional.
   virtual void reuse(StepResult&&) {}
 };

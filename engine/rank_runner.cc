@@ -112,6 +112,8 @@ RankRunner::RankRunner(Device& device, Model& model, const RunnerOptions& option
   for (int i = 0; i < depth_on(device); ++i)
     flights_.push_back(std::make_unique<Flight>(device, limits, model, scratch_));
   spares_.reserve(flights_.size());
+  if (limits.pad_slot >= 0)
+    widths_ = DecodeCaptures::widths(std::min(options.max_seqs, options.max_step_tokens));
   if (limits.overlapped)
     slots_ = device.allocate(size_t(options.max_seqs) * sizeof(TokenId), Memory::device);
   device.ops().reserve(ops_limits(model, options));
@@ -131,23 +133,37 @@ size_t RankRunner::scratch_bytes(Device& device, const Model& model, const Runne
          device.ops().workspace_bytes(ops_limits(model, o)) + size_t(depth_on(device)) * flight;
 }
 
-Tensor RankRunner::hidden(const ForwardContext& context, Flight& f, bool as_captured) {
-  const auto forward = [&] { return model_.hidden(context, f.inputs.ids(), f.inputs.positions()); };
+ForwardContext RankRunner::context(const Flight& f) {
+  return {device_.ops(), comm_, kv_, scratch_, f.inputs.attn()};
+}
+
+Forward RankRunner::forward(const ForwardContext& context, const StepInputs& inputs) {
+  Forward f;
+  f.hidden = model_.hidden(context, inputs.ids(), inputs.positions());
+  if (inputs.padded_sample_rows())
+    f.logits = model_.logits(context, f.hidden, inputs.padded_sample_rows());
+  return f;
+}
+
+Forward RankRunner::forward_or_replay(const ForwardContext& context, Flight& f, bool as_captured) {
   const int width = f.inputs.width();
-  if (width == 0) return forward();
+  f.can_replay = as_captured && width > 0;
   if (f.inputs.base() != f.inputs_base) {  // a step beyond what was foreseen made the buffer grow
     f.captures.forget();
     f.inputs_base = f.inputs.base();
   }
-  f.result.eager = !as_captured || !f.captures.has(width);
-  return as_captured ? f.captures.run(width, forward) : forward();
+  if (f.can_replay && f.captures.has(width)) return f.captures.replay(width);
+  f.result.eager = width > 0;
+  if (f.can_replay) f.captures.note_eager(width);
+  return forward(context, f.inputs);
 }
 
-void RankRunner::sample(const ForwardContext& context, Flight& f, Tensor hidden) {
+void RankRunner::sample(const ForwardContext& context, Flight& f, const Forward& step) {
   f.drawn = take_output(f.outputs, f.inputs.num_draws(), f.inputs.top_logprobs());
   for (const SampleChunk& chunk : f.inputs.samples()) {
     const Arena::Scope scope(scratch_);
-    const Tensor logits = model_.logits(context, hidden, chunk.rows);
+    const Tensor logits =
+        step.logits ? step.logits : model_.logits(context, step.hidden, chunk.rows);
     context.ops.sample(part_of(f.outputs, f.drawn, chunk.first_draw, chunk.batch.num_draws), logits,
                        chunk.batch);
   }
@@ -177,10 +193,10 @@ void RankRunner::compute(Flight& f) {
     ops.move_tokens(f.inputs.ids(), m.to, slots, m.from);
   if (const TokenMoves& m = f.inputs.unseen_from_slots(); m.to)
     ops.move_tokens(f.inputs.unseen(), m.to, slots, m.from);
-  const ForwardContext context{ops, comm_, kv_, scratch_, f.inputs.attn()};
-  const Tensor hidden = this->hidden(context, f, as_captured);
-  sample(context, f, hidden);
-  score_prompts(context, f, hidden);
+  const ForwardContext context = this->context(f);
+  const Forward step = forward_or_replay(context, f, as_captured);
+  sample(context, f, step);
+  score_prompts(context, f, step.hidden);
   if (const TokenMoves& m = f.inputs.draws_to_slots(); m.to)
     ops.move_tokens(slots, m.to, f.outputs.on_device(f.drawn.token), m.from);
   f.outputs.download();
@@ -188,8 +204,9 @@ void RankRunner::compute(Flight& f) {
 
 void RankRunner::launch(const StepPlan& plan) {
   CHECK(int(num_launched_ - num_collected_) < depth() && !plan.empty());
-  Flight& f = *flights_[num_launched_++ % flights_.size()];
+  Flight& f = flight(num_launched_++);
   const auto begin = std::chrono::steady_clock::now();
+  last_plan_ = plan.id;
   kv_.swap(plan.id, plan.swap_out, plan.swap_in);
   if (!spares_.empty()) {
     f.result = std::move(spares_.back());
@@ -209,7 +226,7 @@ void RankRunner::launch(const StepPlan& plan) {
 
 StepResult RankRunner::collect() {
   CHECK(num_collected_ < num_launched_);
-  Flight& f = *flights_[num_collected_++ % flights_.size()];
+  Flight& f = flight(num_collected_++);
   if (f.has_rows) {
     device_.sync(f.end);
     if (!device_.is_host()) f.result.device_time = device_.between(f.begin, f.end);

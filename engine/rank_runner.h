@@ -47,6 +47,7 @@ class RankRunner final : public ModelRunner {
   CopyProgress copies() override;
   bool on_copies_done(std::function<void()>) override;
   void reuse(StepResult&& result) override { spares_.push_back(std::move(result)); }
+  bool work_ahead() override;
 
   // Runs the largest prefill step and the widest decode step on made-up sequences, so that memory
   // is really there and every scratch has its size. Leaves nothing behind that a scheduler could
@@ -76,14 +77,19 @@ class RankRunner final : public ModelRunner {
     SampleOut drawn;   // [draws of the step]
     SampleOut scored;  // [prompt targets of the step]; no tokens
     StepResult result;
-    bool has_rows = false;  // or copies alone
+    bool has_rows = false;    // or copies alone
+    bool can_replay = false;  // it is of a kind that can be captured
     Event begin, end;
   };
+  Flight& flight(uint64_t step) { return *flights_[step % flights_.size()]; }
+  ForwardContext context(const Flight&);
   void compute(Flight&);
-  Tensor hidden(const ForwardContext&, Flight&, bool as_captured);
-  void sample(const ForwardContext&, Flight&, Tensor hidden);
+  Forward forward(const ForwardContext&, const StepInputs&);
+  Forward forward_or_replay(const ForwardContext&, Flight&, bool as_captured);
+  void sample(const ForwardContext&, Flight&, const Forward&);
   void score_prompts(const ForwardContext&, Flight&, Tensor hidden);
   static void fill_result(Flight&);
+  void capture(Flight&);
   double run_alone(const StepPlan& plan);  // seconds
   double seconds_per_copy();
 
@@ -96,6 +102,8 @@ class RankRunner final : public ModelRunner {
   Device::Buffer slots_;  // i32 [max_seqs]: the token drawn last; null where steps do not overlap
   std::vector<std::unique_ptr<Flight>> flights_;  // [depth] ring
   uint64_t num_launched_ = 0, num_collected_ = 0;
+  uint64_t last_plan_ = 0;
+  std::vector<int> widths_;  // of steps that can be captured; empty: none, or no more
   std::vector<StepResult> spares_;
 };
 

@@ -184,8 +184,8 @@ void StepInputs::take_arrays(const Need& need) {
   attn_.slot_mapping = buffer_.take(DType::i32, {tokens});
   attn_.cu_q = buffer_.take(DType::i32, {rows + 1});
   attn_.seq_lens = buffer_.take(DType::i32, {rows});
+  sample_rows_ = buffer_.take(DType::i32, {std::max(need.sample_rows, int64_t(width_))});
   attn_.block_tables = buffer_.take(DType::i32, {need.rows, need.blocks});
-  sample_rows_ = buffer_.take(DType::i32, {need.sample_rows});
   target_rows_ = buffer_.take(DType::i32, {need.targets});
   targets_ = buffer_.take(DType::i32, {need.targets});
   const auto take_moves = [&](int64_t n) -> TokenMoves {
@@ -204,6 +204,8 @@ void StepInputs::fill_up(int num_rows) {
     attn_.cu_q.as<int32_t>()[i + 1] = num_rows;  // no tokens
     attn_.seq_lens.as<int32_t>()[i] = 0;
   }
+  for (int i = int(sample_tokens_.size()); i < width_; ++i) sample_rows_.as<int32_t>()[i] = 0;
+  padded_sample_rows_ = width_ > 0 && width_ <= limits_.max_logit_rows ? sample_rows_ : Tensor();
 }
 
 void StepInputs::build(const StepPlan& plan) {
@@ -218,6 +220,7 @@ void StepInputs::build(const StepPlan& plan) {
   Need room = need;
   room.tokens = std::max(need.tokens, int64_t(width_));
   room.rows = std::max(need.rows, int64_t(width_));
+  room.sample_rows = std::max(need.sample_rows, int64_t(width_));
   buffer_.reset(room.bytes() + sampler_.bytes(draws_));
   take_arrays(need);
   attn_.num_decodes = num_decodes;
@@ -247,7 +250,7 @@ void StepInputs::upload() {
       {&ids_, &positions_, &attn_.cu_q, &attn_.seq_lens, &attn_.block_tables, &attn_.slot_mapping});
   for (TokenMoves* m : {&ids_from_slots_, &unseen_from_slots_, &draws_to_slots_})
     give({&m->from, &m->to});
-  give({&batch_.unseen});
+  give({&batch_.unseen, &padded_sample_rows_});
   for (SampleChunk& c : samples_) {
     give({&c.rows});
     for (Tensor* t : tensors_of(c.batch)) give({t});

@@ -70,6 +70,9 @@ class StepInputs {
   // where those of every step of this width are, while base() stays the same.
   int width() const { return width_; }
   const void* base() const { return buffer_.base(); }
+  // The rows to sample from of a step with a width, filled up to it; absent elsewhere, and where
+  // their logits do not fit at once.
+  Tensor padded_sample_rows() const { return padded_sample_rows_; }  // i32 [width]
   // Tokens that only the device knows: from the sequences' slots to the step's ids and to the
   // draws' `unseen`, and from the draws to the slots. None unless steps overlap.
   const TokenMoves& ids_from_slots() const { return ids_from_slots_; }
@@ -116,7 +119,8 @@ class StepInputs {
   AttnBatch attn_, host_attn_;
   TokenMoves ids_from_slots_, unseen_from_slots_, draws_to_slots_;
   SampleBatch batch_;   // over all draws
-  Tensor sample_rows_;  // i32 [logits rows to sample from]
+  Tensor sample_rows_;  // i32 [logits rows to sample from, or width]
+  Tensor padded_sample_rows_;
   Tensor target_rows_;  // i32 [num_targets]
   Tensor targets_;      // i32 [num_targets]
   int prompt_logprobs_ = 0;

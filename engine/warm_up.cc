@@ -1,9 +1,11 @@
-// What RankRunner does before it serves: makes memory real, and measures what steps cost.
+// What RankRunner does before it serves, and while it has nothing to serve: makes memory real,
+// measures what steps cost, and captures steps of decodes.
 
 #include <algorithm>
 #include <deque>
 #include <vector>
 
+#include "base/log.h"
 #include "engine/rank_runner.h"
 
 namespace sluice {
@@ -77,6 +79,52 @@ void RankRunner::warm_up() {
   chunk.add(tokens, tokens, 0, bs, vocab);
   run_alone(full.plan);
   run_alone(chunk.plan);
+}
+
+// While a step is in flight, the newest, if steps of its width keep coming: the device is busy
+// meanwhile. With nothing in flight, one that is missing, as if it came: with tokens that nobody
+// has, in the block that fills steps up. Those that came most go first, then the narrow ones.
+bool RankRunner::work_ahead() {
+  if (num_launched_ > num_collected_) {
+    Flight& newest = flight(num_launched_ - 1);
+    const int width = newest.inputs.width();
+    if (newest.has_rows && newest.can_replay && !newest.captures.has(width) &&
+        newest.captures.num_eager(width) > 1)
+      capture(newest);
+    return false;
+  }
+  const auto missing = [&](int width) {
+    return std::any_of(flights_.begin(), flights_.end(),
+                       [&](const auto& f) { return !f->captures.has(width); });
+  };
+  const auto came = [&](int width) {
+    int times = 0;
+    for (const auto& f : flights_) times += f->captures.num_eager(width);
+    return times;
+  };
+  int next = 0;
+  for (const int width : widths_)
+    if (missing(width) && (next == 0 || came(width) > came(next))) next = width;
+  if (next == 0) return false;
+  // It goes to the flight whose turn it is, which may have this one.
+  if (flight(num_launched_).captures.has(next)) ++num_launched_, ++num_collected_;
+  FakeWork decodes;
+  for (int i = 0; i < next; ++i)
+    decodes.add(2, 1, options_.num_blocks, options_.block_size, model_.config().vocab_size);
+  for (StepRow& row : decodes.plan.rows) row.num_logits = row.num_samples = 0;
+  decodes.plan.id = last_plan_;
+  run_alone(decodes.plan);
+  capture(flight(num_launched_ - 1));
+  return true;
+}
+
+void RankRunner::capture(Flight& f) {
+  if (widths_.empty()) return;
+  const ForwardContext context = this->context(f);
+  if (f.captures.capture(f.inputs.width(), [&] { return forward(context, f.inputs); })) return;
+  log_warn("the device has no memory left to capture steps of {} rows and of others",
+           f.inputs.width());
+  widths_.clear();
 }
 
 double RankRunner::run_alone(const StepPlan& plan) {

@@ -13,8 +13,8 @@ namespace {
 // A captured step that says so when it is asked for again.
 class TracedGraph final : public Graph {
  public:
-  TracedGraph(std::unique_ptr<Graph> graph, StepTrace& trace)
-      : graph_(std::move(graph)), trace_(trace), ops_(trace.ops()) {}
+  TracedGraph(std::unique_ptr<Graph> graph, StepTrace& trace, const StepTrace::Ops& ops)
+      : graph_(std::move(graph)), trace_(trace), ops_(ops) {}
   void replay(Stream stream) override {
     trace_.replay(ops_);
     graph_->replay(stream);
@@ -62,7 +62,11 @@ class CudaDevice final : public Device {
   void sync(Event event) override { runtime_->sync(event); }
   Nanos between(Event begin, Event end) override { return runtime_->between(begin, end); }
   std::unique_ptr<Graph> capture(Stream stream, const std::function<void()>& body) override {
-    return std::make_unique<TracedGraph>(runtime_->capture(stream, body), ops_.trace());
+    ops_.trace().begin_capture();
+    std::unique_ptr<Graph> graph = runtime_->capture(stream, body);
+    const StepTrace::Ops ops = ops_.trace().end_capture();
+    if (graph == nullptr) return nullptr;
+    return std::make_unique<TracedGraph>(std::move(graph), ops_.trace(), ops);
   }
 
  private:

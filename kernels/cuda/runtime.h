@@ -56,6 +56,7 @@ class Runtime {
   virtual void wait(Stream, Event) = 0;
   virtual void sync(Event) = 0;
   virtual Nanos between(Event, Event) = 0;  // as Device
+  // Null: there is no memory for it.
   virtual std::unique_ptr<Graph> capture(Stream, const std::function<void()>& body) = 0;
 
   // By one thread: out [n, m] = x [n, k] * w [m, k]^T, summed up in f32. x, w: the same of bf16 and

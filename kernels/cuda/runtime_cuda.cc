@@ -130,9 +130,14 @@ class CudaRuntime final : public Runtime {
     body();
     cudaGraph_t graph;
     check(cudaStreamEndCapture(of(stream), &graph), "StreamEndCapture");
-    cudaGraphExec_t executable;
-    check(cudaGraphInstantiate(&executable, graph), "GraphInstantiate");
+    cudaGraphExec_t executable = nullptr;
+    const cudaError_t instantiated = cudaGraphInstantiate(&executable, graph);
     check(cudaGraphDestroy(graph), "GraphDestroy");
+    if (instantiated == cudaErrorMemoryAllocation) {
+      cudaGetLastError();  // else the next check would find it
+      return nullptr;
+    }
+    check(instantiated, "GraphInstantiate");
     return std::make_unique<CudaGraph>(*this, executable);
   }
 

@@ -76,7 +76,8 @@ void multiply_scaled(const Tensor& out, const Tensor& x, const Tensor& x_scale, 
 
 // A GPU without a GPU, for tests: the host's memory, streams that run at the last moment
 // (kernels/simt/stream.h), launches on the emulator, and a plain matrix product. It fails where the
-// file `faults`, once there is one, says so: "sync" or "launch".
+// file `faults`, once there is one, says so: "sync" or "launch"; "capture": there is no memory for
+// captured steps.
 class EmulatedRuntime final : public Runtime {
  public:
   explicit EmulatedRuntime(std::string faults) : faults_(std::move(faults)) {}
@@ -121,7 +122,8 @@ class EmulatedRuntime final : public Runtime {
   std::unique_ptr<Graph> capture(Stream stream, const std::function<void()>& body) override {
     of(stream).begin_capture();
     body();
-    return std::make_unique<EmulatedGraph>(of(stream).end_capture());
+    auto graph = std::make_unique<EmulatedGraph>(of(stream).end_capture());
+    return fault("capture") ? nullptr : std::move(graph);
   }
 
   void matmul(Stream stream, Tensor out, Tensor x, Tensor w) override {
@@ -149,11 +151,12 @@ class EmulatedRuntime final : public Runtime {
   }
 
  private:
+  bool fault(std::string_view call) const {
+    std::string wanted;
+    return !faults_.empty() && std::ifstream(faults_) >> wanted && wanted == call;
+  }
   void stumble(std::string_view call) {
-    if (faults_.empty()) return;
-    std::string fault;
-    if (std::ifstream(faults_) >> fault && fault == call)
-      fail(fmt::format("CUDA: {} failed: this is a test", call));
+    if (fault(call)) fail(fmt::format("CUDA: {} failed: this is a test", call));
   }
 
   // The library does that when a shape comes for the first time, and cannot under capture.

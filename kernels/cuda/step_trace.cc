@@ -71,12 +71,19 @@ void StepTrace::begin_step(const AttnBatch& host) {
 
 void StepTrace::add(const char* name, std::initializer_list<const Tensor*> operands) {
   std::lock_guard lock(mutex_);
-  steps_[num_steps_ % 2].ops.add(name, operands);
+  (captured_ ? *captured_ : steps_[num_steps_ % 2].ops).add(name, operands);
 }
 
-StepTrace::Ops StepTrace::ops() const {
+void StepTrace::begin_capture() {
   std::lock_guard lock(mutex_);
-  return steps_[num_steps_ % 2].ops;
+  captured_.emplace();
+}
+
+StepTrace::Ops StepTrace::end_capture() {
+  std::lock_guard lock(mutex_);
+  const Ops ops = *captured_;
+  captured_.reset();
+  return ops;
 }
 
 void StepTrace::replay(const Ops& captured) {
@@ -87,6 +94,7 @@ void StepTrace::replay(const Ops& captured) {
 std::string StepTrace::to_text() const {
   std::lock_guard lock(mutex_);
   std::string text;
+  if (captured_) text = "  captured just now, for later steps:\n" + captured_->to_text();
   for (uint64_t age = 0; age <= std::min<uint64_t>(num_steps_, 1); ++age) {
     const uint64_t number = num_steps_ - age;
     const Step& s = steps_[number % 2];

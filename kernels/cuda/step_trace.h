@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <initializer_list>
 #include <mutex>
+#include <optional>
 #include <string>
 
 #include "kernels/ops.h"
@@ -46,9 +47,10 @@ class StepTrace {
 
   void begin_step(const AttnBatch& host);
   void add(const char* name, std::initializer_list<const Tensor*> operands);
-  // Those of the newest step, for whoever captures them; and that they are asked for again.
-  Ops ops() const;
-  void replay(const Ops&);
+  // What is added in between is captured and not asked for; and that it is, with a step.
+  void begin_capture();
+  Ops end_capture();
+  void replay(const Ops& captured);
 
   // Several lines, the newest step first.
   std::string to_text() const;
@@ -61,6 +63,7 @@ class StepTrace {
   mutable std::mutex mutex_;  // guards all
   std::array<Step, 2> steps_;
   uint64_t num_steps_ = 0;  // the newest's number; 0: what comes before the first
+  std::optional<Ops> captured_;
 };
 
 }  // namespace sluice::cuda

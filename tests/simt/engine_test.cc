@@ -1,7 +1,11 @@
 // The CUDA engine without a GPU: a whole model, one step ahead of the host, with replayed steps,
 // swaps and forks, on a device that does everything at the last moment.
 #include <cstring>
+#include <filesystem>
+#include <fstream>
 #include <functional>
+
+#include <gmock/gmock.h>
 
 #include "base/float16.h"
 #include "base/float8.h"
@@ -334,7 +338,11 @@ TEST(StepTrace, TellsOfTheStepsUnderWay) {
             "    silu_mul: bf16 [9, 64], bf16 [9, 96]; 2 times\n"
             "  before the first step:\n"
             "    embed: bf16 [9, 64]  <- the last\n");
-  const cuda::StepTrace::Ops captured = trace.ops();
+  trace.begin_capture();
+  trace.add("matmul", {&up, &x, &w});
+  EXPECT_TRUE(trace.to_text().starts_with("  captured just now, for later steps:\n    matmul: "));
+  const cuda::StepTrace::Ops captured = trace.end_capture();
+  EXPECT_NE(trace.to_text().find("[96, 64]; 3 times  <- the last"), std::string::npos);
   for (int step = 2; step <= 3; ++step) trace.begin_step(batch);
   trace.replay(captured);
   for (int64_t i = 1; i <= 70; ++i) {
@@ -343,13 +351,115 @@ TEST(StepTrace, TellsOfTheStepsUnderWay) {
   }
   const std::string text = trace.to_text();
   EXPECT_TRUE(text.starts_with("  step 3: ")) << text;
-  EXPECT_NE(text.find("matmul: bf16 [9, 96], bf16 [9, 64], fp8_e4m3 [96, 64]; 3 times\n"),
+  EXPECT_NE(text.find("    matmul: bf16 [9, 96], bf16 [9, 64], fp8_e4m3 [96, 64]\n"),
             std::string::npos);
-  EXPECT_NE(text.find("    add: bf16 [1, 61]  <- the last\n    and 9 others\n  step 2: "),
+  EXPECT_NE(text.find("    add: bf16 [1, 63]  <- the last\n    and 7 others\n  step 2: "),
             std::string::npos);
 }
 
 TEST_F(CudaEngine, WhateverHappensAround) { expect_exact(load_cuda(llama(true), "auto", true), 4); }
+
+// Decodes by hand, of sequences whose prompts have six tokens.
+class Decodes {
+ public:
+  static constexpr int kMost = 24;
+  explicit Decodes(Rank& rank)
+      : runner(*rank.device, *rank.model,
+               {.max_seqs = kMost,
+                .max_step_tokens = kMost * kPrompt,
+                .max_model_len = rank.model->max_len(),
+                .num_blocks = 2 * kMost,
+                .block_size = 16,
+                .kv_dtype = DType::bf16,
+                .logit_bytes = 1}) {
+    sequences_.resize(kMost);
+    for (int i = 0; i < kMost; ++i) {
+      Sequence& s = sequences_[size_t(i)];
+      s.request = &request_;
+      s.seq_slot = i;
+      s.num_prompt = kPrompt;
+      for (int t = 0; t < kPrompt; ++t)
+        s.tokens.push_back((i * 31 + t * 7) % rank.model->config().vocab_size);
+      s.blocks = {i, kMost + i};
+    }
+    step(kMost, kPrompt);
+  }
+  // Of the first `rows`; true: it was replayed. Results go to `bits`.
+  bool step(int rows, int count = 1, bool ahead = false) {
+    StepPlan plan;
+    plan.id = ++id_;
+    for (int i = 0; i < rows; ++i) {
+      Sequence& s = sequences_[size_t(i)];
+      plan.rows.push_back({&s, s.num_tokens() - count, count, 1, 1});
+    }
+    plan.num_tokens = rows * count;
+    runner.launch(plan);
+    if (ahead) EXPECT_FALSE(runner.work_ahead());
+    const StepResult r = runner.collect();
+    for (int i = 0; i < rows; ++i) {
+      sequences_[size_t(i)].tokens.push_back(r.tokens[size_t(i)]);
+      bits.push_back(std::bit_cast<uint32_t>(r.logprobs[size_t(i)]));
+    }
+    return !r.eager;
+  }
+  int work() {
+    int pieces = 0;
+    while (runner.work_ahead()) ++pieces;
+    return pieces;
+  }
+  std::vector<uint32_t> bits;
+  RankRunner runner;
+
+ private:
+  static constexpr int kPrompt = 6;
+  GenerateRequest request_;
+  std::vector<Sequence> sequences_;
+  uint64_t id_ = 0;
+};
+
+// While there is nothing to do all widths are captured, for both flights, and whatever lies in the
+// cache stays what it is. Logits of the widest are computed in two parts, and of the others at
+// once.
+TEST_F(CudaEngine, StepsAreCapturedWhileItIsIdle) {
+  Rank rank = load_cuda(llama(true));
+  Decodes eager(rank), replayed(rank);
+  EXPECT_EQ(replayed.work(), 2 * 6);
+  for (const int rows : {1, 1, 2, 3, 3, 4, 5, 8, 9, 16, 17, 24, 24, 2}) {
+    EXPECT_FALSE(eager.step(rows)) << rows;
+    EXPECT_TRUE(replayed.step(rows)) << rows;
+  }
+  EXPECT_EQ(replayed.bits, eager.bits);
+  EXPECT_EQ(replayed.work(), 0);
+}
+
+// While there is always a step under way, each is captured beside the second of its width in its
+// flight, and what is there next is for those that came most.
+TEST_F(CudaEngine, StepsAreCapturedBesideOthers) {
+  Rank rank = load_cuda(llama(true));
+  Decodes d(rank);
+  std::vector<bool> replayed;
+  for (int i = 0; i < 6; ++i) replayed.push_back(d.step(3, 1, true));
+  EXPECT_THAT(replayed, testing::ElementsAre(false, false, false, false, true, true));
+  for (int i = 0; i < 3; ++i) EXPECT_FALSE(d.step(7, 1, true));  // the third's flight is done
+  EXPECT_FALSE(d.step(2, 1, true));
+  EXPECT_TRUE(d.runner.work_ahead());  // the other flight
+  for (int i = 0; i < 2; ++i) EXPECT_TRUE(d.step(7));
+  EXPECT_EQ(d.work(), 2 * 6 - 4);
+}
+
+// Then steps are launched as they always can be.
+TEST_F(CudaEngine, StepsAreNotCapturedWithoutMemory) {
+  const std::string faults = testing::TempDir() + "/capture-fault-" + std::to_string(getpid());
+  Rank rank =
+      load_onto(cuda::make_device(*cuda::open_runtime(0, faults), DType::bf16), llama(true));
+  if (!rank.device->name().starts_with("cuda (emulated")) GTEST_SKIP() << "an emulated fault";
+  std::ofstream(faults) << "capture";
+  Decodes d(rank);
+  EXPECT_EQ(d.work(), 1);
+  for (int i = 0; i < 6; ++i) EXPECT_FALSE(d.step(3, 1, true));
+  std::filesystem::remove(faults);
+  EXPECT_EQ(d.work(), 0);
+}
 
 // What the largest need, whichever comes first.
 TEST_F(CudaEngine, WorkspaceIsForEveryKindOfHeads) {

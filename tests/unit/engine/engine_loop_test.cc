@@ -105,6 +105,52 @@ TEST(EngineLoopTest, AnAsynchronousRunnerIsFedBeforeTheSockets) {
   EXPECT_EQ(std::count(log.begin(), log.end(), 'D'), 4) << log;
 }
 
+// Has so many pieces of work that can wait.
+class WorkingRunner final : public ModelRunner {
+ public:
+  WorkingRunner(int depth, int pieces, std::string& log)
+      : inner_(small_ledger(depth)), pieces_(pieces), log_(log) {}
+  int depth() const override { return inner_.depth(); }
+  void launch(const StepPlan& plan) override {
+    ++in_flight_;
+    inner_.launch(plan);
+  }
+  StepResult collect() override {
+    --in_flight_;
+    return inner_.collect();
+  }
+  bool work_ahead() override {
+    log_ += char('0' + in_flight_);
+    return in_flight_ == 0 && --pieces_ > 0;
+  }
+
+ private:
+  LedgerRunner inner_;
+  int in_flight_ = 0, pieces_;
+  std::string& log_;
+};
+
+// Before each wait for a step, and then piece by piece until there is no more. Who comes meanwhile
+// waits for one piece.
+TEST(EngineLoopTest, WorksAheadWhenItWouldWait) {
+  for (const int depth : {1, 2}) {
+    BlockPool pool(64, 4);
+    Metrics metrics("test");
+    Inbox inbox;
+    std::string log;
+    Engine engine(
+        std::make_unique<Scheduler>(Policy{}, CostModel(), pool, nullptr, depth, kEos, 200),
+        std::make_unique<WorkingRunner>(depth, 3, log), inbox, metrics, 10);
+    GenerateRequest r = request(1, 10, 4);
+    r.sampling.ignore_eos = true;
+    EXPECT_TRUE(engine.submit(1, r).ok());
+    engine.start();
+    inbox.wait_finals(1);
+    while (engine.since_progress() != Nanos{0}) std::this_thread::yield();
+    EXPECT_EQ(log, depth == 1 ? "1111000" : "2221000") << depth;
+  }
+}
+
 // Says from another thread, whenever told to, that copies have ended.
 class CopyingRunner final : public ModelRunner {
  public:

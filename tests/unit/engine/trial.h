@@ -164,6 +164,7 @@ class Trial {
   void step() {
     bool launched = false;
     if (int(in_flight_.size()) < runner_.depth()) launched = launch();
+    if (!in_flight_.empty()) runner_.work_ahead();
     if (!in_flight_.empty() && (!launched || int(in_flight_.size()) == runner_.depth())) collect();
     for (const TokenEvent& e : events_) note(e);
     events_.clear();
