@@ -24,6 +24,7 @@ struct Config {
     std::string libraries;         // folder to look into first for NVIDIA's libraries
     std::string plan_cache;        // folder for what is measured of a GPU at the start; empty: none
     bool batch_invariant = false;  // a GPU's results do not depend on what else is in a batch
+    bool overlap_kernels = true;   // of a GPU: one comes to the chip while the one before it runs
     int threads = 0;               // 0: the cgroup's quota
     std::string isa = "auto";      // auto, amx, avx512bf16, avx512, avx2, portable
   } device;

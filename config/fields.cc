@@ -85,7 +85,7 @@ absl::Status set_number(const Field& f, T* out, std::string_view text) {
   return absl::OkStatus();
 }
 
-std::vector<Field> engine_fields(Config& c) {
+std::vector<Field> device_fields(Config& c) {
   return {
       {"model.path", &c.model.path, "Model directory (Hugging Face layout)"},
       {"model.served_name", &c.model.served_name,
@@ -122,6 +122,9 @@ std::vector<Field> engine_fields(Config& c) {
        "Folder to keep what is measured of a GPU at the start, for the next start; empty: nowhere"},
       {"device.batch_invariant", &c.device.batch_invariant,
        "On a GPU: a request gets the same bits whatever else is in its steps; prompts take longer"},
+      {"device.overlap_kernels", &c.device.overlap_kernels,
+       "On a GPU of compute capability 9.0: a kernel comes to the chip while the one before it "
+       "runs"},
       {"device.threads", &c.device.threads, "CPU threads; 0: the cgroup's quota", "--threads", 0,
        1024},
       {"device.isa",
@@ -131,6 +134,11 @@ std::vector<Field> engine_fields(Config& c) {
        0,
        0,
        {"auto", "amx", "avx512bf16", "avx512", "avx2", "portable"}},
+  };
+}
+
+std::vector<Field> cache_fields(Config& c) {
+  return {
       {"cache.block_size", &c.cache.block_size, "Tokens a KV block holds", "", 1, 256},
       {"cache.bytes",
        &c.cache.bytes,
@@ -305,8 +313,9 @@ constexpr std::string_view kLive[] = {
 }  // namespace
 
 std::vector<Field> fields_of(Config& config) {
-  std::vector<Field> fields = engine_fields(config);
-  for (const std::vector<Field>& more : {scheduler_fields(config), server_fields(config)})
+  std::vector<Field> fields = device_fields(config);
+  for (const std::vector<Field>& more :
+       {cache_fields(config), scheduler_fields(config), server_fields(config)})
     fields.insert(fields.end(), more.begin(), more.end());
   for (Field& field : fields) field.live = std::ranges::find(kLive, field.name) != std::end(kLive);
   return fields;

@@ -51,6 +51,7 @@ absl::StatusOr<std::unique_ptr<Device>> make_cuda_device(const Config& config) {
   options.device_index = config.device.index;
   options.f16 = is_f16(config.model);
   options.batch_invariant = config.device.batch_invariant;
+  options.overlap_kernels = config.device.overlap_kernels;
   options.libraries = config.device.libraries.c_str();
   options.plan_cache = config.device.plan_cache.c_str();
   options.log = [](const char* line) { log_info("{}", line); };

@@ -17,6 +17,9 @@ enum class Memory { device, pinned_host };
 // Opaque handles; null on a synchronous device, where every wait is a no-op.
 struct Stream {
   void* handle = nullptr;
+  // Kernels put here may be brought to the chip while the one before them runs; there they wait for
+  // it before they touch memory.
+  bool overlaps = false;
 };
 struct Event {
   void* handle = nullptr;

@@ -184,6 +184,8 @@ void add_device(CLI::App* command, Config::Device& d) {
   command->add_option("--device.plan_cache", d.plan_cache, "Folder for what is measured of a GPU");
   command->add_flag("--device.batch_invariant", d.batch_invariant,
                     "On a GPU: products by the one kernel that does not depend on the batch");
+  command->add_option("--device.overlap_kernels", d.overlap_kernels,
+                      "On a GPU: a kernel comes to the chip while the one before it runs");
   command->add_option("--device.isa", d.isa, "Instruction set of the CPU, at most");
   command->add_option("--threads,--device.threads", d.threads,
                       "CPU threads; 0: the cgroup's quota");

@@ -372,6 +372,7 @@ SIMT_DEVICE void decode_item(const DecodeParams<T, Kv>& p, const DecodeItem& ite
 template <class T, class Kv, int D, int kRows>
 SIMT_KERNEL(kDecodeThreads, D > 128 ? 1 : 2)
 attention_decode_kernel(DecodeParams<T, Kv> p) {
+  simt::wait_for_earlier();
   auto& shared = simt::shared<DecodeShared<Kv, D, kRows>>();
   const int num_items = *p.num_items;
   for (int i = simt::block_id(); i < num_items; i += simt::num_blocks()) {

@@ -280,6 +280,7 @@ SIMT_DEVICE void prefill_store(const PrefillParams<T, Kv>& p, const PrefillRows&
 template <class T, class Kv, int D>
 SIMT_KERNEL(kPrefillThreads, 1)
 attention_prefill_kernel(PrefillParams<T, Kv> p) {
+  simt::wait_for_earlier();
   using Shared = PrefillShared<T, Kv, D>;
   auto& shared = simt::shared<Shared>();
   const auto item = __builtin_bit_cast(PrefillItem, simt::load_16(&p.items[simt::block_id()]));

@@ -6,6 +6,7 @@
 
 #include "base/status.h"
 #include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/launch.h"
 
 namespace sluice::cuda {
 namespace {
@@ -28,9 +29,10 @@ class TracedGraph final : public Graph {
 
 class CudaDevice final : public Device {
  public:
-  CudaDevice(std::unique_ptr<Runtime> runtime, DType act, bool batch_invariant, PlanCache plans)
+  CudaDevice(std::unique_ptr<Runtime> runtime, DType act, bool batch_invariant, PlanCache plans,
+             bool overlap_kernels)
       : runtime_(std::move(runtime)),
-        compute_(runtime_->make_stream()),
+        compute_{runtime_->make_stream().handle, overlap_kernels && can_overlap()},
         copies_(runtime_->make_stream()),
         ops_(*runtime_, compute_, act, batch_invariant, std::move(plans)) {
     for (Event& e : events_) e = runtime_->make_event();
@@ -81,8 +83,9 @@ class CudaDevice final : public Device {
 }  // namespace
 
 std::unique_ptr<Device> make_device(std::unique_ptr<Runtime> runtime, DType act,
-                                    bool batch_invariant, PlanCache plans) {
-  return std::make_unique<CudaDevice>(std::move(runtime), act, batch_invariant, std::move(plans));
+                                    bool batch_invariant, PlanCache plans, bool overlap_kernels) {
+  return std::make_unique<CudaDevice>(std::move(runtime), act, batch_invariant, std::move(plans),
+                                      overlap_kernels);
 }
 
 }  // namespace sluice::cuda

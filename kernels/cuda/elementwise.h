@@ -21,6 +21,7 @@ struct AddParams {
 template <class T, int kVector>
 SIMT_KERNEL(kElementThreads, 1)
 add_kernel(AddParams<T> p) {
+  simt::wait_for_earlier();
   const int64_t row = simt::block_id() / p.parts;
   const int part = simt::block_id() % p.parts;
   for (int i = (part * kElementThreads + simt::thread_id()) * kVector; i < p.dim;
@@ -47,6 +48,7 @@ struct AddBiasParams {
 template <class T, int kVector>
 SIMT_KERNEL(kElementThreads, 1)
 add_bias_kernel(AddBiasParams<T> p) {
+  simt::wait_for_earlier();
   const int64_t row = simt::block_id() / p.parts;
   const int part = simt::block_id() % p.parts;
   for (int i = (part * kElementThreads + simt::thread_id()) * kVector; i < p.dim;
@@ -100,6 +102,7 @@ struct ActivateParams {
 template <class T, Gate kGate, int kVector>
 SIMT_KERNEL(kElementThreads, 1)
 activate_kernel(ActivateParams<T> p) {
+  simt::wait_for_earlier();
   const int64_t row = simt::block_id() / p.parts;
   const int part = simt::block_id() % p.parts;
   for (int i = (part * kElementThreads + simt::thread_id()) * kVector; i < p.dim;
@@ -130,6 +133,7 @@ SIMT_DEVICE float scaled(float x, float factor, float softcap) {
 template <class T>
 SIMT_KERNEL(kElementThreads, 1)
 scale_kernel(ScaleParams<T> p) {
+  simt::wait_for_earlier();
   const int64_t row = simt::block_id() / p.parts;
   const int part = simt::block_id() % p.parts;
   T* x = p.x + row * p.x_stride;
@@ -156,6 +160,7 @@ struct GateMulParams {
 template <class T, Gate kGate, int kVector>
 SIMT_KERNEL(kElementThreads, 1)
 gate_mul_kernel(GateMulParams<T> p) {
+  simt::wait_for_earlier();
   const int64_t row = simt::block_id() / p.parts;
   const int part = simt::block_id() % p.parts;
   const T* gate = p.x + row * p.x_stride;

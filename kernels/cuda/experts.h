@@ -30,6 +30,7 @@ SIMT_DEVICE bool before(float a, int a_id, float b, int b_id) {
 // A warp takes a row; lane l has experts l, l + 32, ..
 SIMT_KERNEL(kExpertThreads, 1)
 route_kernel(RouteParams p) {
+  simt::wait_for_earlier();
   const int row = simt::block_id() * kExpertWarps + simt::warp_id(), lane = simt::lane_id();
   if (row >= p.rows) return;
   constexpr int kEach = kMostExperts / 32;
@@ -109,6 +110,7 @@ SIMT_DEVICE int next_rows(const int32_t* experts, int rows, int expert, int& at,
 template <class T, int kVector>
 SIMT_KERNEL(kExpertThreads, 1)
 expert_matmul_kernel(ExpertParams<T> p) {
+  simt::wait_for_earlier();
   const int expert = simt::block_id() / p.parts, part = simt::block_id() % p.parts;
   const T* w = p.w + int64_t{expert} * p.width * p.in;
   int at = 0, mine = 0;
@@ -158,6 +160,7 @@ struct MixParams {
 template <class T>
 SIMT_KERNEL(kExpertThreads, 1)
 mix_rows_kernel(MixParams<T> p) {
+  simt::wait_for_earlier();
   const int64_t row = simt::block_id();
   T* out = p.out + row * p.out_stride;
   const T* x = p.x + row * p.k * p.x_stride;

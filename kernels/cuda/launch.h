@@ -10,6 +10,9 @@
 // nvcc, for the GPU, and by g++, where a launch runs on the emulator.
 namespace sluice::cuda {
 
+// Whether kernels, as they were compiled for this device, may share a stream that overlaps.
+bool can_overlap();
+
 // dst row to[i] = src row from[i] (i32; absent: i) for i < `count`; rows of any type.
 void copy_rows(Stream, Tensor dst, Tensor src, Tensor from, Tensor to, int64_t count);
 // residual += x (absent: no addition), out = norm(residual). weight: f32. Rank 2 or 3.

@@ -68,6 +68,7 @@ SIMT_DEVICE float add_and_norm(T* residual, const T* x, int dim, float eps,
 template <class T, int kThreads, int kVector>
 SIMT_KERNEL(kThreads, 1)
 rms_norm_kernel(RmsNormParams<T> p) {
+  simt::wait_for_earlier();
   auto& shared = simt::shared<BlockSum<kThreads>>();
   const int64_t outer = simt::block_id() / p.num_inner, inner = simt::block_id() % p.num_inner;
   T* residual = p.residual + outer * p.residual_outer + inner * p.residual_inner;
@@ -105,6 +106,7 @@ struct LayerNormShared {
 template <class T, int kThreads, int kVector>
 SIMT_KERNEL(kThreads, 1)
 layer_norm_kernel(LayerNormParams<T> p) {
+  simt::wait_for_earlier();
   auto& shared = simt::shared<LayerNormShared<kThreads>>();
   const T* x = p.x + simt::block_id() * p.x_stride;
   T* out = p.out + simt::block_id() * p.out_stride;

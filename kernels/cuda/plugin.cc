@@ -25,6 +25,7 @@ extern "C" __attribute__((visibility("default"))) sluice::Device* sluice_open_cu
                             fmt::format("{}, {}, Sluice {}", info.name, info.versions, kVersion),
                             [log = options->log](const std::string& line) { log(line.c_str()); });
   }
-  return cuda::make_device(*std::move(runtime), act, options->batch_invariant, std::move(plans))
+  return cuda::make_device(*std::move(runtime), act, options->batch_invariant, std::move(plans),
+                           options->overlap_kernels)
       .release();
 }

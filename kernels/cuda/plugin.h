@@ -14,6 +14,7 @@ struct PluginOptions {
   int device_index = 0;          // among the GPUs that are visible
   bool f16 = false;              // what it computes in; else bf16
   bool batch_invariant = false;  // results do not depend on what else is in a batch
+  bool overlap_kernels = true;   // see make_device()
   const char* libraries = "";    // the folder to look into for NVIDIA's libraries first
   const char* plan_cache = "";   // the folder for what is measured at the start; empty: none
   void (*log)(const char* line) = nullptr;  // the daemon's; not null with plan_cache

@@ -103,6 +103,7 @@ struct QuantizeRowsShared {
 template <class Rows>
 SIMT_KERNEL(kQuantizeThreads, 1)
 quantize_rows_kernel(QuantizeRowsParams<Rows> p) {
+  simt::wait_for_earlier();
   auto& shared = simt::shared<QuantizeRowsShared>();
   const int64_t row = simt::block_id();
   Rows rows = p.rows;

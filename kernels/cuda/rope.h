@@ -122,6 +122,7 @@ struct QkvShared {
 template <class T, class Kv>
 SIMT_KERNEL(kQkvThreads, 1)
 qkv_kernel(QkvRows<T, Kv> p) {
+  simt::wait_for_earlier();
   auto& shared = simt::shared<QkvShared>();
   const int token = simt::block_id(), warp = simt::warp_id();
   const int num_rotated = p.num_heads + p.num_keys, num_all = num_rotated + p.num_values;

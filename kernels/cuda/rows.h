@@ -23,6 +23,7 @@ constexpr int kCopyThreads = 128;
 template <int kBytes>
 SIMT_KERNEL(kCopyThreads, 1)
 copy_rows_kernel(CopyRowsParams p) {
+  simt::wait_for_earlier();
   const int row = simt::block_id() / p.parts, part = simt::block_id() % p.parts;
   const int64_t from = p.from != nullptr ? p.from[row] : row;
   const int64_t to = p.to != nullptr ? p.to[row] : row;

@@ -397,6 +397,7 @@ SIMT_DEVICE int32_t choose(const SampleParams& p, int32_t draw, const Row<kVecto
 template <int kVector>
 SIMT_KERNEL(kSampleThreads, 2)
 sample_kernel(SampleParams p) {
+  simt::wait_for_earlier();
   auto& shared = simt::shared<SampleShared>();
   float* scratch = p.scratch + int64_t{simt::block_id()} * p.raw.vocab;
   for (int32_t draw = simt::block_id(); draw < p.num_draws; draw += simt::num_blocks()) {
@@ -433,6 +434,7 @@ sample_kernel(SampleParams p) {
 template <int kVector>
 SIMT_KERNEL(kSampleThreads, 2)
 token_logprobs_kernel(TokenLogprobParams p) {
+  simt::wait_for_earlier();
   auto& shared = simt::shared<SampleShared>();
   const int32_t index = simt::block_id();
   const Row<kVector> row{p.raw.logits + index * p.raw.stride, p.raw.vocab};

@@ -142,6 +142,7 @@ SIMT_DEVICE void skinny_store(T& to, float v) {
 template <class T, class Out, int kGroups, int kTiles>
 SIMT_KERNEL(kSkinnyThreads, 2)
 skinny_matmul_kernel(SkinnyParams<T, Out> p) {
+  simt::wait_for_earlier();
   using Shared = SkinnyShared<kGroups, kTiles>;
   auto& shared = simt::shared<Shared>();
   const int row_blocks = (p.m + Shared::kRows - 1) / Shared::kRows;
@@ -164,6 +165,7 @@ skinny_matmul_kernel(SkinnyParams<T, Out> p) {
 template <class T, int kTiles>
 SIMT_KERNEL(kSkinnyThreads, 2)
 skinny_silu_mul_kernel(SkinnyParams<T, T> p) {
+  simt::wait_for_earlier();
   auto& shared = simt::shared<SkinnyShared<2, kTiles>>();
   const int row_blocks = (p.m + 15) / 16;
   const int first_row = simt::block_id() % row_blocks * 16;

@@ -71,6 +71,7 @@ struct Machine {
   Context caller;
   Block* block = nullptr;  // of the running fiber
   Fiber* fiber = nullptr;  // null: the caller runs
+  bool until_wait = false;
   char begin = 0, end = 0;
 };
 
@@ -119,15 +120,7 @@ void set_waiting(Machine& m) {
   m.block->warps[size_t(m.fiber->tid / 32)].ready &= ~(1u << (m.fiber->tid % 32));
 }
 
-void fiber_main() {
-  Machine* m;
-  {
-    Quiet quiet;  // read before the fiber is in any order with the launch
-    m = machine;
-    Context::entered(m->caller);
-  }
-  acquire(&m->begin);
-  m->body();
+[[noreturn]] void end_fiber(Machine* m) {
   release(&m->end);
   Context *self, *next;
   {
@@ -148,6 +141,19 @@ void fiber_main() {
   std::abort();
 }
 
+void fiber_main() {
+  Machine* m;
+  {
+    Quiet quiet;  // read before the fiber is in any order with the launch
+    m = machine;
+    Context::entered(m->caller);
+  }
+  acquire(&m->begin);
+  m->body();
+  if (m->until_wait) die("a kernel that does not wait for earlier ones");
+  end_fiber(m);
+}
+
 void start_next(Block& block) {
   Machine& m = *machine;
   block.id = m.order[m.next_block++];
@@ -164,8 +170,9 @@ void start_next(Block& block) {
 
 void build(Machine& m) {
   const int num_warps = m.config.num_threads / 32;
-  for (int i = 0; i < m.config.num_blocks; ++i) m.order.push_back(i);
-  m.blocks.resize(size_t(std::min(m.options.resident_blocks, m.config.num_blocks)));
+  const int num_blocks = m.until_wait ? 1 : m.config.num_blocks;
+  for (int i = 0; i < num_blocks; ++i) m.order.push_back(i);
+  m.blocks.resize(size_t(std::min(m.options.resident_blocks, num_blocks)));
   for (int b = 0; b < int(m.blocks.size()); ++b) {
     for (int w = 0; w < num_warps; ++w) m.warps.push_back({b, w});
   }
@@ -204,17 +211,25 @@ int num_threads() { return running().config.num_threads; }
 int block_id() { return running().block->id; }
 int num_blocks() { return running().config.num_blocks; }
 
+void check_waited() {
+  if (machine != nullptr && machine->until_wait)
+    die("a kernel does something before it waits for earlier ones");
+}
+
 unsigned char* shared_memory(size_t bytes) {
+  check_waited();
   if (bytes > running().config.shared_bytes) die("launched with too little shared memory");
   return running().block->shared;
 }
 
 void let_others_run() {
+  check_waited();
   Quiet quiet;
   yield(*running().fiber);
 }
 
 void barrier(int id, int expected) {
+  check_waited();
   Barrier* b;
   char* order;
   {
@@ -247,6 +262,7 @@ void barrier(int id, int expected) {
 }
 
 void collective(const char* call, void* args, WarpOp op) {
+  check_waited();
   Quiet quiet;
   Machine& m = running();
   Fiber& self = *m.fiber;
@@ -265,10 +281,12 @@ void collective(const char* call, void* args, WarpOp op) {
 }
 
 void check_aligned_16(const void* p) {
+  check_waited();
   if (reinterpret_cast<uintptr_t>(p) % 16 != 0) die("address not 16-byte aligned");
 }
 
 void check_shared(const void* p, size_t bytes) {
+  check_waited();
   const Machine& m = running();
   const auto* c = static_cast<const unsigned char*>(p);
   if (c < m.block->shared || c + bytes > m.block->shared + m.config.shared_bytes)
@@ -299,8 +317,10 @@ void cp_async_wait(size_t pending) {
 EmulatorOptions& emulator_options() { return emulator::options; }
 EmulatorCounters& emulator_counters() { return emulator::counters; }
 
-void emulate(const LaunchConfig& config, std::function<void()> body) {
-  using namespace emulator;
+namespace emulator {
+namespace {
+
+void run(const LaunchConfig& config, std::function<void()> body, bool until_wait) {
   if (machine != nullptr) die("a launch inside of a kernel");
   if (config.num_threads < 32 || config.num_threads > 1024 || config.num_threads % 32 != 0)
     die("a launch needs whole warps, at most 32 of them");
@@ -309,11 +329,12 @@ void emulate(const LaunchConfig& config, std::function<void()> body) {
   m.config = config;
   m.options = options;
   m.body = std::move(body);
+  m.until_wait = until_wait;
   m.random.seed(m.options.seed);
   m.caller.use_own_stack();
   machine = &m;
   build(m);
-  ++counters.launches;
+  counters.launches += !until_wait;
   release(&m.begin);
   for (size_t resident = m.blocks.size(); resident > 0;) {
     Quiet quiet;
@@ -327,6 +348,22 @@ void emulate(const LaunchConfig& config, std::function<void()> body) {
   }
   acquire(&m.end);
   machine = nullptr;
+}
+
+}  // namespace
+}  // namespace emulator
+
+void emulate(const LaunchConfig& config, std::function<void()> body) {
+  emulator::run(config, std::move(body), false);
+}
+
+void emulate_until_wait(const LaunchConfig& config, std::function<void()> body) {
+  emulator::run(config, std::move(body), true);
+}
+
+void wait_for_earlier() {
+  using namespace emulator;
+  if (running().until_wait) end_fiber(machine);
 }
 
 void sync_warp() {

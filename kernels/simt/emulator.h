@@ -9,6 +9,9 @@
 //    red zones around it.
 //  - cp.async: the destination turns to NaN at the call and gets the data at the wait. Who reads it
 //    early, or still reads what was there before, sees NaN.
+//  - What a kernel does before wait_for_earlier() it does once more beforehand, with parameters
+//  that
+//    point nowhere: who touches memory there, or does not wait at all, is stopped or crashes.
 //  - Under -fsanitize=thread only what orders memory on the chip orders it here (barriers and
 //    acquire-release atomics; not shuffles, not mma): an exact check for races, whatever the order.
 //
@@ -48,6 +51,8 @@ EmulatorCounters& emulator_counters();
 
 // Runs `body` once for every thread of every block; returns when all have ended.
 void emulate(const LaunchConfig&, std::function<void()> body);
+// Runs it for the threads of one block, up to where each waits for earlier kernels.
+void emulate_until_wait(const LaunchConfig&, std::function<void()> body);
 
 namespace emulator {
 
@@ -66,6 +71,8 @@ using WarpOp = void (*)(void* const* lanes);
 void collective(const char* call, void* args, WarpOp op);
 void let_others_run();
 
+// Of what no kernel may do while earlier ones run.
+void check_waited();
 void check_shared(const void* p, size_t bytes);
 void check_shared_16(const void* p);
 void check_aligned_16(const void* p);
@@ -89,6 +96,9 @@ template <class T>
 T& shared() {
   return *reinterpret_cast<T*>(emulator::shared_memory(sizeof(T)));
 }
+
+// ---- kernels that overlap ----
+void wait_for_earlier();
 
 // ---- barriers ----
 inline void sync_block() { emulator::barrier(0, emulator::num_threads()); }

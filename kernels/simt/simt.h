@@ -11,6 +11,8 @@
 //    no `#ifdef`, no assembly, no `<<<>>>`.
 //  - All shared memory is one struct, reached by shared<T>(). A `__shared__` variable would be
 //    invisible to the emulator, which could neither poison it nor watch its bounds.
+//  - Its first statement is wait_for_earlier(): it may be on the chip while the kernel before it
+//    still runs (Stream::overlaps), and touches no memory, shared or global, until that has ended.
 //  - Warp collectives are executed by all 32 lanes.
 //  - Other blocks are talked to by atomic_add_acq_rel() alone.
 #pragma once

@@ -26,6 +26,16 @@ SIMT_DEVICE T& shared() {
   return *reinterpret_cast<T*>(simt_shared_bytes);
 }
 
+// ---- kernels that overlap ----
+// The next one may come as soon as all blocks of this one are here: not sooner, so that no two wait
+// at a time, and what it then waits for is the end of this one and with it of all before.
+SIMT_DEVICE void wait_for_earlier() {
+#if __CUDA_ARCH__ >= 900
+  cudaGridDependencySynchronize();
+  cudaTriggerProgrammaticLaunchCompletion();
+#endif
+}
+
 // ---- barriers ----
 SIMT_DEVICE void sync_block() { __syncthreads(); }
 SIMT_DEVICE void sync_warp() { __syncwarp(); }

@@ -108,7 +108,7 @@ def test_a_failure_of_the_device_ends_the_daemon(fault, tmp_path, start):
     assert lines[0].startswith("  What it was asked for of late. ")
     steps = [i for i, line in enumerate(lines) if line.startswith("  step ")]
     assert len(steps) == 2 and re.fullmatch(
-        r"  step \d+: 1 sequences, of them \d decoding, \d+ tokens, longest context \d+", lines[steps[0]])
+        r"  step \d+: \d sequences, of them \d decoding, \d+ tokens, longest context \d+", lines[steps[0]])
     assert any(line.endswith("  <- the last") for line in lines)
     assert any(re.match(r"    attention: bf16 \[\d+, \d+, \d+\], ", line) for line in lines)
 

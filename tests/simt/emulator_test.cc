@@ -339,6 +339,53 @@ TEST(EmulatorDeath, BadLaunches) {
   EXPECT_EXIT(thread_id(), ::testing::ExitedWithCode(3), "outside of a kernel");
 }
 
+// What a kernel may do before it waits for earlier ones is to find out where it is.
+struct Pointers {
+  int* out;
+  const int* in;
+};
+SIMT_KERNEL(64, 1) waits_first(Pointers p) {
+  const int i = block_id() * num_threads() + thread_id();
+  wait_for_earlier();
+  p.out[i] = p.in[i] + 1;
+}
+SIMT_KERNEL(64, 1) reads_first(Pointers p) {
+  const int in = p.in[thread_id()];
+  wait_for_earlier();
+  p.out[thread_id()] = in;
+}
+SIMT_KERNEL(64, 1) meets_first(Pointers) {
+  if (warp_id() == 1) sync_warp();
+  wait_for_earlier();
+}
+SIMT_KERNEL(64, 1) shares_first(Pointers) {
+  shared<int[64]>()[thread_id()] = 1;
+  wait_for_earlier();
+}
+SIMT_KERNEL(64, 1) never_waits(Pointers) {
+  if (warp_id() == 0) wait_for_earlier();
+}
+TEST(Emulator, KernelsWaitForEarlierOnes) {
+  std::vector<int> in(128, 5), out(128);
+  in_all_orders([&] {
+    const uint64_t before = emulator_counters().launches;
+    launch<Pointers>(waits_first, {2, 64, 0}, {}, {out.data(), in.data()});
+    EXPECT_EQ(emulator_counters().launches, before + 1);
+    EXPECT_EQ(out, std::vector<int>(128, 6));
+    out.assign(128, 0);
+  });
+}
+TEST(EmulatorDeath, WhatIsDoneBeforeTheWait) {
+  std::vector<int> in(64), out(64);
+  const auto start = [&](Kernel<Pointers> kernel) {
+    launch<Pointers>(kernel, {1, 64, 256}, {}, {out.data(), in.data()});
+  };
+  EXPECT_DEATH(start(reads_first), "");
+  EXPECT_EXIT(start(meets_first), testing::ExitedWithCode(3), "before it waits for earlier ones");
+  EXPECT_EXIT(start(shares_first), testing::ExitedWithCode(3), "before it waits for earlier ones");
+  EXPECT_EXIT(start(never_waits), testing::ExitedWithCode(3), "does not wait for earlier ones");
+}
+
 #if defined(__SANITIZE_ADDRESS__)
 TEST(EmulatorDeath, SharedMemoryHasRedZones) {
   EXPECT_DEATH(run(1, 32, 64, [] { (&shared<char>())[64] = 1; }), "heap-buffer-overflow");

@@ -26,10 +26,11 @@ class CudaEngine : public testing::Test {
       GTEST_SKIP() << message_of(runtime.status());
   }
   static Rank load_cuda(const TinyModel& tiny, const std::string& dtype = "auto",
-                        bool batch_invariant = false) {
+                        bool batch_invariant = false, bool overlap_kernels = true) {
     auto runtime = *cuda::open_runtime(0, "");
-    return load_onto(cuda::make_device(std::move(runtime), DType::bf16, batch_invariant), tiny,
-                     dtype);
+    return load_onto(
+        cuda::make_device(std::move(runtime), DType::bf16, batch_invariant, {}, overlap_kernels),
+        tiny, dtype);
   }
   static bool has_fp8() { return (*cuda::open_runtime(0, ""))->info().has_fp8_products; }
 };
@@ -394,7 +395,9 @@ class Decodes {
     }
     plan.num_tokens = rows * count;
     runner.launch(plan);
-    if (ahead) EXPECT_FALSE(runner.work_ahead());
+    if (ahead) {
+      EXPECT_FALSE(runner.work_ahead());
+    }
     const StepResult r = runner.collect();
     for (int i = 0; i < rows; ++i) {
       sequences_[size_t(i)].tokens.push_back(r.tokens[size_t(i)]);

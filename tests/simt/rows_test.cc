@@ -177,8 +177,9 @@ TYPED_TEST(RowOps, ActivationsInPlace) {
         const double want = exact(to_float(before[i]), a);
         error.add(to_float(x[i]), want);
         // In sum it is as near to its approximation, in its tail it is not.
-        if (std::is_same_v<T, simt::F16> && a == Activation::gelu)
+        if (std::is_same_v<T, simt::F16> && a == Activation::gelu) {
           ASSERT_NEAR(to_float(x[i]), want, 1e-3 * std::fabs(want) + 1e-5) << to_float(before[i]);
+        }
       }
       EXPECT_LT(error.relative(), kTolerance) << width;
     }
