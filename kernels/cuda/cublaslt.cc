@@ -67,6 +67,7 @@ struct CublasLt::Library {
   decltype(&cublasLtMatmulPreferenceDestroy) preference_destroy = nullptr;
   decltype(&cublasLtMatmulPreferenceSetAttribute) preference_set = nullptr;
   decltype(&cublasLtMatmulAlgoGetHeuristic) heuristic = nullptr;
+  decltype(&cublasLtMatmulAlgoCheck) algo_check = nullptr;
   decltype(&cublasLtMatmul) matmul = nullptr;
 
   // False: a function is missing.
@@ -84,7 +85,8 @@ struct CublasLt::Library {
            get(preference_create, "cublasLtMatmulPreferenceCreate") &&
            get(preference_destroy, "cublasLtMatmulPreferenceDestroy") &&
            get(preference_set, "cublasLtMatmulPreferenceSetAttribute") &&
-           get(heuristic, "cublasLtMatmulAlgoGetHeuristic") && get(matmul, "cublasLtMatmul");
+           get(heuristic, "cublasLtMatmulAlgoGetHeuristic") &&
+           get(algo_check, "cublasLtMatmulAlgoCheck") && get(matmul, "cublasLtMatmul");
   }
   void check(cublasStatus_t status, const char* call) const {
     if (status == CUBLAS_STATUS_SUCCESS) return;
@@ -102,6 +104,7 @@ struct CublasLt::Plan {
   cublasLtMatmulDesc_t desc = nullptr;
   cublasLtMatrixLayout_t w = nullptr, x = nullptr, out = nullptr;
   cublasLtMatmulAlgo_t algo{};
+  bool other = false;  // than the first that is proposed
 
   explicit Plan(const Library& l) : library(l) {}
   ~Plan() {
@@ -137,81 +140,122 @@ void CublasLt::on_failure(std::function<void(const std::string&)> f) {
 }
 
 // Its w is the library's A.
-void CublasLt::set_scales(const Plan& plan, const Scales& scales) const {
-  const auto set = [&](cublasLtMatmulDescAttributes_t name, const float* value) {
+void CublasLt::set_scales(const Plan& plan, const Product& product) const {
+  const auto set = [&](cublasLtMatmulDescAttributes_t name, const Tensor& scale) {
+    const auto* value = scale.as<const float>();
     library_->check(library_->desc_set(plan.desc, name, &value, sizeof value),
                     "MatmulDescSetAttribute");
   };
-  set(CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, scales.w);
-  set(CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, scales.x);
+  set(CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, product.w_scale);
+  set(CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, product.x_scale);
 }
 
 size_t CublasLt::version() const { return library_->version(); }
 
 bool CublasLt::has_fp8_products() const {
   // Nothing is read: a plan only looks at shapes and alignments.
-  const auto somewhere = [](DType t) {
-    return Tensor::of(reinterpret_cast<void*>(uintptr_t{4096}), t, {64, 64});
+  const auto somewhere = [](DType t, std::initializer_list<int64_t> shape) {
+    return Tensor::of(reinterpret_cast<void*>(uintptr_t{4096}), t, shape);
   };
-  const Tensor codes = somewhere(DType::fp8_e4m3);
-  const auto* scale = reinterpret_cast<const float*>(uintptr_t{4096});
-  return make_plan(somewhere(DType::bf16), codes, codes, {scale, scale}) != nullptr;
+  const Tensor codes = somewhere(DType::fp8_e4m3, {64, 64}), scale = somewhere(DType::f32, {64});
+  return num_ways({somewhere(DType::bf16, {64, 64}), codes, codes, scale, scale}) > 0;
 }
 
 // In the library's words, which count columns first: out^T [m, n] = w [k, m]^T * x^T [k, n].
-std::unique_ptr<CublasLt::Plan> CublasLt::make_plan(const Tensor& out, const Tensor& x,
-                                                    const Tensor& w, const Scales& scales) const {
+std::unique_ptr<CublasLt::Plan> CublasLt::describe(const Product& product) const {
   const Library& l = *library_;
   auto plan = std::make_unique<Plan>(l);
   const cublasOperation_t transposed = CUBLAS_OP_T;
   l.check(l.desc_create(&plan->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F), "MatmulDescCreate");
   l.check(l.desc_set(plan->desc, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed),
           "MatmulDescSetAttribute");
-  if (scales.w != nullptr) {
+  if (product.w_scale) {
     const int32_t of_rows = CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
     for (const auto mode : {CUBLASLT_MATMUL_DESC_A_SCALE_MODE, CUBLASLT_MATMUL_DESC_B_SCALE_MODE})
       l.check(l.desc_set(plan->desc, mode, &of_rows, sizeof of_rows), "MatmulDescSetAttribute");
-    set_scales(*plan, scales);
+    set_scales(*plan, product);
   }
   const auto layout = [&](cublasLtMatrixLayout_t* to, const Tensor& t) {
     l.check(l.layout_create(to, type_of(t.dtype), uint64_t(t.shape[1]), uint64_t(t.shape[0]),
                             t.stride[0]),
             "MatrixLayoutCreate");
   };
-  layout(&plan->w, w), layout(&plan->x, x), layout(&plan->out, out);
-  cublasLtMatmulPreference_t preference = nullptr;
-  l.check(l.preference_create(&preference), "MatmulPreferenceCreate");
-  const size_t workspace = kWorkspaceBytes;
-  l.check(l.preference_set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace,
-                           sizeof workspace),
-          "MatmulPreferenceSetAttribute");
-  cublasLtMatmulHeuristicResult_t best{};
-  int found = 0;
-  const cublasStatus_t status = l.heuristic(handle_, plan->desc, plan->w, plan->x, plan->out,
-                                            plan->out, preference, 1, &best, &found);
-  l.preference_destroy(preference);
-  if (status != CUBLAS_STATUS_NOT_SUPPORTED) l.check(status, "MatmulAlgoGetHeuristic");
-  if (status != CUBLAS_STATUS_SUCCESS || found == 0) return nullptr;
-  plan->algo = best.algo;
+  layout(&plan->w, product.w), layout(&plan->x, product.x), layout(&plan->out, product.out);
   return plan;
 }
 
-void CublasLt::matmul(cudaStream_t stream, void* workspace, const Tensor& out, const Tensor& x,
-                      const Tensor& w, const Scales& scales) {
-  const Key key{x.shape[0],    w.shape[0],       w.shape[1],        x.stride[0],
-                out.stride[0], int64_t(x.dtype), int64_t(out.dtype)};
+// The best guess first; always as many, so that a Way means the same at the next start.
+CublasLt::Algorithms CublasLt::proposed(const Plan& plan) const {
+  const Library& l = *library_;
+  cublasLtMatmulPreference_t preference = nullptr;
+  l.check(l.preference_create(&preference), "MatmulPreferenceCreate");
+  const auto prefer = [&](cublasLtMatmulPreferenceAttributes_t name, const auto& value) {
+    l.check(l.preference_set(preference, name, &value, sizeof value),
+            "MatmulPreferenceSetAttribute");
+  };
+  prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, size_t{kWorkspaceBytes});
+  for (const auto operand :
+       {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES})
+    prefer(operand, uint32_t{64});  // of scratch; A are weights
+  Algorithms all(8);
+  int found = 0;
+  const cublasStatus_t status = l.heuristic(handle_, plan.desc, plan.w, plan.x, plan.out, plan.out,
+                                            preference, int(all.size()), all.data(), &found);
+  l.preference_destroy(preference);
+  if (status != CUBLAS_STATUS_NOT_SUPPORTED) l.check(status, "MatmulAlgoGetHeuristic");
+  all.resize(status == CUBLAS_STATUS_SUCCESS ? size_t(found) : 0);
+  std::erase_if(all, [](const auto& a) { return a.state != CUBLAS_STATUS_SUCCESS; });
+  return all;
+}
+
+int CublasLt::num_ways(const Product& product) const {
+  return int(proposed(*describe(product)).size());
+}
+
+// False: there is no such algorithm, or it does not do for this product.
+bool CublasLt::take(Way way, const Product& product, Plan& plan) const {
+  Product measured = product;
+  for (Tensor* t : {&measured.x, &measured.out})
+    *t = Tensor::of(t->data, t->dtype, {way.rows, t->shape[1]});
+  const Algorithms all = proposed(*describe(measured));
+  if (way.index >= int(all.size())) return false;
+  plan.algo = all[size_t(way.index)].algo;
+  cublasLtMatmulHeuristicResult_t needs{};
+  return library_->algo_check(handle_, plan.desc, plan.w, plan.x, plan.out, plan.out, &plan.algo,
+                              &needs) == CUBLAS_STATUS_SUCCESS &&
+         needs.workspaceSize <= kWorkspaceBytes;
+}
+
+std::unique_ptr<CublasLt::Plan> CublasLt::make_plan(const Product& product, Way way) const {
+  auto plan = describe(product);
+  plan->other = way.index > 0 && take(way, product, *plan);
+  if (plan->other) return plan;
+  const Algorithms all = proposed(*plan);
+  if (all.empty()) return nullptr;
+  plan->algo = all[0].algo;
+  return plan;
+}
+
+void CublasLt::matmul(cudaStream_t stream, void* workspace, const Product& product, Way way) {
+  const auto& [out, x, w, x_scale, w_scale] = product;
+  const Key key{x.shape[0],    w.shape[0],       w.shape[1],         x.stride[0],
+                out.stride[0], int64_t(x.dtype), int64_t(out.dtype), way.index > 0 ? way.rows : 0,
+                way.index};
   std::unique_ptr<Plan>& plan = plans_[key];
-  if (plan == nullptr) plan = make_plan(out, x, w, scales);
+  if (plan == nullptr) plan = make_plan(product, way);
   if (plan == nullptr)
     library_->fail(fmt::format("cuBLASLt: no algorithm for {} [{}, {}] times {} [{}, {}]",
                                name_of(x.dtype), x.shape[0], x.shape[1], name_of(w.dtype),
                                w.shape[0], w.shape[1]));
-  if (scales.w != nullptr) set_scales(*plan, scales);
+  if (w_scale) set_scales(*plan, product);
   const float one = 1, zero = 0;
-  library_->check(library_->matmul(handle_, plan->desc, &one, w.data, plan->w, x.data, plan->x,
-                                   &zero, out.data, plan->out, out.data, plan->out, &plan->algo,
-                                   workspace, kWorkspaceBytes, stream),
-                  "Matmul");
+  const cublasStatus_t status = library_->matmul(
+      handle_, plan->desc, &one, w.data, plan->w, x.data, plan->x, &zero, out.data, plan->out,
+      out.data, plan->out, &plan->algo, workspace, kWorkspaceBytes, stream);
+  if (status == CUBLAS_STATUS_SUCCESS || !plan->other) return library_->check(status, "Matmul");
+  plan = make_plan(product, {});  // what it proposed and checked it may still refuse
+  matmul(stream, workspace, product, way);
 }
 
 }  // namespace sluice::cuda

@@ -7,9 +7,10 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "base/status.h"
-#include "kernels/tensor.h"
+#include "kernels/cuda/runtime.h"
 
 namespace sluice::cuda {
 
@@ -24,31 +25,30 @@ class CublasLt {
   // What a call that fails is told to, which does not return.
   void on_failure(std::function<void(const std::string&)>);
 
-  // Of the rows of x and of w, f32; none but for fp8.
-  struct Scales {
-    const float* x;
-    const float* w;
-  };
-  // As Runtime::matmul and scaled_matmul. `workspace`: kWorkspaceBytes on the device, for this
-  // stream alone. An algorithm is chosen when a shape comes for the first time, which must not be
-  // under capture.
+  // As Runtime. `workspace`: kWorkspaceBytes on the device, for this stream alone. An algorithm is
+  // chosen when a shape comes for the first time in a way, which must not be under capture.
   static constexpr size_t kWorkspaceBytes = size_t{32} << 20;
-  void matmul(cudaStream_t, void* workspace, const Tensor& out, const Tensor& x, const Tensor& w,
-              const Scales& scales = {});
+  void matmul(cudaStream_t, void* workspace, const Product&, Way);
+  int num_ways(const Product&) const;
   // Whether it has a product of fp8 with these scales for this GPU (Hopper has; the library tells).
   bool has_fp8_products() const;
   size_t version() const;
 
  private:
-  struct Library;                      // its functions
-  struct Plan;                         // a shape's descriptors and algorithm
-  using Key = std::array<int64_t, 7>;  // rows, columns, inputs, strides of x and out, types
+  struct Library;  // its functions
+  struct Plan;     // a shape's descriptors and algorithm
+  using Algorithms = std::vector<cublasLtMatmulHeuristicResult_t>;
+  // Rows, columns, inputs, strides of x and out, types, and the way.
+  using Key = std::array<int64_t, 9>;
 
   CublasLt() = default;
+  // Without an algorithm.
+  std::unique_ptr<Plan> describe(const Product&) const;
+  Algorithms proposed(const Plan&) const;
   // Null: there is no algorithm.
-  std::unique_ptr<Plan> make_plan(const Tensor& out, const Tensor& x, const Tensor& w,
-                                  const Scales&) const;
-  void set_scales(const Plan&, const Scales&) const;
+  std::unique_ptr<Plan> make_plan(const Product&, Way) const;
+  bool take(Way, const Product&, Plan&) const;
+  void set_scales(const Plan&, const Product&) const;
 
   std::unique_ptr<Library> library_;
   cublasLtHandle_t handle_ = nullptr;

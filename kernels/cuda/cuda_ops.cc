@@ -200,8 +200,7 @@ void CudaOps::matmul(Tensor out, Tensor x, const Weight& w) {
     scale = Tensor::of(memory + q.codes, DType::f32, {x.shape[0]});
     quantize_rows(stream_, codes, scale, x);
   }
-  runtime_.scaled_matmul(stream_, out, codes, scale, w.data, w.scale);
-  if (w.bias) add_bias(stream_, out, w.bias);
+  products_.multiply_scaled(out, codes, scale, w);
 }
 
 void CudaOps::rms_norm(Tensor out, Tensor x, Tensor weight, float eps) {

@@ -20,10 +20,10 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::string_view kTitle = "sluice plans 1";
+constexpr std::string_view kTitle = "sluice plans 2";
 constexpr size_t kMostBytes = 1 << 20;
 constexpr uint64_t kKey = 0x706c616e73;
-constexpr DType kTypes[] = {DType::bf16, DType::f16};
+constexpr DType kTypes[] = {DType::bf16, DType::f16, DType::fp8_e4m3};
 
 // Takes what is before `end` off the front; false: there is none.
 bool take(std::string_view* from, char end, std::string_view* part) {
@@ -39,18 +39,15 @@ bool number(std::string_view text, int64_t least, int64_t most, int64_t* to) {
   return error == std::errc() && end == text.data() + text.size() && *to >= least && *to <= most;
 }
 
-// "bf16 4096 14336 8"
-bool entry(std::string_view line, PlanCache::Shape* shape, int64_t* own_rows) {
+bool shape_in(std::string_view* line, PlanCache::Shape* shape) {
   std::string_view type, rows, columns;
-  if (!take(&line, ' ', &type) || !take(&line, ' ', &rows) || !take(&line, ' ', &columns))
+  if (!take(line, ' ', &type) || !take(line, ' ', &rows) || !take(line, ' ', &columns))
     return false;
   const auto* known = std::find_if(std::begin(kTypes), std::end(kTypes),
                                    [&](DType t) { return name_of(t) == type; });
   if (known == std::end(kTypes)) return false;
   shape->type = *known;
-  return number(rows, 1, INT64_MAX, &shape->rows) &&
-         number(columns, 1, INT64_MAX, &shape->columns) &&
-         number(line, 0, PlanCache::kMostRows, own_rows);
+  return number(rows, 1, INT64_MAX, &shape->rows) && number(columns, 1, INT64_MAX, &shape->columns);
 }
 
 std::string sum_of(std::string_view text) { return fmt::format("{:016x}", hash_text(kKey, text)); }
@@ -63,7 +60,7 @@ PlanCache::PlanCache(const std::string& folder, std::string machine, Log log)
   // A machine's file has a name of its own, so that those who share a folder do not take turns.
   file_ = (fs::path(folder) / fmt::format("plans-{}", sum_of(machine_))).string();
   if (const absl::Status s = read(); !s.ok()) {
-    own_rows_.clear();
+    own_rows_.clear(), ways_.clear();
     log_(
         fmt::format("device.plan_cache: {}: {}; products are measured anew", file_, message_of(s)));
   }
@@ -75,8 +72,19 @@ std::optional<int64_t> PlanCache::own_rows(const Shape& shape) const {
   return found->second;
 }
 
-void PlanCache::put(const Shape& shape, int64_t own_rows) {
+void PlanCache::put_own_rows(const Shape& shape, int64_t own_rows) {
   own_rows_[shape] = own_rows;
+  changed_ = true;
+}
+
+std::optional<int> PlanCache::way(const Shape& shape, int64_t rows) const {
+  const auto found = ways_.find({shape, rows});
+  if (found == ways_.end()) return std::nullopt;
+  return found->second;
+}
+
+void PlanCache::put_way(const Shape& shape, int64_t rows, int way) {
+  ways_[{shape, rows}] = way;
   changed_ = true;
 }
 
@@ -91,8 +99,23 @@ void PlanCache::save() {
 std::string PlanCache::text() const {
   std::string text = fmt::format("{}\n{}\n", kTitle, machine_);
   for (const auto& [shape, rows] : own_rows_)
-    text += fmt::format("{} {} {} {}\n", name_of(shape.type), shape.rows, shape.columns, rows);
+    text += fmt::format("own {} {} {} {}\n", name_of(shape.type), shape.rows, shape.columns, rows);
+  for (const auto& [key, way] : ways_)
+    text += fmt::format("way {} {} {} {} {}\n", name_of(key.first.type), key.first.rows,
+                        key.first.columns, key.second, way);
   return text + sum_of(text) + "\n";
+}
+
+// "own bf16 4096 14336 8", "way bf16 4096 14336 64 3"
+bool PlanCache::entry(std::string_view line) {
+  std::string_view kind, text;
+  Shape shape{};
+  int64_t rows = 0, way = 0;
+  if (!take(&line, ' ', &kind) || !shape_in(&line, &shape)) return false;
+  if (kind == "own")
+    return number(line, 0, kMostRows, &rows) && own_rows_.emplace(shape, rows).second;
+  return kind == "way" && take(&line, ' ', &text) && number(text, 1, kMostRows, &rows) &&
+         number(line, 0, kMostWay, &way) && ways_.emplace(std::pair{shape, rows}, int(way)).second;
 }
 
 // Fails where there is a file that is not to be believed.
@@ -121,9 +144,7 @@ absl::Status PlanCache::read() {
       if (line != sum_of(std::string_view(text).substr(0, before))) break;
       return absl::OkStatus();
     }
-    Shape shape{};
-    int64_t rows = 0;
-    if (!entry(line, &shape, &rows) || !own_rows_.emplace(shape, rows).second) break;
+    if (!entry(line)) break;
   }
   return invalid_argument("is damaged");
 }

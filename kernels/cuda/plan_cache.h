@@ -5,6 +5,8 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <string_view>
+#include <utility>
 
 #include "base/status.h"
 #include "kernels/tensor.h"
@@ -22,7 +24,7 @@ class PlanCache {
     int64_t rows, columns;
     auto operator<=>(const Shape&) const = default;
   };
-  static constexpr int64_t kMostRows = 1 << 20;  // of an entry
+  static constexpr int64_t kMostRows = 1 << 20, kMostWay = 63;  // of an entry
 
   PlanCache() = default;  // keeps nothing
   // `machine`: one line with all that a measurement depends on. The file is read here.
@@ -31,7 +33,10 @@ class PlanCache {
   const std::string& file() const { return file_; }  // empty: none
   // Up to how many rows our own kernel is the faster one.
   std::optional<int64_t> own_rows(const Shape&) const;
-  void put(const Shape&, int64_t own_rows);
+  void put_own_rows(const Shape&, int64_t own_rows);
+  // Which of the library's algorithms is the fastest for so many rows: the index of a Way.
+  std::optional<int> way(const Shape&, int64_t rows) const;
+  void put_way(const Shape&, int64_t rows, int way);
   // Writes the file, if something was put; whoever reads it meanwhile sees the old one or the new.
   void save();
 
@@ -42,7 +47,10 @@ class PlanCache {
 
   std::string file_, machine_;
   Log log_;
+  bool entry(std::string_view line);
+
   std::map<Shape, int64_t> own_rows_;
+  std::map<std::pair<Shape, int64_t>, int> ways_;
   bool changed_ = false;
 };
 

@@ -10,9 +10,10 @@
 
 namespace sluice::cuda {
 
-// Matrix products with weights of the activations' type: by NVIDIA's library, or by our own kernel
-// (skinny_matmul.h) where rows are few and it was seen to be faster, or always where results must
-// not depend on what else is in a batch. One owner thread.
+// Matrix products with the weights of a model: by NVIDIA's library, in the way that was seen to be
+// the fastest, or, with weights of the activations' type, by our own kernel (skinny_matmul.h) where
+// rows are few and that was faster, or always where results must not depend on what else is in a
+// batch. One owner thread.
 class Products {
  public:
   // invariant: always our own.
@@ -20,28 +21,35 @@ class Products {
       : runtime_(runtime), stream_(stream), invariant_(invariant), plans_(std::move(plans)) {}
 
   bool invariant() const { return invariant_; }
-  // Finds out, for each shape among `layers` that are of that type, up to how many rows our own
-  // kernel is faster: from the file, or by trying. When nothing else runs.
+  // Finds out, for each shape among `layers`, which of the library's ways is the fastest for a few
+  // numbers of rows, each of which stands for those below, and up to how many rows our own kernel
+  // is faster: from the file, or by trying. When nothing else runs. What is not tried when the
+  // device has been at it for kMostSeconds is as the library would have it, until another start.
+  static constexpr double kMostSeconds = 5;
   void measure(std::span<const Weight> layers);
 
   // out [n, m] = x [n, k] * w^T + bias (f32; may be absent); out: x's type or f32.
   void multiply(const Tensor& out, const Tensor& x, const Weight& w);
+  // The same of fp8_e4m3, where x has a scale for each row.
+  void multiply_scaled(const Tensor& out, const Tensor& x, const Tensor& x_scale, const Weight& w);
   // out [n, d] = silu(gate) * up of [gate | up] = x * w^T + bias, in one launch; false: nothing was
   // done, since our own kernel is not the one to take.
   bool multiply_silu_mul(const Tensor& out, const Tensor& x, const Weight& w);
 
  private:
+  class Trial;
   static PlanCache::Shape shape_of(const Tensor& w) { return {w.dtype, w.shape[0], w.shape[1]}; }
   bool own(const Tensor& x, const Weight& w) const;
-  double seconds(const std::vector<Tensor>& layers, const Tensor& out, const Tensor& x, bool own,
-                 int calls);
-  int64_t fastest_rows(const std::vector<Tensor>& layers);
+  Way way(const Tensor& out, const Tensor& w) const;
+  void measure(Trial&);
 
   Runtime& runtime_;
   const Stream stream_;
   const bool invariant_;
   PlanCache plans_;
-  std::map<PlanCache::Shape, int64_t> own_rows_;  // up to so many
+  std::map<PlanCache::Shape, int64_t> own_rows_;             // up to so many
+  std::map<PlanCache::Shape, std::map<int64_t, int>> ways_;  // by rows; what lacks is the first
+  double seconds_left_ = kMostSeconds;
 };
 
 }  // namespace sluice::cuda

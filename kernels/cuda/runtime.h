@@ -15,8 +15,24 @@ class StepTrace;
 struct DeviceInfo {
   std::string name;  // "NVIDIA H200"
   int num_multiprocessors = 0;
-  bool has_fp8_products = false;  // scaled_matmul()
-  std::string versions;           // of what computes, in a line: "compute 9.0, driver 13000, .."
+  bool has_fp8_products = false;
+  std::string versions;  // of what computes, in a line: "compute 9.0, driver 13000, .."
+};
+
+// out [n, m] = x [n, k] * w [m, k]^T, summed up in f32. x, w: the same of bf16 and f16; out: that
+// or f32. Or of fp8_e4m3 with scales: out[n][m] = x_scale[n] * w_scale[m] * sum; out: bf16, f16 or
+// f32; then every dimension of w and the stride of x is a multiple of 16. Rows of x and out may be
+// apart.
+struct Product {
+  Tensor out, x, w;
+  Tensor x_scale, w_scale;  // f32 [n], [m]; absent but for fp8_e4m3
+};
+// The algorithm that the library takes: of those that it proposes for so many rows, that of this
+// index, where it does for the product; else, and by default, the first that it proposes.
+struct Way {
+  int64_t rows = 0;
+  int index = 0;
+  bool operator==(const Way&) const = default;
 };
 
 // What the device and its ops ask of CUDA beside the kernels: memory, order, capture, and the
@@ -59,13 +75,10 @@ class Runtime {
   // Null: there is no memory for it.
   virtual std::unique_ptr<Graph> capture(Stream, const std::function<void()>& body) = 0;
 
-  // By one thread: out [n, m] = x [n, k] * w [m, k]^T, summed up in f32. x, w: the same of bf16 and
-  // f16; out: that or f32. Rows of x and out may be apart.
-  virtual void matmul(Stream, Tensor out, Tensor x, Tensor w) = 0;
-  // The same of fp8_e4m3 x and w: out[n][m] = x_scale[n] * w_scale[m] * sum; scales are f32. Every
-  // dimension of w and the stride of x is a multiple of 16.
-  virtual void scaled_matmul(Stream, Tensor out, Tensor x, Tensor x_scale, Tensor w,
-                             Tensor w_scale) = 0;
+  // By one thread.
+  virtual void matmul(Stream, const Product&, Way) = 0;
+  // How many algorithms the library proposes: a Way's index is below that.
+  virtual int num_ways(const Product&) = 0;
 
  private:
   std::mutex failing_;  // held for ever by the first thread to fail

@@ -141,15 +141,13 @@ class CudaRuntime final : public Runtime {
     return std::make_unique<CudaGraph>(*this, executable);
   }
 
-  void matmul(Stream stream, Tensor out, Tensor x, Tensor w) override {
+  void matmul(Stream stream, const Product& product, Way way) override {
     use();
-    blas_->matmul(of(stream), workspace_, out, x, w);
+    blas_->matmul(of(stream), workspace_, product, way);
   }
-  void scaled_matmul(Stream stream, Tensor out, Tensor x, Tensor x_scale, Tensor w,
-                     Tensor w_scale) override {
+  int num_ways(const Product& product) override {
     use();
-    blas_->matmul(of(stream), workspace_, out, x, w,
-                  {x_scale.as<const float>(), w_scale.as<const float>()});
+    return blas_->num_ways(product);
   }
 
  private:

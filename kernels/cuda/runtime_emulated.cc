@@ -126,7 +126,9 @@ class EmulatedRuntime final : public Runtime {
     return fault("capture") ? nullptr : std::move(graph);
   }
 
-  void matmul(Stream stream, Tensor out, Tensor x, Tensor w) override {
+  void matmul(Stream stream, const Product& product, Way) override {
+    const auto& [out, x, w, x_scale, w_scale] = product;
+    if (x_scale) return scaled_matmul(stream, out, x, x_scale, w, w_scale);
     CHECK(x.dtype == w.dtype && x.shape[1] == w.shape[1] && out.shape[0] == x.shape[0]);
     CHECK(out.shape[1] == w.shape[0] && (out.dtype == x.dtype || out.dtype == DType::f32));
     choose_algorithm(stream, x, w);
@@ -136,8 +138,11 @@ class EmulatedRuntime final : public Runtime {
     });
   }
 
+  int num_ways(const Product&) override { return 1; }
+
+ private:
   void scaled_matmul(Stream stream, Tensor out, Tensor x, Tensor x_scale, Tensor w,
-                     Tensor w_scale) override {
+                     Tensor w_scale) {
     CHECK(x.dtype == DType::fp8_e4m3 && w.dtype == DType::fp8_e4m3 && w.contiguous());
     CHECK(x.shape[1] == w.shape[1] && out.shape[0] == x.shape[0] && out.shape[1] == w.shape[0]);
     CHECK(w.shape[0] % 16 == 0 && w.shape[1] % 16 == 0 && x.stride[0] % 16 == 0);
@@ -150,7 +155,6 @@ class EmulatedRuntime final : public Runtime {
     });
   }
 
- private:
   bool fault(std::string_view call) const {
     std::string wanted;
     return !faults_.empty() && std::ifstream(faults_) >> wanted && wanted == call;

@@ -1,10 +1,12 @@
-// What is kept of measured products between two starts.
+// Which way products are computed, and what is kept of that between two starts.
 #include "kernels/cuda/plan_cache.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <cstdio>
+#include <cstdlib>
+#include <deque>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
@@ -47,9 +49,13 @@ TEST_F(PlanCacheTest, KeepsWhatWasPut) {
   EXPECT_EQ(first.own_rows(small_), std::nullopt);
   first.save();  // nothing was put
   EXPECT_TRUE(fs::is_empty(folder_));
-  first.put(small_, 16), first.put(large_, 0);
+  first.put_own_rows(small_, 16), first.put_own_rows(large_, 0);
+  first.put_way(small_, 64, 3), first.put_way({DType::fp8_e4m3, 64, 128}, 512, 0);
   first.save();
   const PlanCache second = open();
+  EXPECT_EQ(second.way(small_, 64), 3);
+  EXPECT_EQ(second.way(small_, 32), std::nullopt);
+  EXPECT_EQ(second.way({DType::fp8_e4m3, 64, 128}, 512), 0);
   EXPECT_EQ(second.own_rows(small_), 16);
   EXPECT_EQ(second.own_rows(large_), 0);
   EXPECT_EQ(second.own_rows({DType::f16, 64, 128}), std::nullopt);
@@ -61,7 +67,8 @@ TEST_F(PlanCacheTest, KeepsWhatWasPut) {
 // A byte less, or another one, anywhere: one line says so, and nothing of the file is believed.
 TEST_F(PlanCacheTest, BelievesNoDamagedFile) {
   PlanCache first = open();
-  first.put(small_, 16), first.put(large_, 0);
+  first.put_own_rows(small_, 16), first.put_own_rows(large_, 0);
+  first.put_way(small_, 64, 3);
   first.save();
   const std::string good = text_of(first.file());
   const auto refused = [&](const std::string& text) {
@@ -70,6 +77,7 @@ TEST_F(PlanCacheTest, BelievesNoDamagedFile) {
     const PlanCache cache = open();
     EXPECT_EQ(cache.own_rows(small_), std::nullopt) << text;
     EXPECT_EQ(cache.own_rows(large_), std::nullopt) << text;
+    EXPECT_EQ(cache.way(small_, 64), std::nullopt) << text;
     ASSERT_THAT(log_, ElementsAre(HasSubstr("measured anew"))) << text;
     EXPECT_THAT(log_[0], HasSubstr("device.plan_cache: " + first.file()));
   };
@@ -82,12 +90,12 @@ TEST_F(PlanCacheTest, BelievesNoDamagedFile) {
   refused(good + "\n");
   refused(good + good);
   refused(std::string(3 << 20, 'x'));
-  refused("sluice plans 2\n" + good.substr(good.find('\n') + 1));
+  refused("sluice plans 1\n" + good.substr(good.find('\n') + 1));
 }
 
 TEST_F(PlanCacheTest, TellsAnotherMachinesFile) {
   PlanCache a = open("GPU A"), b = open("GPU B");
-  a.put(small_, 16);
+  a.put_own_rows(small_, 16);
   a.save();
   fs::copy_file(a.file(), b.file());
   EXPECT_EQ(open("GPU B").own_rows(small_), std::nullopt);
@@ -99,7 +107,7 @@ TEST_F(PlanCacheTest, DoesWithoutWhereItCannotWrite) {
   PlanCache cache(folder_ + "/file/folder", "GPU",
                   [this](const std::string& line) { log_.push_back(line); });
   log_.clear();
-  cache.put(small_, 8);
+  cache.put_own_rows(small_, 8);
   cache.save();
   cache.save();  // says so once
   EXPECT_THAT(log_, ElementsAre(HasSubstr("cannot be written: Not a directory")));
@@ -122,7 +130,7 @@ TEST_F(PlanCacheTest, ProductsAreMeasuredOnce) {
   // What another start finds in the file is what it does.
   for (const int64_t rows : {0, 8}) {
     PlanCache told = open();
-    told.put(small_, rows);
+    told.put_own_rows(small_, rows);
     told.save();
     Products products(**runtime, stream, false, open());
     products.measure({&w, 1});
@@ -134,6 +142,124 @@ TEST_F(PlanCacheTest, ProductsAreMeasuredOnce) {
     EXPECT_EQ(open().own_rows(small_), rows);
   }
   EXPECT_THAT(log_, IsEmpty());
+}
+
+// A library with five algorithms, and a clock that only its products move.
+class FakeRuntime final : public Runtime {
+ public:
+  const DeviceInfo& info() const override { return info_; }
+  size_t free_bytes() const override { return 0; }
+  void* allocate(size_t bytes, Memory) override { return std::malloc(bytes + 1); }
+  void release(void* p, Memory) override { std::free(p); }
+  Stream make_stream() override { return {}; }
+  Event make_event() override { return {&events_.emplace_back()}; }
+  void check_launches() override {}
+  void copy(void*, const void*, size_t, Stream) override {}
+  void upload(void*, const void*, size_t) override {}
+  void record(Event e, Stream) override { *static_cast<double*>(e.handle) = clock; }
+  void wait(Stream, Event) override {}
+  void sync(Event) override {}
+  Nanos between(Event a, Event b) override {
+    return Nanos(
+        int64_t(1e9 * (*static_cast<double*>(b.handle) - *static_cast<double*>(a.handle))));
+  }
+  std::unique_ptr<Graph> capture(Stream, const std::function<void()>&) override { return nullptr; }
+  void matmul(Stream, const Product& product, Way way) override {
+    last = product, taken = way;
+    ++calls;
+    clock += seconds(product, way);
+  }
+  int num_ways(const Product&) override { return ways; }
+
+  // As the tests have it: the third is the fastest of few rows, by a nose of 64, and the first
+  // else.
+  double seconds(const Product& p, Way way) const {
+    const int64_t n = p.x.shape[0];
+    if (n == 64) return unit * (way.index == 2 ? 0.98 : 1);
+    return unit * (way.index == (n < 64 ? 2 : 0) ? 0.5 : 1 + way.index);
+  }
+  Product last;
+  Way taken;
+  double clock = 0, unit = 1e-5;
+  int calls = 0, ways = 5;
+
+ private:
+  const DeviceInfo info_{"fake", 1, true, ""};
+  std::deque<double> events_;
+};
+
+// Sizes that our own kernel does not have.
+class WaysTest : public PlanCacheTest {
+ protected:
+  Way way_of(Products& products, int64_t n, DType out = DType::bf16) {
+    products.multiply(Tensor::of(memory_, out, {n, 40}), Tensor::of(memory_, DType::bf16, {n, 60}),
+                      w_);
+    EXPECT_EQ(runtime_.last.x.shape[0], n);
+    return runtime_.taken;
+  }
+  alignas(64) char memory_[64];
+  Weight w_{Tensor::of(memory_, DType::bf16, {40, 60}), {}, {}};
+  FakeRuntime runtime_;
+};
+
+TEST_F(WaysTest, TheFastestIsTaken) {
+  for (const bool again : {false, true}) {
+    Products products(runtime_, {}, false, open());
+    runtime_.calls = 0;
+    products.measure({&w_, 1});
+    EXPECT_EQ(runtime_.calls == 0, again);
+    EXPECT_EQ(way_of(products, 1), (Way{1, 2}));
+    EXPECT_EQ(way_of(products, 3), (Way{4, 2}));
+    EXPECT_EQ(way_of(products, 32), (Way{32, 2}));
+    EXPECT_EQ(way_of(products, 33), (Way{64, 0}));  // a nose is not enough
+    EXPECT_EQ(way_of(products, 512), (Way{512, 0}));
+    EXPECT_EQ(way_of(products, 513), Way{});
+    EXPECT_EQ(way_of(products, 1, DType::f32), Way{});
+  }
+  EXPECT_THAT(log_, IsEmpty());
+}
+
+// In fp8 too, where both have scales.
+TEST_F(WaysTest, ScalesAreGiven) {
+  Products products(runtime_, {}, false, open());
+  const Tensor scale = Tensor::of(memory_ + 32, DType::f32, {1});
+  w_.data.dtype = DType::fp8_e4m3, w_.scale = scale;
+  products.measure({&w_, 1});
+  products.multiply_scaled(Tensor::of(memory_, DType::bf16, {1, 40}),
+                           Tensor::of(memory_, DType::fp8_e4m3, {1, 60}), scale, w_);
+  EXPECT_EQ(runtime_.taken, (Way{1, 2}));
+  EXPECT_EQ(runtime_.last.x_scale.data, scale.data);
+  EXPECT_EQ(runtime_.last.w_scale.data, scale.data);
+}
+
+// Where they take long, a start tries some, and the next one those that are left.
+TEST_F(WaysTest, TryingEnds) {
+  runtime_.unit = 0.05;
+  std::vector<int> known;
+  for (int start = 0; start < 10; ++start) {
+    Products products(runtime_, {}, false, open());
+    const double begin = runtime_.clock;
+    products.measure({&w_, 1});
+    // The last began in time, and one takes so long: 2 calls of each, 3 runs of 3 of two.
+    EXPECT_LT(runtime_.clock - begin,
+              Products::kMostSeconds + (2 * 15 + 3 * 4 * 2) * runtime_.unit);
+    known.push_back(0);
+    for (const int64_t rows : {1, 2, 4, 8, 16, 32, 64, 128, 256, 512})
+      known.back() += open().way({DType::bf16, 40, 60}, rows).has_value();
+    EXPECT_EQ(way_of(products, 1), (Way{1, 2}));
+  }
+  EXPECT_LT(known[0], 10);
+  EXPECT_GT(known[1], known[0]);
+  EXPECT_EQ(known.back(), 10);
+}
+
+TEST_F(WaysTest, WhereThereIsOneNothingIsTried) {
+  runtime_.ways = 1;
+  Products products(runtime_, {}, false, open());
+  products.measure({&w_, 1});
+  EXPECT_EQ(runtime_.calls, 0);
+  EXPECT_EQ(way_of(products, 4), Way{});
+  EXPECT_TRUE(fs::is_empty(folder_));
 }
 
 }  // namespace
