@@ -113,7 +113,10 @@ class Bench {
 
  private:
   bool wanted(const std::string& name) const {
-    return name.find(options_.only) != std::string::npos;
+    return options_.only.empty() ||
+           std::any_of(options_.only.begin(), options_.only.end(), [&](const std::string& part) {
+             return name.find(part) != std::string::npos;
+           });
   }
 
   // The best of `seconds`: other load comes and goes. A device of its own is given several calls at

@@ -9,10 +9,10 @@ namespace sluice {
 
 struct BenchOpsOptions {
   Config::Device device;
-  std::string shapes = "auto";  // of a model's layers: see bench_shapes(); auto: by the device
-  std::string only;             // measure what has this in its name; empty: everything
-  double seconds = 0.3;         // per line
-  std::string json_path;        // also write the results here
+  std::string shapes = "auto";    // of a model's layers: see bench_shapes(); auto: by the device
+  std::vector<std::string> only;  // measure what has one of these in its name; empty: everything
+  double seconds = 0.3;           // per line
+  std::string json_path;          // also write the results here
 };
 
 std::vector<std::string> bench_shapes();

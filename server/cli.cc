@@ -215,7 +215,7 @@ void add_bench(Program& p) {
   ops->add_option("--shapes", p.bench_ops.shapes, "Layers of which model; auto: by the device")
       ->check(CLI::IsMember(bench_shapes()))
       ->capture_default_str();
-  ops->add_option("--only", p.bench_ops.only, "Measure what has this in its name");
+  ops->add_option("--only", p.bench_ops.only, "Measure what has this in its name; may be repeated");
   ops->add_option("--seconds", p.bench_ops.seconds, "Time per line")->capture_default_str();
   ops->add_option("--json", p.bench_ops.json_path, "Also write the results to this file");
   ops->callback([&p] { p.result = bench_ops(p.bench_ops); });

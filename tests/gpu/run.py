@@ -227,7 +227,8 @@ def greedy(run: Run) -> dict:
 
 def ops(run: Run) -> dict:
     done = {}
-    small = ["--only=norm m=1", "--seconds=0.01"] if run.options.emulated else ["--seconds=0.05"]
+    fused = ["--only=norm m=1", "--only=rope_write m=1", "--only=fp8 m=1"]
+    small = [*fused, "--seconds=0.01"] if run.options.emulated else ["--seconds=0.05"]
     for shapes in ["110m"] if run.options.emulated else ["8b", "1b"]:
         path = run.out / f"ops-{shapes}.json"
         run.checked(run.bin / "sluice", "bench", "ops", *run.device, f"--shapes={shapes}", *small,
@@ -243,19 +244,30 @@ def sizes(run: Run) -> list[str]:
 
 
 def model(run: Run) -> dict:
-    """Prefill and decode through the runner, a step ahead and replayed."""
+    """Prefill and decode through the runner, a step ahead and replayed; the same where no kernel comes to the
+    chip before the one ahead of it has ended; and how often the library's first choice was not the fastest."""
     small = (["--prompts=16", "--batches=2", "--contexts=32", "--max-step-tokens=16"] if run.options.emulated
              else ["--prompts=512,2048,8192", "--batches=1,8,32,128", "--contexts=512,2048"])
+    few = small if run.options.emulated else ["--prompts=512", "--batches=1,32", "--contexts=512"]
+    plans = run.temporary / "plans"
     done = {}
-    for preset in sizes(run):
-        path = run.out / f"model-{preset}.json"
-        run.checked(run.bin / "sluice", "bench", "model", run.model(preset), *run.device, *small,
-                    "--json", path, log=f"model-{preset}.log")
-        done[preset] = json.loads(path.read_text())
-        for line in done[preset]["lines"]:
+    for name, preset, flags in (
+            [(preset, preset, small + [f"--device.plan_cache={plans}"]) for preset in sizes(run)]
+            + [(f"{sizes(run)[0]}, kernels one by one", sizes(run)[0], few + ["--device.overlap_kernels=false"])]):
+        file = name.replace(",", "").replace(" ", "-")
+        path = run.out / f"model-{file}.json"
+        run.checked(run.bin / "sluice", "bench", "model", run.model(preset), *run.device, *flags,
+                    "--json", path, log=f"model-{file}.log")
+        done[name] = json.loads(path.read_text())
+        for line in done[name]["lines"]:
             tokens = line.get("prompt_tokens") or line.get("context_tokens")
-            run.say(f"  {preset} {line['phase']:<8}{line['sequences']:>4} x {tokens:<6}"
+            run.say(f"  {name} {line['phase']:<8}{line['sequences']:>4} x {tokens:<6}"
                     f"{line['tokens_per_second']:>12.0f} tok/s {line['share_of_floor']:>5.0%} of the floor")
+    ways = [line.split()[-1] for file in plans.glob("*") for line in file.read_text().splitlines()
+            if line.startswith("way ")]
+    done["ways"] = {"tried": len(ways), "not_the_first": sum(way != "0" for way in ways)}
+    run.say(f"  of {len(ways)} products tried the library's first choice is not the fastest of "
+            f"{done['ways']['not_the_first']}")
     return done
 
 
