@@ -3,6 +3,7 @@
 #include <cstdlib>
 #include <memory>
 #include <random>
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -357,8 +358,10 @@ void emulate(const LaunchConfig& config, std::function<void()> body) {
   emulator::run(config, std::move(body), false);
 }
 
-void emulate_until_wait(const LaunchConfig& config, std::function<void()> body) {
-  emulator::run(config, std::move(body), true);
+void emulate_until_wait(const void* kernel, const LaunchConfig& config,
+                        std::function<void()> body) {
+  static thread_local std::set<const void*> seen;
+  if (seen.insert(kernel).second) emulator::run(config, std::move(body), true);
 }
 
 void wait_for_earlier() {

@@ -9,8 +9,7 @@
 //    red zones around it.
 //  - cp.async: the destination turns to NaN at the call and gets the data at the wait. Who reads it
 //    early, or still reads what was there before, sees NaN.
-//  - What a kernel does before wait_for_earlier() it does once more beforehand, with parameters
-//  that
+//  - What a kernel does before wait_for_earlier() it does once beforehand, with parameters that
 //    point nowhere: who touches memory there, or does not wait at all, is stopped or crashes.
 //  - Under -fsanitize=thread only what orders memory on the chip orders it here (barriers and
 //    acquire-release atomics; not shuffles, not mma): an exact check for races, whatever the order.
@@ -51,8 +50,9 @@ EmulatorCounters& emulator_counters();
 
 // Runs `body` once for every thread of every block; returns when all have ended.
 void emulate(const LaunchConfig&, std::function<void()> body);
-// Runs it for the threads of one block, up to where each waits for earlier kernels.
-void emulate_until_wait(const LaunchConfig&, std::function<void()> body);
+// Runs it for the threads of one block, up to where each waits for earlier kernels; once for each
+// `kernel` on an OS thread, as parameters that point nowhere lead everywhere alike.
+void emulate_until_wait(const void* kernel, const LaunchConfig&, std::function<void()> body);
 
 namespace emulator {
 

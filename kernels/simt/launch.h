@@ -45,7 +45,7 @@ void launch(Kernel<Params> kernel, const LaunchConfig& config, Stream stream,
   const auto run = [=] {
     Params nowhere = params;
     std::memset(static_cast<void*>(&nowhere), 0xff, sizeof nowhere);
-    emulate_until_wait(config, [&] { kernel(nowhere); });
+    emulate_until_wait(reinterpret_cast<const void*>(kernel), config, [&] { kernel(nowhere); });
     emulate(config, [&] { kernel(params); });
   };
   if (stream.handle == nullptr) return run();
