@@ -88,20 +88,25 @@ def test_a_failure_of_the_device_ends_the_daemon(fault, tmp_path, start):
     d = start(DEMO, "--device=cuda", f"--device.plugin={EMULATED}", f"--device.libraries={faults}", *SMALL)
     completion(d, temperature=0)
 
-    def readiness():
+    def status_of(ask):
         try:
-            return d.http.get("/health/ready").status_code
+            return ask().status_code
         except httpx.HTTPError:
             return "gone"
+
+    def readiness():
+        return status_of(lambda: d.http.get("/health/ready"))
+
+    def request():  # it may come when an idle daemon has found the fault already
+        return status_of(lambda: d.post("/v1/completions", {"prompt": "Once upon a time", "max_tokens": 12}))
 
     assert readiness() == 200
     faults.write_text(fault)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        lost = pool.submit(d.post, "/v1/completions", {"prompt": "Once upon a time", "max_tokens": 12})
+        lost = pool.submit(request)
         d.wait_for(lambda: "CUDA: " in d.log())
         assert readiness() in (503, "gone")
-        with pytest.raises(httpx.HTTPError):
-            lost.result()
+        assert lost.result() in (503, "gone")
     assert d.process.wait(30) == 70
     _, report = d.log().split(f"emulated: CUDA: {fault} failed: this is a test\n")
     lines = [line for line in report.splitlines() if line.startswith("  ")]
