@@ -57,7 +57,7 @@ class Bench {
       : options_(o),
         ceilings_(ceilings),
         model_(model),
-        kv_token_bytes_(double(bytes_per_block(model, runner)) / kBlockSize),
+        kv_token_bytes_(double(bytes_per_stretch(model, runner)) / kBlockSize),
         weight_element_bytes_(bits_of(model.weight_dtype()) / 8.0),
         num_blocks_(runner.num_blocks),
         max_step_tokens_(runner.max_step_tokens),
@@ -65,11 +65,10 @@ class Bench {
         runner_(device, model, runner) {
     request_.sampling.temperature = 0;
   }
-  static size_t bytes_per_block(const Model& model, const RunnerOptions& runner) {
-    KvShape shape = model.kv_shape();
-    shape.block_size = kBlockSize;
-    shape.dtype = runner.kv_dtype;
-    return KvStore::bytes_per_block(shape);
+  // Of a block's tokens in all layers.
+  static size_t bytes_per_stretch(const Model& model, const RunnerOptions& runner) {
+    const KvShape shape = kv_shape(model, runner);
+    return KvStore::bytes_per_block(shape) * size_t(grouping_of(shape).num_tables());
   }
 
   void warm_up() {
@@ -78,7 +77,8 @@ class Bench {
     }
   }
   bool fits(int sequences, int tokens) const {
-    return tokens <= model_.max_len() && int64_t(sequences) * blocks_of(tokens) <= num_blocks_;
+    const int64_t stretches = num_blocks_ / runner_.kv().grouping().num_tables();
+    return tokens <= model_.max_len() && int64_t(sequences) * blocks_of(tokens) <= stretches;
   }
   Line prefill(int tokens);
   Line decode(int sequences, int context);
@@ -120,7 +120,12 @@ std::vector<Sequence> Bench::sequences_of(int count, int tokens) const {
     s.seq_slot = i;
     for (int t = 0; t < tokens; ++t)
       s.tokens.push_back((i * 7919 + t * 104729) % model_.config().vocab_size);
-    for (int64_t b = blocks_of(tokens); b > 0; --b) s.blocks.push_back(block++);
+    const std::vector<KvGroup>& groups = runner_.kv().grouping().groups;
+    for (size_t g = 0; g < groups.size(); ++g) {
+      s.tables[g].width = groups[g].width;
+      for (int64_t b = blocks_of(tokens) * groups[g].width; b > 0; --b)
+        s.tables[g].blocks.push_back(block++);
+    }
   }
   return all;
 }
@@ -204,8 +209,9 @@ int blocks_wanted(const BenchModelOptions& o, const Device& device, const Model&
   const int64_t blocks = most / kBlockSize + *std::max_element(o.batches.begin(), o.batches.end());
   const int64_t left = device.is_host() ? read_memory_limit().bytes - int64_t(model.weight_bytes())
                                         : int64_t(device.free_bytes());
-  const int64_t room = left / 2 / int64_t(Bench::bytes_per_block(model, runner));
-  return int(std::clamp<int64_t>(room, 1, blocks));
+  const int64_t room = left / 2 / int64_t(Bench::bytes_per_stretch(model, runner));
+  return int(std::clamp<int64_t>(room, 1, blocks)) *
+         grouping_of(kv_shape(model, runner)).num_tables();
 }
 
 nlohmann::ordered_json json_of(const Line& l) {

@@ -38,14 +38,13 @@ bool has_cache_scales(const Model& model) {
 
 absl::StatusOr<MemoryPlan> plan_for(const Config& config, Device& device, const Model& model,
                                     const RunnerOptions& options) {
-  KvShape shape = model.kv_shape();
-  shape.block_size = options.block_size;
-  shape.dtype = options.kv_dtype;
+  const KvShape shape = kv_shape(model, options);
   MemoryNeeds needs;
   needs.weight_bytes = int64_t(model.weight_bytes());
   needs.scratch_bytes = int64_t(RankRunner::scratch_bytes(device, model, options));
   needs.block_bytes = int64_t(KvStore::bytes_per_block(shape));
   needs.block_size = options.block_size;
+  needs.stretch_blocks = grouping_of(shape).num_tables();
   needs.max_seqs = options.max_seqs;
   needs.max_model_len = options.max_model_len;
   Config::Cache cache = config.cache;
@@ -134,9 +133,11 @@ absl::StatusOr<std::unique_ptr<ServedModel>> ServedModel::load(const Config& wan
   if (!config.server.record_file.empty()) {
     RecordingHeader header;
     header.block_size = options.block_size;
-    header.num_blocks = options.num_blocks;
-    header.host_blocks = options.num_host_blocks;
-    header.kv_bytes_per_token = double(served->plan_.needs.block_bytes) / options.block_size;
+    // As the simulator counts: blocks of all layers.
+    const MemoryNeeds& needs = served->plan_.needs;
+    header.num_blocks = options.num_blocks / needs.stretch_blocks;
+    header.host_blocks = options.num_host_blocks / needs.stretch_blocks;
+    header.kv_bytes_per_token = double(needs.stretch_bytes()) / options.block_size;
     header.config = print_config(config);
     auto recorder =
         Recorder::open(config.server.record_file, header, std::chrono::steady_clock::now());
@@ -178,7 +179,7 @@ std::unique_ptr<Engine> ServedModel::make_engine(OutputSink& sink, Metrics& metr
   CHECK(runner_ != nullptr);
   auto scheduler = std::make_unique<Scheduler>(policy_, CostModel(cost_), *pool_, host_pool_.get(),
                                                runner_->depth(), config().eos_ids, max_model_len(),
-                                               config().widest_window());
+                                               runner_->kv().grouping().groups);
   auto engine = std::make_unique<Engine>(std::move(scheduler), std::move(runner_), sink, metrics,
                                          options_.scheduler.max_queue);
   engine->record(std::move(recorder_));

@@ -198,14 +198,4 @@ absl::StatusOr<ModelConfig> read_model_config(const std::filesystem::path& dir) 
   return std::move(review.config);
 }
 
-int ModelConfig::widest_window() const {
-  int widest = 0;
-  for (const LayerConfig& layer : layers) {
-    if (layer.attention != LayerConfig::Part::whole) continue;
-    if (layer.window == 0) return 0;
-    widest = std::max(widest, layer.window);
-  }
-  return widest;
-}
-
 }  // namespace sluice

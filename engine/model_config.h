@@ -144,8 +144,6 @@ struct ModelConfig {
   GenerationDefaults generation;
   std::vector<std::string> warnings;  // one line each, for the log of whoever loads the model
 
-  // Positions that a token sees in the layer that sees most; 0: all before it.
-  int widest_window() const;
   // The largest of a layer's sizes over all of them.
   int most(int LayerConfig::*size) const {
     int result = 0;

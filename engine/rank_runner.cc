@@ -23,6 +23,7 @@ StepLimits limits_of(const Device& device, const Model& model, const RunnerOptio
   l.max_step_tokens = o.max_step_tokens;
   l.max_model_len = o.max_model_len;
   l.block_size = o.block_size;
+  l.groups = grouping_of(kv_shape(model, o)).groups;
   l.vocab_size = model.config().vocab_size;
   l.max_logit_rows = logit_rows(o, l.vocab_size);
   return l;
@@ -42,13 +43,6 @@ OpsLimits ops_limits(const Model& model, const RunnerOptions& o) {
                                  c.most(&LayerConfig::num_heads) * c.head_dim});
   }
   return l;
-}
-
-KvShape shape_of(const Model& model, const RunnerOptions& o) {
-  KvShape shape = model.kv_shape();
-  shape.block_size = o.block_size;
-  shape.dtype = o.kv_dtype;
-  return shape;
 }
 
 // Token, logprob, and `top` alternatives of `n` draws or targets.
@@ -89,6 +83,15 @@ void clear(StepResult& r) {
 
 }  // namespace
 
+KvShape kv_shape(const Model& model, const RunnerOptions& o) {
+  KvShape shape = model.kv_shape();
+  shape.block_size = o.block_size;
+  shape.dtype = o.kv_dtype;
+  for (LayerKv& l : shape.layers)
+    if (l.window >= o.max_model_len) l.window = 0;
+  return shape;
+}
+
 RankRunner::Flight::Flight(Device& device, const StepLimits& l, const Model& model, Arena& scratch)
     : inputs(device, l, model.config().eos_ids),
       inputs_base(inputs.base()),
@@ -104,7 +107,7 @@ RankRunner::RankRunner(Device& device, Model& model, const RunnerOptions& option
     : device_(device),
       model_(model),
       options_(options),
-      kv_(device, shape_of(model, options), options.num_blocks,
+      kv_(device, kv_shape(model, options), options.num_blocks,
           {options.num_host_blocks, options.before_block_copy}),
       scratch_(device, model.scratch_bytes(options.max_step_tokens,
                                            logit_rows(options, model.config().vocab_size))) {

@@ -30,6 +30,9 @@ struct RunnerOptions {
   std::function<void()> before_block_copy;  // for tests; see BlockCopier
 };
 
+// The model's cache as the options have it. Windows that no context outgrows are none.
+KvShape kv_shape(const Model&, const RunnerOptions&);
+
 // Drives one model on one device. Where the device is the host, launch() computes the step; else it
 // puts the step on the compute stream and returns, one step ahead of the one that collect() waits
 // for: tokens that the next step needs stay on the device. Swaps run beside steps, on a thread of

@@ -22,16 +22,24 @@ Targets targets_of(const StepRow& row) {
 
 int blocks_for(int tokens, int block_size) { return (tokens + block_size - 1) / block_size; }
 
+int tables_of(const StepLimits& limits) {
+  int n = 0;
+  for (const KvGroup& g : limits.groups) n += g.width;
+  return n;
+}
+
 }  // namespace
 
 size_t StepInputs::Need::bytes() const {
   const auto i32 = [](int64_t n) { return PackedBuffer::bytes_of(DType::i32, n); };
-  return 3 * i32(tokens) + i32(rows + 1) + i32(rows) + i32(rows * blocks) + i32(sample_rows) +
-         2 * i32(targets) + 2 * i32(unknown) + 2 * i32(unseen) + 2 * i32(kept);
+  return 2 * i32(tokens) + i32(tables * tokens) + i32(rows + 1) + i32(rows) +
+         i32(rows * tables * blocks) + i32(sample_rows) + 2 * i32(targets) + 2 * i32(unknown) +
+         2 * i32(unseen) + 2 * i32(kept);
 }
 
 StepInputs::StepInputs(Device& device, const StepLimits& limits, std::vector<TokenId> eos_ids)
     : limits_(limits),
+      num_tables_(tables_of(limits)),
       sampler_(limits.vocab_size, std::move(eos_ids)),
       buffer_(device, reserve_bytes(limits)) {
   CHECK(limits.max_seqs > 0 && limits.max_step_tokens > 0 && limits.max_logit_rows > 0);
@@ -46,7 +54,8 @@ StepInputs::StepInputs(Device& device, const StepLimits& limits, std::vector<Tok
 
 size_t StepInputs::reserve_bytes(const StepLimits& l) {
   const int moved = l.overlapped ? l.max_seqs : 0;
-  const Need need{.tokens = l.max_step_tokens,
+  const Need need{.tables = tables_of(l),
+                  .tokens = l.max_step_tokens,
                   .rows = l.max_seqs,
                   .blocks = blocks_for(l.max_model_len, l.block_size),
                   .sample_rows = l.max_seqs,
@@ -59,7 +68,7 @@ size_t StepInputs::reserve_bytes(const StepLimits& l) {
 
 // Counts, and collects the draws: their number decides how much room the rest needs.
 StepInputs::Need StepInputs::survey(const StepPlan& plan) {
-  Need need;
+  Need need{.tables = num_tables_};
   draws_.clear();
   sample_tokens_.clear();
   rows_.clear();
@@ -96,11 +105,9 @@ StepInputs::Need StepInputs::survey(const StepPlan& plan) {
 
 void StepInputs::write_row(const StepRow& row, int index, int first_token, int first_target) {
   const Sequence& seq = *row.seq;
-  const int bs = limits_.block_size;
   const int end = row.begin + row.count;
   auto* ids = ids_.as<int32_t>() + first_token;
   auto* positions = positions_.as<int32_t>() + first_token;
-  auto* slots = attn_.slot_mapping.as<int32_t>() + first_token;
   for (int i = 0; i < row.count; ++i) {
     const int position = row.begin + i;
     const bool known = position < seq.num_tokens();
@@ -108,16 +115,10 @@ void StepInputs::write_row(const StepRow& row, int index, int first_token, int f
     CHECK(id >= 0 && id < limits_.vocab_size);
     ids[i] = id;
     positions[i] = position;
-    slots[i] = seq.block(position / bs) * bs + position % bs;
   }
   attn_.cu_q.as<int32_t>()[index + 1] = first_token + row.count;
   attn_.seq_lens.as<int32_t>()[index] = end;
-  const int blocks = blocks_for(end, bs);
-  auto* table = attn_.block_tables.row<int32_t>(index);
-  // What is before and behind the table's own is never read, and never wild.
-  std::fill_n(table, seq.first_block, 0);
-  std::copy_n(seq.blocks.begin(), blocks - seq.first_block, table + seq.first_block);
-  std::fill(table + blocks, table + attn_.block_tables.shape[1], 0);
+  write_blocks(row, index, first_token);
   attn_.max_q = std::max(attn_.max_q, row.count);
   attn_.max_seq_len = std::max(attn_.max_seq_len, end);
 
@@ -125,6 +126,28 @@ void StepInputs::write_row(const StepRow& row, int index, int first_token, int f
   for (int i = 0; i < t.count; ++i) {
     target_rows_.as<int32_t>()[first_target + i] = first_token + t.first + i - row.begin;
     targets_.as<int32_t>()[first_target + i] = seq.tokens[t.first + i + 1];
+  }
+}
+
+// Of each table: where the row's tokens go, and what it names.
+void StepInputs::write_blocks(const StepRow& row, int index, int first_token) {
+  const int bs = limits_.block_size;
+  const int stretches = blocks_for(row.begin + row.count, bs);
+  const int64_t columns = attn_.max_blocks(), tokens = attn_.slot_mapping.shape[0] / num_tables_;
+  auto* slots = attn_.slot_mapping.as<int32_t>() + first_token;
+  auto* line = attn_.block_tables.row<int32_t>(index);
+  for (size_t g = 0; g < limits_.groups.size(); ++g) {
+    const BlockTable& t = row.seq->tables[g];
+    for (int k = 0; k < t.width; ++k, slots += tokens, line += columns) {
+      for (int i = 0; i < row.count; ++i) {
+        const int position = row.begin + i;
+        slots[i] = t.block(position / bs, k) * bs + position % bs;
+      }
+      // What is before and behind the table's own is never read, and never wild.
+      std::fill_n(line, t.first, 0);
+      for (int s = t.first; s < stretches; ++s) line[s] = t.block(s, k);
+      std::fill(line + stretches, line + columns, 0);
+    }
   }
 }
 
@@ -181,11 +204,12 @@ void StepInputs::take_arrays(const Need& need) {
   positions_ = buffer_.take(DType::i32, {tokens});
   attn_ = {};
   attn_.num_seqs = int(need.rows);
-  attn_.slot_mapping = buffer_.take(DType::i32, {tokens});
+  attn_.num_tables = num_tables_;
+  attn_.slot_mapping = buffer_.take(DType::i32, {num_tables_ * tokens});
   attn_.cu_q = buffer_.take(DType::i32, {rows + 1});
   attn_.seq_lens = buffer_.take(DType::i32, {rows});
   sample_rows_ = buffer_.take(DType::i32, {std::max(need.sample_rows, int64_t(width_))});
-  attn_.block_tables = buffer_.take(DType::i32, {need.rows, need.blocks});
+  attn_.block_tables = buffer_.take(DType::i32, {need.rows, num_tables_ * need.blocks});
   target_rows_ = buffer_.take(DType::i32, {need.targets});
   targets_ = buffer_.take(DType::i32, {need.targets});
   const auto take_moves = [&](int64_t n) -> TokenMoves {
@@ -200,7 +224,8 @@ void StepInputs::take_arrays(const Need& need) {
 void StepInputs::fill_up(int num_rows) {
   for (int i = num_rows; i < width_; ++i) {
     ids_.as<int32_t>()[i] = positions_.as<int32_t>()[i] = 0;
-    attn_.slot_mapping.as<int32_t>()[i] = limits_.pad_slot;
+    for (int t = 0; t < num_tables_; ++t)
+      attn_.slot_mapping.as<int32_t>()[int64_t{t} * width_ + i] = limits_.pad_slot;
     attn_.cu_q.as<int32_t>()[i + 1] = num_rows;  // no tokens
     attn_.seq_lens.as<int32_t>()[i] = 0;
   }

@@ -16,6 +16,7 @@ struct StepLimits {
   int max_step_tokens = 0;  // tokens
   int max_model_len = 0;    // tokens of context
   int block_size = 0;
+  std::vector<KvGroup> groups = {KvGroup{}};  // each has as many tables as its width
   int vocab_size = 0;
   int max_logit_rows = 0;  // rows of logits computed together
   // Steps follow each other before their tokens are known to the host: those stay on the device.
@@ -96,6 +97,7 @@ class StepInputs {
 
  private:
   struct Need {
+    int64_t tables = 1;
     int64_t tokens = 0, rows = 0, blocks = 0, sample_rows = 0, targets = 0;
     int64_t unknown = 0, unseen = 0, kept = 0;  // tokens from slots, and to them
     size_t bytes() const;
@@ -104,11 +106,13 @@ class StepInputs {
   void take_arrays(const Need& need);
   void fill_up(int num_rows);
   void write_row(const StepRow& row, int index, int first_token, int first_target);
+  void write_blocks(const StepRow& row, int index, int first_token);
   void write_moves(const StepPlan& plan);
   void cut_chunks(const Need& need);
   void upload();
 
   const StepLimits limits_;
+  const int num_tables_;
   Sampler sampler_;
   PackedBuffer buffer_;
   std::vector<Draw> draws_;

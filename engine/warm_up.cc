@@ -13,19 +13,27 @@ namespace {
 
 // Sequences out of thin air: no scheduler knows them.
 struct FakeWork {
+  const KvGrouping& kv;
   GenerateRequest request;
   std::deque<Sequence> sequences;  // the rows point at them
   StepPlan plan;
   StepWork work;
 
   // A row that computes the last `count` of `tokens`: a prompt's end, or one token behind it.
-  void add(int tokens, int count, BlockId first_block, int block_size, int vocab_size) {
+  // Its blocks are those from stretch `first` on.
+  void add(int tokens, int count, int first, int block_size, int vocab_size) {
     Sequence& s = sequences.emplace_back();
     s.request = &request;
     s.seq_slot = int(sequences.size()) - 1;
     s.num_prompt = std::max(1, tokens - (count == 1));
     for (int i = 0; i < tokens; ++i) s.tokens.push_back(i % vocab_size);
-    for (int i = 0; i * block_size < tokens; ++i) s.blocks.push_back(first_block + i);
+    const int stretches = (tokens + block_size - 1) / block_size;
+    BlockId block = first * kv.num_tables();
+    for (size_t g = 0; g < kv.groups.size(); ++g) {
+      BlockTable& t = s.tables[g];
+      t.width = kv.groups[g].width;
+      for (int i = 0; i < stretches * t.width; ++i) t.blocks.push_back(block++);
+    }
     plan.rows.push_back({&s, tokens - count, count, 1, 1});
     plan.num_tokens += count;
     work.add(tokens - count, count, count == 1);
@@ -51,8 +59,9 @@ StepCost fit(const std::vector<Measured>& all) {
 void RankRunner::warm_up() {
   kv_.populate();
   const int bs = options_.block_size, vocab = model_.config().vocab_size;
+  const int stretches = options_.num_blocks / kv_.grouping().num_tables();
   // A step as full as any: all rows, and what is left of the tokens in chunks of the first ones.
-  FakeWork full;
+  FakeWork full{kv_.grouping()};
   // Everything a draw can ask for, so that the sampler's own scratch grows now.
   SamplingParams& p = full.request.sampling;
   p.temperature = 0.9f;
@@ -64,18 +73,17 @@ void RankRunner::warm_up() {
   p.logit_bias = {{0, 0.0f}};
   p.prompt_logprobs = 0;
   int left = options_.max_step_tokens;
-  BlockId block = 0;
-  for (int others = std::min({options_.max_seqs, left, options_.num_blocks}) - 1; others >= 0;
-       --others) {
-    const int room = (options_.num_blocks - block - others) * bs;
+  int first = 0;
+  for (int others = std::min({options_.max_seqs, left, stretches}) - 1; others >= 0; --others) {
+    const int room = (stretches - first - others) * bs;
     const int tokens = std::min({left - others, options_.max_model_len, room});
-    full.add(tokens, tokens, block, bs, vocab);
-    block += (tokens + bs - 1) / bs;
+    full.add(tokens, tokens, first, bs, vocab);
+    first += (tokens + bs - 1) / bs;
     left -= tokens;
   }
-  FakeWork chunk;  // where rows and tokens are equally many, the full step had none
+  FakeWork chunk{kv_.grouping()};  // where rows and tokens are equally many, the full step had none
   const int tokens =
-      std::min({32, options_.max_step_tokens, options_.max_model_len, options_.num_blocks * bs});
+      std::min({32, options_.max_step_tokens, options_.max_model_len, stretches * bs});
   chunk.add(tokens, tokens, 0, bs, vocab);
   run_alone(full.plan);
   run_alone(chunk.plan);
@@ -108,9 +116,11 @@ bool RankRunner::work_ahead() {
   if (next == 0) return false;
   // It goes to the flight whose turn it is, which may have this one.
   if (flight(num_launched_).captures.has(next)) ++num_launched_, ++num_collected_;
-  FakeWork decodes;
+  FakeWork decodes{kv_.grouping()};
   for (int i = 0; i < next; ++i)
-    decodes.add(2, 1, options_.num_blocks, options_.block_size, model_.config().vocab_size);
+    decodes.add(2, 1, 0, options_.block_size, model_.config().vocab_size);
+  for (Sequence& s : decodes.sequences)
+    for (BlockTable& t : s.tables) std::fill(t.blocks.begin(), t.blocks.end(), options_.num_blocks);
   for (StepRow& row : decodes.plan.rows) row.num_logits = row.num_samples = 0;
   decodes.plan.id = last_plan_;
   run_alone(decodes.plan);
@@ -139,12 +149,14 @@ double RankRunner::run_alone(const StepPlan& plan) {
 // a client's would.
 StepCost RankRunner::measure() {
   const int bs = options_.block_size, vocab = model_.config().vocab_size;
-  const int most = std::min({1024, options_.max_model_len, options_.num_blocks * bs});
+  const KvGrouping& kv = kv_.grouping();
+  const int stretches = options_.num_blocks / kv.num_tables();
+  const int most = std::min({1024, options_.max_model_len, stretches * bs});
   const int brief = std::min(16, most), brief_blocks = (brief + bs - 1) / bs;
-  const int rows = std::min(
-      {16, options_.max_seqs, options_.max_step_tokens, options_.num_blocks / brief_blocks});
+  const int rows =
+      std::min({16, options_.max_seqs, options_.max_step_tokens, stretches / brief_blocks});
   // Memory that was never written is one page of zeros: reading it is faster than life.
-  kv_.populate_now(std::max(rows * brief_blocks, (most + bs - 1) / bs));
+  kv_.populate_now(std::max(rows * brief_blocks, (most + bs - 1) / bs) * kv.num_tables());
 
   std::vector<Measured> all;
   // The best of several, in a small model; once is precise enough where a step takes long.
@@ -158,7 +170,7 @@ StepCost RankRunner::measure() {
     all.push_back({w.work, best});
     return best;
   };
-  FakeWork one, some, far, chunk, far_chunk;
+  FakeWork one{kv}, some{kv}, far{kv}, chunk{kv}, far_chunk{kv};
   one.add(brief, 1, 0, bs, vocab);
   for (int i = 0; i < rows; ++i) some.add(brief, 1, i * brief_blocks, bs, vocab);
   far.add(most, 1, 0, bs, vocab);

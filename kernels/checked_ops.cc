@@ -210,15 +210,16 @@ void CheckedOps::attention(Tensor out, Tensor q, KvView cache, const AttnBatch& 
   CHECK(check_offsets(b.cu_q, b.num_seqs) == q.shape[0]);
   check(b.seq_lens, DType::i32, {b.num_seqs});
   check(b.block_tables, DType::i32, {b.num_seqs, -1});
+  CHECK(b.block_tables.shape[1] % b.num_tables == 0 && cache.table < b.num_tables);
   const int64_t block_size = cache.k.shape[2];
   for (int64_t s = 0; s < b.num_seqs; ++s) {
     const int32_t tokens = b.cu_q.as<int32_t>()[s + 1] - b.cu_q.as<int32_t>()[s];
     const int32_t len = b.seq_lens.as<int32_t>()[s];
     CHECK(len >= tokens && tokens <= b.max_q && len <= b.max_seq_len);
     const int64_t blocks = (len + block_size - 1) / block_size;
-    CHECK(blocks <= b.block_tables.shape[1]);
+    CHECK(blocks <= b.max_blocks());
     for (int64_t i = 0; i < blocks; ++i) {
-      const int32_t id = b.block_tables.row<const int32_t>(s)[i];
+      const int32_t id = b.block_tables.row<const int32_t>(s)[cache.table * b.max_blocks() + i];
       CHECK(id >= 0 && id < cache.k.shape[0]);
     }
   }

@@ -11,12 +11,13 @@ namespace sluice {
 
 // One layer of the paged cache. Slot s lives in block s / block_size, row s % block_size.
 // Memory is [block][layer][K|V][kv_head][slot][dim]: a block is one contiguous piece over
-// all layers, so swapping it is one large copy; the views' strides hide that.
+// its layers, so swapping it is one large copy; the views' strides hide that.
 struct KvView {
   Tensor k, v;  // [num_blocks, num_kv_heads, block_size, dim], strided
   // A stored fp8_e4m3 times this is the value; what is beyond its range becomes the largest. 1 for
   // every other type.
   float k_scale = 1, v_scale = 1;
+  int table = 0;  // of a sequence's block tables, that which names this layer's blocks
 };
 
 // The shape of one step, as attention sees it. Prefill chunks and decode rows share it: a decode
@@ -25,10 +26,17 @@ struct KvView {
 struct AttnBatch {
   Tensor cu_q;          // i32 [num_seqs + 1]  prefix sums of query lengths
   Tensor seq_lens;      // i32 [num_seqs]      context length including this step
-  Tensor block_tables;  // i32 [num_seqs, max_blocks]
-  Tensor slot_mapping;  // i32 [num_tokens]    where each new token's K/V goes
+  Tensor block_tables;  // i32 [num_seqs, num_tables * max_blocks]: one table behind the other
+  Tensor slot_mapping;  // i32 [num_tables * num_tokens]  where each new token's K/V goes
+  int num_tables = 1;
   int max_q = 0, max_seq_len = 0, num_seqs = 0;
   int num_decodes = 0;  // the first sequences, which go on from a token that was drawn
+
+  int64_t max_blocks() const { return block_tables.shape[1] / num_tables; }
+  Tensor slots(const KvView& kv) const {
+    const int64_t n = slot_mapping.shape[0] / num_tables;
+    return slot_mapping.rows(kv.table * n, n);
+  }
 };
 // gelu by the error function, gelu_tanh by its approximation with tanh (Hendrycks and Gimpel 2016).
 enum class Activation { silu, gelu, gelu_tanh, relu };

@@ -103,12 +103,12 @@ BlockId BlockPool::find(const BlockHash& hash, std::span<const TokenId> rest) co
 }
 
 int BlockPool::match(std::span<const BlockHash> hashes, std::span<const TokenId> tokens,
-                     std::vector<BlockId>& out) {
+                     std::vector<BlockId>& out, int kind) {
   int n = 0;
   for (const BlockHash& hash : hashes) {
     const size_t begin = size_t(n) * block_size_;
     if (begin >= tokens.size()) break;
-    const BlockId b = find(hash, tokens.subspan(begin));
+    const BlockId b = find(hash.of_kind(kind), tokens.subspan(begin));
     if (b == kNone) break;
     if (blocks_[b].refs++ == 0) unlink(b);
     out.push_back(b);
@@ -119,12 +119,12 @@ int BlockPool::match(std::span<const BlockHash> hashes, std::span<const TokenId>
 }
 
 BlockPool::Match BlockPool::probe(std::span<const BlockHash> hashes,
-                                  std::span<const TokenId> tokens) const {
+                                  std::span<const TokenId> tokens, int kind) const {
   Match m;
   for (const BlockHash& hash : hashes) {
     const size_t begin = size_t(m.blocks) * block_size_;
     if (begin >= tokens.size()) break;
-    const BlockId b = find(hash, tokens.subspan(begin));
+    const BlockId b = find(hash.of_kind(kind), tokens.subspan(begin));
     if (b == kNone) break;
     ++m.blocks;
     m.held += blocks_[b].refs > 0;

@@ -18,6 +18,11 @@ struct BlockCopy {
 struct BlockHash {
   uint64_t hi = 0, lo = 0;
   bool operator==(const BlockHash&) const = default;
+  // Of the `kind`-th block that the same tokens take: those of different layers.
+  BlockHash of_kind(int kind) const {
+    return {hi ^ uint64_t(kind) * 0x9e3779b97f4a7c15ull,
+            lo ^ uint64_t(kind) * 0xc2b2ae3d27d4eb4full};
+  }
 };
 
 // Keyed, so that nobody outside can construct two prefixes with one hash: a collision in a parent
@@ -47,17 +52,19 @@ class BlockPool {
 
   // Appends `n` fresh blocks to `out`, or changes nothing and returns false.
   bool allocate(int n, std::vector<BlockId>& out);
-  // Appends the longest cached prefix, taking a reference on each. Token ids are compared
+  // Appends the longest cached prefix of blocks of one kind (BlockHash::of_kind), taking a
+  // reference on each. Token ids are compared
   // on every hit, which catches a collision in that block but not in its parent: so the
   // hash is 128 bits and keyed per process. Returns the number of blocks.
   int match(std::span<const BlockHash> hashes, std::span<const TokenId> tokens,
-            std::vector<BlockId>& out);
+            std::vector<BlockId>& out, int kind = 0);
   // What match() would find, changing nothing: `held` of the `blocks` are held by somebody, the
   // others count in num_available().
   struct Match {
     int blocks = 0, held = 0;
   };
-  Match probe(std::span<const BlockHash> hashes, std::span<const TokenId> tokens) const;
+  Match probe(std::span<const BlockHash> hashes, std::span<const TokenId> tokens,
+              int kind = 0) const;
   // A held block's content is final up to `tokens`: from now on it is shareable. A full
   // block, or the partial last block of a session (appended to in place at refs() == 1,
   // copied before writing otherwise; publishing it again when full replaces the hash).

@@ -119,7 +119,8 @@ absl::StatusOr<MemoryPlan> plan_memory(const Config::Cache& cache, const MemoryN
         "leaves {}",
         cache.bytes, bytes_text(cache.bytes), limit.source, bytes_text(limit.bytes),
         bytes_text(fixed), bytes_text(left));
-  const int64_t one_sequence = blocks_of(needs.max_model_len, needs.block_size);
+  const int64_t one_sequence =
+      blocks_of(needs.max_model_len, needs.block_size) * needs.stretch_blocks;
   int64_t bytes = cache.bytes;
   if (bytes == 0)
     bytes = std::min(int64_t(double(left) * cache.memory_fraction),
@@ -132,7 +133,7 @@ absl::StatusOr<MemoryPlan> plan_memory(const Config::Cache& cache, const MemoryN
                                        "cache.memory_fraction = {} of {} (what weights and scratch "
                                        "leave of the {})",
                                        cache.memory_fraction, bytes_text(left), limit.source);
-    const int64_t tokens = num_blocks * needs.block_size;
+    const int64_t tokens = num_blocks / needs.stretch_blocks * needs.block_size;
     return resource_exhausted(
         "the KV cache is too small: {} holds {} tokens, one sequence of model.max_model_len = {} "
         "takes {}. {}aise --cache.bytes or --cache.memory_fraction",
@@ -161,7 +162,7 @@ std::string MemoryPlan::to_text() const {
       "  concurrent tokens  {:>10}  {:.1f} sequences of {} tokens\n",
       limit.source, bytes_text(limit.bytes), bytes_text(needs.weight_bytes),
       bytes_text(needs.scratch_bytes), bytes_text(kv_bytes()), count_text(num_blocks),
-      needs.block_size, bytes_text(needs.block_bytes / needs.block_size), host,
+      needs.block_size, bytes_text(needs.stretch_bytes() / needs.block_size), host,
       bytes_text(total_bytes()), count_text(num_tokens()), sequences,
       count_text(needs.max_model_len));
 }

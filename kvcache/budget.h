@@ -28,6 +28,9 @@ struct MemoryNeeds {
   int block_size = 0;       // tokens
   int max_seqs = 0;
   int max_model_len = 0;
+  int stretch_blocks = 1;  // for block_size tokens in all layers: KvGrouping::num_tables
+
+  int64_t stretch_bytes() const { return block_bytes * stretch_blocks; }
 };
 
 // Who gets how much: what `sluice plan` prints and a start-up logs.
@@ -40,7 +43,10 @@ struct MemoryPlan {
 
   int64_t kv_bytes() const { return num_blocks * needs.block_bytes; }
   int64_t host_bytes() const { return num_host_blocks * needs.block_bytes; }
-  int64_t num_tokens() const { return int64_t(num_blocks) * needs.block_size; }
+  // In all layers; more where windowed layers have given back theirs.
+  int64_t num_tokens() const {
+    return int64_t(num_blocks) / needs.stretch_blocks * needs.block_size;
+  }
   int64_t total_bytes() const {  // under `limit`
     return needs.weight_bytes + needs.scratch_bytes + kv_bytes() + (host ? 0 : host_bytes());
   }

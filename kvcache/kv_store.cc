@@ -24,18 +24,39 @@ Tensor piece_view(char* base, const KvShape& shape, int num_blocks, int kv_heads
   return t;
 }
 
+size_t layer_bytes(const KvShape& shape, const LayerKv& l) {
+  return piece_bytes(shape, l.kv_heads, l.k_dim) + piece_bytes(shape, l.kv_heads, l.v_dim);
+}
+
 }  // namespace
 
+KvGrouping grouping_of(const KvShape& shape) {
+  std::vector<int> windows;
+  const LayerKv* any = nullptr;
+  bool alike = true;
+  for (const LayerKv& l : shape.layers) {
+    windows.push_back(l.kv_heads > 0 ? l.window : -1);
+    if (l.kv_heads == 0) continue;
+    if (any == nullptr) any = &l;
+    alike &= l.kv_heads == any->kv_heads && l.k_dim == any->k_dim && l.v_dim == any->v_dim;
+  }
+  return alike ? group_layers(windows) : one_group(windows);
+}
+
 size_t KvStore::bytes_per_block(const KvShape& shape) {
-  size_t bytes = 0;
-  for (const LayerKv& l : shape.layers)
-    bytes += piece_bytes(shape, l.kv_heads, l.k_dim) + piece_bytes(shape, l.kv_heads, l.v_dim);
-  return bytes;
+  const KvGrouping grouping = grouping_of(shape);
+  size_t sum = 0, most = 0;
+  for (const LayerKv& l : shape.layers) {
+    sum += layer_bytes(shape, l);
+    most = std::max(most, layer_bytes(shape, l));
+  }
+  return grouping.groups.size() == 1 ? sum : most * size_t(grouping.layers_per_block);
 }
 
 KvStore::KvStore(Device& device, const KvShape& shape, int num_blocks, const KvHost& host)
     : device_(device),
       shape_(shape),
+      grouping_(grouping_of(shape)),
       num_blocks_(num_blocks),
       num_host_blocks_(host.num_blocks),
       block_bytes_(bytes_per_block(shape)),
@@ -48,10 +69,15 @@ KvStore::KvStore(Device& device, const KvShape& shape, int num_blocks, const KvH
   if (host.num_blocks > 0)
     host_memory_ = device.allocate(block_bytes_ * size_t(host.num_blocks), Memory::pinned_host);
   const int64_t block_elements = int64_t(block_bytes_ / (bits_of(shape.dtype) / 8));
-  char* at = static_cast<char*>(memory_.get());
+  char* const base = static_cast<char*>(memory_.get());
+  char* at = base;
   layers_.reserve(shape.layers.size());
-  for (const LayerKv& l : shape.layers) {
+  for (size_t i = 0; i < shape.layers.size(); ++i) {
+    const LayerKv& l = shape.layers[i];
+    const KvGrouping::Place place = grouping_.places[i];
+    if (grouping_.groups.size() > 1) at = base + size_t(place.index) * layer_bytes(shape, l);
     KvView view;
+    view.table = place.table;
     view.k = piece_view(at, shape, num_blocks, l.kv_heads, l.k_dim, block_elements);
     at += piece_bytes(shape, l.kv_heads, l.k_dim);
     view.v = piece_view(at, shape, num_blocks, l.kv_heads, l.v_dim, block_elements);

@@ -9,6 +9,7 @@
 #include "kernels/ops.h"
 #include "kvcache/block_copier.h"
 #include "kvcache/block_pool.h"
+#include "kvcache/kv_groups.h"
 
 namespace sluice {
 
@@ -16,12 +17,16 @@ namespace sluice {
 struct LayerKv {
   int kv_heads = 0, k_dim = 0, v_dim = 0;
   float k_scale = 1, v_scale = 1;  // of what is kept as fp8_e4m3
+  int window = 0;                  // > 0: a token sees the last `window` positions only
 };
 struct KvShape {
   std::vector<LayerKv> layers;
   int block_size = 16;
   DType dtype = DType::bf16;  // what Ops::keeps_kv_as
 };
+// Where some layers have windows and others see everything they are two groups, if one's keys are
+// as large as the other's: else no block would serve both.
+KvGrouping grouping_of(const KvShape&);
 
 // The second tier: as many blocks again in host memory.
 struct KvHost {
@@ -31,7 +36,8 @@ struct KvHost {
 
 // The bytes behind the block ids, on one rank. The only code that turns a BlockId into an address.
 // Memory is [block][layer][K|V][kv_head][slot][dim], each K or V piece padded to 64 bytes, so that
-// a block is one contiguous piece over all layers. Owned by the runner; engine thread only.
+// a block is one contiguous piece over all layers of its group, or over a part of them. Owned by
+// the runner; engine thread only.
 class KvStore {
  public:
   KvStore(Device&, const KvShape&, int num_blocks, const KvHost& = {});
@@ -53,6 +59,7 @@ class KvStore {
   void populate_now(int num_blocks);
 
   const KvShape& shape() const { return shape_; }
+  const KvGrouping& grouping() const { return grouping_; }
   int num_blocks() const { return num_blocks_; }
   int num_host_blocks() const { return num_host_blocks_; }
   static size_t bytes_per_block(const KvShape&);
@@ -63,6 +70,7 @@ class KvStore {
 
   Device& device_;
   KvShape shape_;
+  KvGrouping grouping_;
   int num_blocks_, num_host_blocks_;
   size_t block_bytes_;
   Device::Buffer memory_, host_memory_;  // the latter null without a host tier

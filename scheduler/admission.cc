@@ -50,8 +50,8 @@ absl::Status Scheduler::Impl::check_size(const GenerateRequest& request) const {
     return invalid_argument("prompt ({} tokens) + max_tokens ({}) is more than the context of {}",
                             num_prompt, max_tokens, max_model_len_);
   }
-  const int64_t shared = num_prompt / block_size_, each = blocks_for(int(total) - 1) - shared;
-  const int64_t blocks = shared + request.num_samples * each;
+  const int64_t shared = num_prompt / block_size_, each = stretches_for(int(total) - 1) - shared;
+  const int64_t blocks = (shared + request.num_samples * each) * stretch_blocks_;
   if (blocks > pool_.num_blocks()) {
     return invalid_argument(
         "prompt ({} tokens) + max_tokens ({}) with n = {} needs {} cache blocks of {} tokens; "
@@ -93,8 +93,9 @@ absl::Status Scheduler::Impl::add(RequestId id, GenerateRequest request, Instant
   s.tokens = std::move(r.request.prompt);
   r.request.prompt.clear();
   s.num_prompt = s.num_tokens();
-  r.shared_blocks = s.num_prompt / block_size_;
-  r.final_blocks = blocks_for(s.num_prompt + r.request.sampling.max_tokens - 1);
+  r.shared_stretches = s.num_prompt / block_size_;
+  r.final_stretches = stretches_for(s.num_prompt + r.request.sampling.max_tokens - 1);
+  for (int g = 0; g < num_groups_; ++g) s.tables[size_t(g)].width = width_[size_t(g)];
   if (use_cache(r)) extend_hashes(s, (s.num_prompt - 1) / block_size_);
   r.level = uint8_t(join_level(r));
   r.trace = std::make_shared<RequestTrace>();
@@ -235,7 +236,7 @@ bool Scheduler::Impl::outranks_unfinished(const Record& r) const {
 bool Scheduler::Impl::push_out_for(const Record& r, StepPlan& plan) {
   constexpr int kMostAsked = 64;  // in vain: the others would run again sooner still
   const int slots = r.forked ? r.num_live : r.num_samples;
-  int blocks = watermark_ + r.num_live;
+  int blocks = watermark_ + r.num_live * stretch_blocks_;
   for (const Sequence& s : r.seqs) blocks += s.ended ? 0 : blocks_for(s.num_tokens());
   if (reserved(r)) blocks = std::max(blocks, total_need(r) + watermark_);
   const auto fits = [&](int more) {
@@ -274,48 +275,48 @@ bool Scheduler::Impl::admit(Record& r, StepPlan& plan) {
   int need = 0;
   for (Sequence& s : r.seqs) {
     if (s.ended) continue;
-    need += blocks_for(s.num_tokens()) - (carrier ? r.shared_blocks : 0);
+    need += blocks_for(s.num_tokens()) - (carrier ? r.shared_stretches * stretch_blocks_ : 0);
     if (!carrier) carrier = &s;
   }
   // At least one token is computed, or there are no logits to draw from.
-  const int limit = use_cache(r) ? (carrier->num_tokens() - 1) / block_size_ : 0;
+  int limit = use_cache(r) ? (carrier->num_tokens() - 1) / block_size_ : 0;
+  // Siblings go on from the end of the prompt: what they see there must be in the tables.
+  if (num_groups_ > 1 && r.num_samples > 1) limit = std::min(limit, r.shared_stretches);
   extend_hashes(*carrier, limit);
-  const auto hashes = std::span(carrier->hashes).first(size_t(limit));
-  const std::span<const TokenId> tokens(carrier->tokens);
-  const BlockPool::Match cached = pool_.probe(hashes, tokens);
-  const size_t on_device = size_t(cached.blocks);
-  const auto host_hashes = hashes.subspan(on_device);
-  const auto host_tokens = tokens.subspan(on_device * size_t(block_size_));
-  const int uncached = int(host_tokens.size());
+  const Known known{std::span(carrier->hashes).first(size_t(limit)), carrier->tokens};
+  const int cached = find_prefix(pool_, known, 0);
+  const int uncached = carrier->num_tokens() - cached * block_size_;
   if (whole_prompts() && uncached > std::min(budget_, chunk_budget_)) return false;
-  const int all = reserved(r) ? total_need(r) : need;
-  const int taken = all - cached.held;  // from what is available, cached blocks included
+  const int unseen = first_seen(num_groups_ - 1, cached) * width_[size_t(num_groups_ - 1)];
+  const int all = (reserved(r) ? total_need(r) : need) - unseen;
+  // From what is available, cached blocks included.
+  const int taken = all - held_of_prefix(known, cached);
   if (pool_.num_available() - taken < (num_running_ > 0 ? watermark_ : 0)) return false;
 
-  CHECK(pool_.match(hashes, tokens, carrier->blocks) == cached.blocks);
-  int found = cached.blocks * block_size_, from_host = 0;
+  take_prefix(*carrier, known, cached);
+  int found = cached * block_size_, from_host = 0;
   if (const int tail = match_session(r, *carrier); tail > 0) {
     found += tail;
   } else if (host_ != nullptr) {
-    scratch_.clear();
-    from_host = host_->match(host_hashes, host_tokens, scratch_);
+    from_host = copy_prefix(*carrier, known, plan);
     found += from_host * block_size_;
-    CHECK(pool_.allocate(from_host, carrier->blocks));
-    for (int i = 0; i < from_host; ++i)
-      start_copy(plan, carrier->blocks[on_device + size_t(i)], scratch_[i], false);
-    host_->release(scratch_);  // the copies hold them
   }
   for (Sequence& s : r.seqs) {
     if (s.ended) continue;
-    if (&s != carrier) {
-      const auto shared = std::span(carrier->blocks).first(size_t(r.shared_blocks));
-      pool_.retain(shared);
-      s.blocks.assign(shared.begin(), shared.end());
+    for (int g = 0; g < num_groups_; ++g) {
+      BlockTable& t = s.tables[size_t(g)];
+      if (&s != carrier) {
+        const BlockTable& from = carrier->tables[size_t(g)];
+        const auto shared = std::span(from.blocks).first(from.at(r.shared_stretches));
+        pool_.retain(shared);
+        t.blocks.assign(shared.begin(), shared.end());
+        t.first = from.first;
+      }
+      CHECK(pool_.allocate((stretches_for(s.num_tokens()) - t.end()) * t.width, t.blocks));
     }
-    CHECK(pool_.allocate(blocks_for(s.num_tokens()) - int(s.blocks.size()), s.blocks));
     s.num_scheduled = s.num_computed = s.num_cached = &s == carrier ? found : 0;
   }
-  CHECK(pool_.allocate(all - need, r.spare));
+  CHECK(pool_.allocate(all + unseen - need, r.spare));
   taken_ += taken;
   note_admission(r, found, from_host * block_size_);
   enter(r, from_host > 0 ? plan_ : 0);
@@ -328,13 +329,19 @@ int Scheduler::Impl::match_session(Record& r, Sequence& s) {
   if (r.request.session == 0 || !use_cache(r)) return 0;
   const auto it = sessions_.find(r.request.session);
   if (it == sessions_.end()) return 0;
-  const int end = it->second.num_tokens, full = int(s.blocks.size());
+  const int end = it->second.num_tokens, full = s.end_block();
   if (end / block_size_ != full || end % block_size_ == 0 || end >= s.num_tokens()) return 0;
   const BlockHash hash = session_hash(r, s, end);
   const auto tokens = std::span<const TokenId>(s.tokens).subspan(size_t(full) * block_size_);
-  const BlockPool::Match found = pool_.probe(std::span(&hash, 1), tokens);
-  if (found.blocks == 0 || found.held > 0) return 0;
-  CHECK(pool_.match(std::span(&hash, 1), tokens, s.blocks) == 1);
+  for (int kind = 0; kind < stretch_blocks_; ++kind) {
+    const BlockPool::Match found = pool_.probe(std::span(&hash, 1), tokens, kind);
+    if (found.blocks == 0 || found.held > 0) return 0;
+  }
+  int kind = 0;
+  for (BlockTable& t : tables(s)) {
+    for (int k = 0; k < t.width; ++k)
+      CHECK(pool_.match(std::span(&hash, 1), tokens, t.blocks, kind++) == 1);
+  }
   return end % block_size_;
 }
 

@@ -84,7 +84,7 @@ void Scheduler::Impl::prepare_publish(const Flight& f) {
     Sequence& s = sequence_of(f, i);
     const int full = (f.rows[i].begin + f.rows[i].count) / block_size_;
     extend_hashes(s, full);
-    pool_.prefetch(s.block(full - 1), s.hashes[full - 1]);
+    pool_.prefetch(s.tables[0].block(full - 1), s.hashes[full - 1]);
   }
 }
 
@@ -126,7 +126,7 @@ void Scheduler::Impl::fork(Record& r) {
     }
     if (!carrier) {
       r.seqs.push_back(r.seqs[0]);
-      pool_.retain(r.seqs[0].blocks);
+      for (const BlockTable& t : tables(r.seqs[0])) pool_.retain(t.blocks);
     }
     carrier = false;
     r.seqs.back().sample = uint16_t(i);
@@ -190,13 +190,19 @@ void Scheduler::Impl::publish(Sequence& s, int begin, int end) {
   extend_hashes(s, full);
   const bool behind = host_ != nullptr && policy_.write_behind;
   for (int i = begin / block_size_; i < full; ++i) {
-    const BlockId block = s.block(i);
-    const bool known = !pool_.published(block).empty();
-    pool_.publish(block, s.hashes[i],
-                  std::span(s.tokens).subspan(size_t(i) * block_size_, size_t(block_size_)));
-    if (!behind || known) continue;
-    pool_.retain(std::span(&block, 1));
-    behind_.push_back(block);
+    const auto tokens = std::span(s.tokens).subspan(size_t(i) * block_size_, size_t(block_size_));
+    int kind = 0;
+    for (const BlockTable& t : tables(s)) {
+      for (int k = 0; k < t.width; ++k, ++kind) {
+        if (i < t.first) continue;
+        const BlockId block = t.block(i, k);
+        const bool known = !pool_.published(block).empty();
+        pool_.publish(block, s.hashes[i].of_kind(kind), tokens);
+        if (!behind || known) continue;
+        pool_.retain(std::span(&block, 1));
+        behind_.push_back(block);
+      }
+    }
   }
 }
 
@@ -206,8 +212,13 @@ void Scheduler::Impl::keep_session(Record& r, Sequence& s) {
   const int end = s.num_computed, over = end % block_size_;
   if (over > 0) {
     extend_hashes(s, end / block_size_);
-    pool_.publish(s.block(end / block_size_), session_hash(r, s, end),
-                  std::span(s.tokens).subspan(size_t(end - over), size_t(over)));
+    const BlockHash hash = session_hash(r, s, end);
+    const auto tokens = std::span(s.tokens).subspan(size_t(end - over), size_t(over));
+    int kind = 0;
+    for (const BlockTable& t : tables(s)) {
+      for (int k = 0; k < t.width; ++k)
+        pool_.publish(t.block(end / block_size_, k), hash.of_kind(kind++), tokens);
+    }
   }
   if (sessions_.size() >= kMaxSessions) forget_sessions();
   sessions_[r.request.session] = {end, r.request.sampling.seed, arrivals_};
@@ -240,19 +251,17 @@ void Scheduler::Impl::end_sample(Record& r, int sample) {
     s->ended = true;
     // The next one goes on with the prompt where this one stands, if it was computing it for all.
     const auto live = [](const Sequence& t) { return !t.ended; };
-    const int shared = std::min(s->num_computed, r.shared_blocks * block_size_);
+    const int shared = std::min(s->num_computed, r.shared_stretches * block_size_);
     const auto next = std::find_if(r.seqs.begin(), r.seqs.end(), live);
     if (next > s && next != r.seqs.end() && next->num_scheduled < shared) {
       next->num_scheduled = next->num_computed = shared;
     }
-    release(r, s->blocks);
-    if (host_ != nullptr) host_->release(s->host_blocks);
+    release_tables(r, *s);
     release_slot(r.samples[sample]);
     trim_spare(r);
   } else if (r.num_live == 0) {
     r.seqs[0].ended = true;
-    release(r, r.seqs[0].blocks);
-    if (host_ != nullptr) host_->release(r.seqs[0].host_blocks);
+    release_tables(r, r.seqs[0]);
     for (Record::Sample& other : r.samples) release_slot(other);
   } else {
     trim_spare(r);

@@ -82,25 +82,41 @@ void Scheduler::Impl::check_record(const Record& r, std::vector<int>& refs,
     if (sample.slot >= 0) CHECK(slots[sample.slot]++ == 0);
   }
   for (const Sequence& s : r.seqs) {
-    for (BlockId b : s.blocks) ++refs[b];
-    for (BlockId b : s.host_blocks) ++host_refs[b];
     CHECK(s.num_computed <= s.num_scheduled && s.num_computed <= s.num_tokens());
-    if (s.ended) CHECK(s.blocks.empty() && s.host_blocks.empty());
+    for (int g = 0; g < num_groups_; ++g) check_table(r, s, g, refs, host_refs);
     if (s.ended) continue;
-    // What the next token sees is there.
-    const int unseen = kv_reach_ > 0 ? std::max(s.num_computed - kv_reach_ + 1, 0) : 0;
-    CHECK(s.first_block >= 0 && s.first_block * block_size_ <= unseen);
-    if (r.state == SeqState::waiting)
-      CHECK(s.num_scheduled == 0 && s.first_block == 0 && s.host_blocks.empty());
-    if (r.state == SeqState::swapped) {
-      CHECK(s.num_scheduled == s.num_computed);
-      CHECK(s.first_block + int(s.host_blocks.size()) == blocks_for(s.num_computed));
-    }
-    if (!in) CHECK(s.blocks.empty());
-    if (in) CHECK(s.host_blocks.empty() && s.end_block() * block_size_ >= s.num_scheduled);
-    CHECK(s.end_block() <= std::max(r.final_blocks, blocks_for(s.num_tokens())));
+    if (r.state == SeqState::waiting) CHECK(s.num_scheduled == 0);
+    if (r.state == SeqState::swapped) CHECK(s.num_scheduled == s.num_computed);
     CHECK(s.seq_slot == r.samples[s.sample].slot);
   }
+}
+
+void Scheduler::Impl::check_table(const Record& r, const Sequence& s, int group,
+                                  std::vector<int>& refs, std::vector<int>& host_refs) const {
+  const BlockTable& t = s.tables[size_t(group)];
+  const bool in = r.resident();
+  for (BlockId b : t.blocks) ++refs[b];
+  for (BlockId b : t.host_blocks) ++host_refs[b];
+  CHECK(t.width == width_[size_t(group)] && t.blocks.size() % size_t(t.width) == 0);
+  if (s.ended) {
+    CHECK(t.blocks.empty() && t.host_blocks.empty());
+    return;
+  }
+  // What the next token sees is there. Recomputed siblings go on where the first of them stands.
+  int next = s.num_computed;
+  for (const Sequence& o : r.seqs) {
+    if (in && r.forked)
+      next = std::max(next, std::min(o.num_computed, r.shared_stretches * block_size_));
+  }
+  const bool windowed = group == windowed_ && kv_reach_ > 0;
+  const int unseen = windowed ? std::max(next - kv_reach_ + 1, 0) : 0;
+  CHECK(t.first >= 0 && t.first * block_size_ <= unseen);
+  if (r.state == SeqState::waiting) CHECK(t.first == 0 && t.host_blocks.empty());
+  if (r.state == SeqState::swapped) CHECK(int(t.host_blocks.size()) == num_computed(s, t));
+  if (!in) CHECK(t.blocks.empty());
+  if (in) CHECK(t.host_blocks.empty() && t.end() * block_size_ >= s.num_scheduled);
+  if (in) CHECK(t.end() == s.end_block());
+  CHECK(t.end() <= std::max(r.final_stretches, stretches_for(s.num_tokens())));
 }
 
 // What must hold between any two calls; linear in everything.

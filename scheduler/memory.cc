@@ -16,16 +16,32 @@ void Scheduler::Impl::extend_hashes(Sequence& s, int num_blocks) const {
 bool Scheduler::Impl::extend_table(Record& r, Sequence& s, StepPlan& plan) {
   const bool inside = s.num_scheduled < s.end_block() * block_size_;
   if (inside && r.num_samples == 1) return true;
-  if (!inside) return take_block(r, s.blocks, plan);
+  if (!inside) {
+    if (num_groups_ == 1) return take_stretch(r, s.tables[0].blocks, plan);
+    fresh_.clear();
+    if (!take_stretch(r, fresh_, plan)) return false;
+    auto from = fresh_.begin();
+    for (BlockTable& t : tables(s)) {
+      t.blocks.insert(t.blocks.end(), from, from + t.width);
+      from += t.width;
+    }
+    return true;
+  }
   const int at = s.num_scheduled / block_size_;
   // Samples share the prompt's last, partial block after a fork: all but the last one copy it.
-  if (at != r.shared_blocks || !shares_partial_block(r, s)) return true;
-  std::vector<BlockId> fresh;
-  if (!take_block(r, fresh, plan)) return false;
-  plan.fork_copies.push_back({s.block(at), fresh[0]});
-  s.blocks[size_t(at - s.first_block)] = fresh[0];
-  scratch_.assign(1, plan.fork_copies.back().src);
-  pool_.release(scratch_);  // a sibling holds it still, so nobody else can get it in this step
+  if (at != r.shared_stretches || !shares_partial_block(r, s)) return true;
+  fresh_.clear();
+  if (!take_stretch(r, fresh_, plan)) return false;
+  scratch_.clear();
+  auto from = fresh_.begin();
+  for (BlockTable& t : tables(s)) {
+    for (int i = 0; i < t.width; ++i, ++from) {
+      BlockId& block = t.blocks[t.at(at) + size_t(i)];
+      plan.fork_copies.push_back({block, *from});
+      scratch_.push_back(std::exchange(block, *from));
+    }
+  }
+  pool_.release(scratch_);  // a sibling holds them still, so nobody else can get them in this step
   return true;
 }
 
@@ -33,39 +49,45 @@ bool Scheduler::Impl::extend_table(Record& r, Sequence& s, StepPlan& plan) {
 // but wrote to none that it shares. Were such a block copied by the last who has it, it could go to
 // somebody else before the step that copies it has run.
 bool Scheduler::Impl::shares_partial_block(const Record& r, const Sequence& s) const {
-  const int at = r.shared_blocks;
-  const auto has = [at](const Sequence& t) { return t.first_block <= at && at < t.end_block(); };
-  if (!has(s) || pool_.refs(s.block(at)) == 1) return false;
+  const int at = r.shared_stretches;
+  // What is true of one table is true of all: a stretch's blocks are copied together.
+  const BlockTable& own = s.tables[0];
+  const auto has = [at](const BlockTable& t) { return t.first <= at && at < t.end(); };
+  if (!has(own) || pool_.refs(own.block(at)) == 1) return false;
   return std::any_of(r.seqs.begin(), r.seqs.end(), [&](const Sequence& t) {
-    return &t != &s && !t.ended && has(t) && t.block(at) == s.block(at);
+    const BlockTable& other = t.tables[0];
+    return &t != &s && !t.ended && has(other) && other.block(at) == own.block(at);
   });
 }
 
 // What no token behind the computed ones sees.
 void Scheduler::Impl::give_back_blocks(Record& r, Sequence& s) {
   const int first = (s.num_computed - kv_reach_ + 1) / block_size_;
-  const auto end = s.blocks.begin() + ptrdiff_t(first - s.first_block);
-  scratch_.assign(s.blocks.begin(), end);
-  s.blocks.erase(s.blocks.begin(), end);
-  s.first_block = first;
+  BlockTable& t = s.tables[size_t(windowed_)];
+  const auto end = t.blocks.begin() + ptrdiff_t(t.at(first));
+  scratch_.assign(t.blocks.begin(), end);
+  t.blocks.erase(t.blocks.begin(), end);
+  t.first = first;
   release(r, scratch_);
 }
 
-bool Scheduler::Impl::take_block(Record& r, std::vector<BlockId>& out, StepPlan& plan) {
+// The blocks of one more stretch, in the order of the tables.
+bool Scheduler::Impl::take_stretch(Record& r, std::vector<BlockId>& out, StepPlan& plan) {
   if (!r.spare.empty()) {
-    out.push_back(r.spare.back());
-    r.spare.pop_back();
+    const auto from = r.spare.end() - stretch_blocks_;
+    out.insert(out.end(), from, r.spare.end());
+    r.spare.erase(from, r.spare.end());
     return true;
   }
-  return make_room(r, plan) && pool_.allocate(1, out);
+  return make_room(r, plan) && pool_.allocate(stretch_blocks_, out);
 }
 
-// Takes from the policy's tail until a block is free. A victim in flight is kept out of this step
-// and taken when it has landed; one that goes to the host frees its blocks when they are copied.
-// Meanwhile the caller stalls, and so does whoever comes later and needs memory, for there is none.
-// Each victim is asked once in a step, so the whole of it is linear.
+// Takes from the policy's tail until a stretch's blocks are free. A victim in flight is kept out of
+// this step and taken when it has landed; one that goes to the host frees its blocks when they are
+// copied. Meanwhile the caller stalls, and so does whoever comes later and needs memory, for there
+// is none. Each victim is asked once in a step, so the whole of it is linear.
 bool Scheduler::Impl::make_room(const Record& r, StepPlan& plan) {
-  while (pool_.num_available() == 0) {
+  while (pool_.num_available() < stretch_blocks_) {
     if (num_coming_ + num_leaving_ + soon_ > 0) return false;
     if (!victims_listed_) list_victims();
     if (victims_.empty()) return false;
@@ -87,7 +109,9 @@ bool Scheduler::Impl::make_room(const Record& r, StepPlan& plan) {
 void Scheduler::Impl::hold_back(Record& victim) {
   victim.held_back = round_;
   for (const Sequence& s : victim.seqs) {
-    for (BlockId b : s.blocks) soon_ += pool_.refs(b) == 1;
+    for (const BlockTable& t : tables(s)) {
+      for (BlockId b : t.blocks) soon_ += pool_.refs(b) == 1;
+    }
   }
 }
 
@@ -107,8 +131,11 @@ void Scheduler::Impl::preempt(Record& r, StepPlan& plan, bool proactive) {
     give_up(r);
   }
   for (Sequence& s : r.seqs) {
-    pool_.release(s.blocks);
-    if (!swapped) s.num_computed = s.num_cached = s.first_block = 0;
+    for (BlockTable& t : tables(s)) {
+      pool_.release(t.blocks);
+      if (!swapped) t.first = 0;
+    }
+    if (!swapped) s.num_computed = s.num_cached = 0;
     s.num_scheduled = s.num_computed;
     s.seq_slot = -1;
   }
@@ -127,7 +154,7 @@ void Scheduler::Impl::give_up(Record& r) {
   int tokens = 0;
   for (const Sequence& s : r.seqs) {
     if (s.ended) continue;
-    const int shared = tokens > 0 ? std::min(s.num_computed, r.shared_blocks * block_size_) : 0;
+    const int shared = tokens > 0 ? std::min(s.num_computed, r.shared_stretches * block_size_) : 0;
     tokens += s.num_computed - shared;
   }
   counters_.wasted_recompute += tokens;
@@ -167,6 +194,13 @@ void Scheduler::Impl::release(Record& r, std::vector<BlockId>& blocks) {
   blocks.clear();
 }
 
+void Scheduler::Impl::release_tables(Record& r, Sequence& s) {
+  for (BlockTable& t : tables(s)) {
+    release(r, t.blocks);
+    if (host_ != nullptr) host_->release(t.host_blocks);
+  }
+}
+
 void Scheduler::Impl::release_slot(Record::Sample& sample) {
   if (sample.slot < 0) return;
   free_slots_.push_back(sample.slot);
@@ -176,18 +210,19 @@ void Scheduler::Impl::release_slot(Record::Sample& sample) {
 // Blocks the live samples may still have to take, at most.
 int Scheduler::Impl::remaining_need(const Record& r) const {
   if (!r.forked) {
-    return r.final_blocks - r.seqs[0].end_block() +
-           (r.num_live - 1) * (r.final_blocks - r.shared_blocks);
+    return (r.final_stretches - r.seqs[0].end_block() +
+            (r.num_live - 1) * (r.final_stretches - r.shared_stretches)) *
+           stretch_blocks_;
   }
   int need = 0, sharing = 0;
   for (const Sequence& s : r.seqs) {
     if (s.ended) continue;
-    need += r.final_blocks - s.end_block();
+    need += r.final_stretches - s.end_block();
     // Fresh from the fork: the next token goes to the partial block that samples share.
     const bool fresh = s.num_scheduled == s.num_prompt && s.num_prompt % block_size_ != 0;
     sharing += fresh && shares_partial_block(r, s);
   }
-  return need + std::max(sharing - 1, 0);
+  return (need + std::max(sharing - 1, 0)) * stretch_blocks_;
 }
 
 void Scheduler::Impl::trim_spare(Record& r) {

@@ -99,7 +99,8 @@ void Scheduler::Impl::settle_tenants() {
   }
   for (Tenant& t : tenants_) {
     if (t.waits) continue;
-    const double owed = t.live > 0 ? double(pool_.num_blocks()) * block_size_ / t.weight : 0;
+    const double owed =
+        t.live > 0 ? double(pool_.num_blocks()) / stretch_blocks_ * block_size_ / t.weight : 0;
     t.counter = std::max(t.counter, std::min(least, most) - owed);
   }
 }

@@ -10,9 +10,9 @@ namespace sluice {
 
 Scheduler::Scheduler(const Policy& policy, const CostModel& seed, BlockPool& device,
                      BlockPool* host, int depth, std::vector<TokenId> eos_tokens, int max_model_len,
-                     int kv_reach)
+                     std::vector<KvGroup> groups)
     : impl_(std::make_unique<Impl>(policy, seed, device, host, depth, std::move(eos_tokens),
-                                   max_model_len, kv_reach)) {}
+                                   max_model_len, std::move(groups))) {}
 
 Scheduler::~Scheduler() = default;
 
@@ -47,7 +47,7 @@ const CostModel& Scheduler::cost_model() const { return impl_->cost_; }
 
 Scheduler::Impl::Impl(const Policy& policy, const CostModel& seed, BlockPool& device,
                       BlockPool* host, int depth, std::vector<TokenId> eos_tokens,
-                      int max_model_len, int kv_reach)
+                      int max_model_len, std::vector<KvGroup> groups)
     : policy_(policy),
       cost_(seed),
       pool_(device),
@@ -56,11 +56,17 @@ Scheduler::Impl::Impl(const Policy& policy, const CostModel& seed, BlockPool& de
       block_mask_(std::has_single_bit(unsigned(block_size_)) ? block_size_ - 1 : -1),
       watermark_(int(std::ceil(policy.watermark * device.num_blocks()))),
       max_model_len_(max_model_len),
-      kv_reach_(kv_reach),
+      num_groups_(int(groups.size())),
+      width_{groups[0].width, num_groups_ > 1 ? groups[1].width : 0},
+      stretch_blocks_(width_[0] + width_[1]),
+      windowed_(num_groups_ - 1),
+      kv_reach_(groups.back().reach),
       max_rows_(policy.max_rows > 0 ? std::min(policy.max_rows, policy.max_seqs) : policy.max_seqs),
       eos_(std::move(eos_tokens)),
       flights_(size_t(depth)) {
-  CHECK(depth >= 1 && policy.max_seqs >= 1 && policy.max_step_tokens >= 1 && kv_reach >= 0);
+  CHECK(depth >= 1 && policy.max_seqs >= 1 && policy.max_step_tokens >= 1);
+  CHECK(num_groups_ <= kMaxKvGroups && kv_reach_ >= 0 && width_[0] >= 1);
+  CHECK(num_groups_ == 1 || (width_[1] >= 1 && groups[0].reach == 0 && kv_reach_ > 0));
   CHECK(!policy.tenant_weights.empty() && policy.min_chunk >= 1);
   CHECK(host == nullptr || host->block_size() == block_size_);
   for (double weight : policy.tenant_weights) {
@@ -212,9 +218,9 @@ bool Scheduler::Impl::wants_chunk(const Record& r, const Sequence& s) const {
   if (s.ended || s.num_scheduled >= s.num_tokens()) return false;
   if (s.num_scheduled >= s.num_prompt && s.num_scheduled + 1 == s.num_tokens()) return false;
   // Recomputed siblings share the prompt again, and the first of them computes it for all.
-  if (!r.forked || s.num_scheduled >= r.shared_blocks * block_size_) return true;
+  if (!r.forked || s.num_scheduled >= r.shared_stretches * block_size_) return true;
   for (const Sequence& t : r.seqs) {
-    if (!t.ended) return &t == &s || t.num_computed >= r.shared_blocks * block_size_;
+    if (!t.ended) return &t == &s || t.num_computed >= r.shared_stretches * block_size_;
   }
   return false;
 }
@@ -264,10 +270,10 @@ void Scheduler::Impl::add_chunks(Record& r, StepPlan& plan) {
   for (Sequence& s : r.seqs) {
     if (budget_ == 0 || chunk_budget_ == 0 || rows_left_ == 0) return;
     if (!wants_chunk(r, s)) continue;
-    if (r.forked && s.num_scheduled < r.shared_blocks * block_size_) {
+    if (r.forked && s.num_scheduled < r.shared_stretches * block_size_) {
       for (const Sequence& t : r.seqs) {
         if (t.ended) continue;
-        if (&t != &s) s.num_scheduled = s.num_computed = r.shared_blocks * block_size_;
+        if (&t != &s) s.num_scheduled = s.num_computed = r.shared_stretches * block_size_;
         break;
       }
     }

@@ -18,11 +18,11 @@ namespace sluice {
 class Scheduler {
  public:
   // `host`: the second tier, for what is swapped out and for prefixes that the device evicted;
-  // null: none. `depth`: plans that may be in flight at once. `kv_reach` > 0: a token's step reads
-  // keys and values of the last `kv_reach` positions only, its own included; a sequence gives back
-  // the blocks before them.
+  // null: none. `depth`: plans that may be in flight at once. `groups`: of the model's layers, as
+  // group_layers() has them; a sequence gives back the blocks that its group sees no more.
   Scheduler(const Policy&, const CostModel& seed, BlockPool& device, BlockPool* host, int depth,
-            std::vector<TokenId> eos_tokens, int max_model_len, int kv_reach = 0);
+            std::vector<TokenId> eos_tokens, int max_model_len,
+            std::vector<KvGroup> groups = {KvGroup{}});
   ~Scheduler();
 
   // Fails with resource_exhausted (queue full) or invalid_argument (cannot ever fit). A failed

@@ -48,11 +48,11 @@ struct alignas(64) Record {
   RequestId id = 0;
   uint64_t key = 0;  // its place in the order, under which it is filed
   uint64_t arrival = 0;
-  uint64_t ticket = 0;     // place in its level's queue
-  uint64_t copy_plan = 0;  // swapped, arriving: the plan whose copies must be done
-  int num_live = 0;        // samples that have not ended
-  int shared_blocks = 0;   // full blocks of the prompt, held by all samples together
-  int final_blocks = 0;    // of one sample that uses all its max_tokens
+  uint64_t ticket = 0;       // place in its level's queue
+  uint64_t copy_plan = 0;    // swapped, arriving: the plan whose copies must be done
+  int num_live = 0;          // samples that have not ended
+  int shared_stretches = 0;  // full ones of the prompt, held by all samples together
+  int final_stretches = 0;   // of one sample that uses all its max_tokens
   int num_preempted = 0;
   int num_pushed_out = 0;  // swapped out ahead of need: nothing lost, so it counts apart
   int num_overtaken = 0;   // later arrivals that came in while this one was passed over
@@ -107,7 +107,7 @@ struct Tenant {
 
 struct Scheduler::Impl {
   Impl(const Policy&, const CostModel& seed, BlockPool& device, BlockPool* host, int depth,
-       std::vector<TokenId> eos_tokens, int max_model_len, int kv_reach);
+       std::vector<TokenId> eos_tokens, int max_model_len, std::vector<KvGroup> groups);
 
   // admission.cc: who may wait, and who comes in.
   absl::Status add(RequestId, GenerateRequest, Instant now);
@@ -133,6 +133,21 @@ struct Scheduler::Impl {
   bool whole_prompts() const {
     return policy_.step == Policy::Step::whole || policy_.step == Policy::Step::prefill_first;
   }
+
+  // prefix.cc: what the caches of the pools have.
+  // Stretches of tokens, under whose hashes a cache may have blocks.
+  struct Known {
+    std::span<const BlockHash> hashes;
+    std::span<const TokenId> tokens;
+  };
+  Known part_of(const Known&, int begin, int end) const;
+  BlockPool::Match probe_table(const BlockPool&, int group, const Known&) const;
+  int match_table(BlockPool&, int group, const Known&, std::vector<BlockId>& out) const;
+  int find_prefix(const BlockPool&, const Known&, int from) const;
+  int first_seen(int group, int stretches) const;
+  int held_of_prefix(const Known&, int stretches) const;
+  void take_prefix(Sequence&, const Known&, int stretches);
+  int copy_prefix(Sequence&, const Known&, StepPlan&);
 
   // scheduler.cc: what the next step holds, and how requests leave early.
   StepPlan schedule(Instant now, const CopyProgress&, std::vector<TokenEvent>& events);
@@ -219,9 +234,11 @@ struct Scheduler::Impl {
   bool fills_block(const StepRow& row) const {
     return in_block(row.begin) + row.count >= block_size_;
   }
-  int blocks_for(int tokens) const { return (tokens + block_size_ - 1) / block_size_; }
+  int stretches_for(int tokens) const { return (tokens + block_size_ - 1) / block_size_; }
+  int blocks_for(int tokens) const { return stretches_for(tokens) * stretch_blocks_; }
   int total_need(const Record& r) const {  // blocks, if every live sample uses all its tokens
-    return r.shared_blocks + r.num_live * (r.final_blocks - r.shared_blocks);
+    return (r.shared_stretches + r.num_live * (r.final_stretches - r.shared_stretches)) *
+           stretch_blocks_;
   }
   int remaining_need(const Record&) const;
   int need_beyond_known(const Record&) const;
@@ -243,17 +260,23 @@ struct Scheduler::Impl {
   bool extend_table(Record&, Sequence&, StepPlan&);
   bool shares_partial_block(const Record&, const Sequence&) const;
   void give_back_unseen(Record& r, Sequence& s) {
-    if (kv_reach_ > 0 && s.num_computed - kv_reach_ + 1 >= (s.first_block + 1) * block_size_)
+    if (kv_reach_ > 0 &&
+        s.num_computed - kv_reach_ + 1 >= (s.tables[size_t(windowed_)].first + 1) * block_size_)
       give_back_blocks(r, s);
   }
   void give_back_blocks(Record&, Sequence&);
-  bool take_block(Record&, std::vector<BlockId>& out, StepPlan&);
+  bool take_stretch(Record&, std::vector<BlockId>& out, StepPlan&);
+  template <class S>
+  auto tables(S& s) const {
+    return std::span(s.tables).first(size_t(num_groups_));
+  }
   bool make_room(const Record&, StepPlan&);
   void hold_back(Record& victim);
   void preempt(Record&, StepPlan&, bool proactive);
   void give_up(Record&);
   void requeue_preempted();
   void release(Record&, std::vector<BlockId>& blocks);
+  void release_tables(Record&, Sequence&);
   void release_slot(Record::Sample&);
   void trim_spare(Record&);
 
@@ -264,11 +287,8 @@ struct Scheduler::Impl {
   bool swap_out(Record&, StepPlan&);
   bool admit_swapped(Record&, StepPlan&);
   void copy_in(Record&, StepPlan&);
-  struct Known {
-    std::span<const BlockHash> hashes;
-    std::span<const TokenId> tokens;
-  };
-  Known known_blocks(const Record&, const Sequence&) const;
+  Known known_blocks(const Record&, const Sequence&, const BlockTable&) const;
+  int num_computed(const Sequence&, const BlockTable&) const;
   static bool by_source(const BlockCopy&, const BlockCopy&);
   void unique_sources();
   BlockId mapped(BlockId source) const;
@@ -283,6 +303,8 @@ struct Scheduler::Impl {
   void check_invariants() const;
   void check_record(const Record&, std::vector<int>& refs, std::vector<int>& host_refs,
                     std::vector<char>& slots) const;
+  void check_table(const Record&, const Sequence&, int group, std::vector<int>& refs,
+                   std::vector<int>& host_refs) const;
   Stats stats() const;
   RequestInfo info(const Record&, Instant now) const;
 
@@ -338,7 +360,11 @@ struct Scheduler::Impl {
   const int block_size_;
   const int block_mask_;  // block_size_ - 1; -1: that is no power of two
   const int watermark_, max_model_len_;
-  const int kv_reach_;  // 0: a token sees everything before it
+  const int num_groups_;
+  const std::array<int, kMaxKvGroups> width_;  // blocks of a stretch; 0: there is no such group
+  const int stretch_blocks_;                   // in all groups together
+  const int windowed_;                         // the group that gives back what is behind ...
+  const int kv_reach_;                         // ... so many positions; 0: none does
   const int max_rows_;
   const std::vector<TokenId> eos_;
 
@@ -400,7 +426,7 @@ struct Scheduler::Impl {
   std::vector<absl::btree_set<Filed>::iterator> cursors_;  // [tenants] of the pass over the waiting
   std::vector<StepRow> chunk_rows_;
   std::vector<Record*> chunk_owners_;
-  std::vector<BlockId> scratch_;
+  std::vector<BlockId> scratch_, fresh_;
   std::vector<BlockCopy> mapping_;  // of one swap: from block to block
 };
 

@@ -1,8 +1,10 @@
 #pragma once
 
+#include <array>
 #include <vector>
 
 #include "kvcache/block_pool.h"
+#include "kvcache/kv_groups.h"
 #include "scheduler/request.h"
 
 namespace sluice {
@@ -24,6 +26,19 @@ namespace sluice {
 // its samples are preempted and resumed together.
 enum class SeqState : uint8_t { waiting, running, swapped, arriving };
 
+// Where the keys and values of one group of layers are. A sequence is cut into stretches of
+// block_size tokens; each takes `width` blocks, side by side.
+struct BlockTable {
+  std::vector<BlockId> blocks;       // from stretch `first` on
+  std::vector<BlockId> host_blocks;  // while swapped: where its content is
+  int first = 0;                     // those before were given back: no token to come sees them
+  int width = 1;
+
+  BlockId block(int stretch, int i = 0) const { return blocks[at(stretch) + size_t(i)]; }
+  size_t at(int stretch) const { return size_t(stretch - first) * size_t(width); }
+  int end() const { return first + int(blocks.size()) / width; }
+};
+
 // What every step touches fills the first cache line.
 struct alignas(64) Sequence {
   RequestId id = 0;
@@ -32,21 +47,18 @@ struct alignas(64) Sequence {
   int num_prompt = 0;
   int num_scheduled = 0;  // computed once every launched step has ended; >= num_tokens()
                           // means that the tokens in between are on the device
-  int num_computed = 0;   // tokens whose K/V are in `blocks`
+  int num_computed = 0;   // tokens whose K/V are in `tables`
   int num_cached = 0;     // of those, how many came from the prefix cache
   int seq_slot = -1;      // stable row on the device while running, in [0, max_seqs)
   uint16_t sample = 0;
   bool ended = false;  // rows still in flight are discarded
 
-  std::vector<BlockId> blocks;       // the block table, from first_block on
-  std::vector<BlockId> host_blocks;  // while swapped: where its content is
-  int first_block = 0;               // those before it were given back: no token to come sees them
-  std::vector<BlockHash> hashes;     // one per full block of `tokens`, extended lazily
+  std::array<BlockTable, kMaxKvGroups> tables;  // as many of them as the model has groups
+  std::vector<BlockHash> hashes;                // one per full stretch of `tokens`, lazily
 
   int num_tokens() const { return int(tokens.size()); }
   bool is_decoding() const { return num_computed >= num_prompt; }
-  BlockId block(int index) const { return blocks[size_t(index - first_block)]; }
-  int end_block() const { return first_block + int(blocks.size()); }
+  int end_block() const { return tables[0].end(); }  // all tables end there
 };
 
 }  // namespace sluice

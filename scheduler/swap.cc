@@ -59,7 +59,7 @@ void Scheduler::Impl::arrive(Record& r) {
   for (Sequence& s : r.seqs) {
     if (s.ended) continue;
     left += s.num_tokens() - s.num_computed;
-    if (copied && use_cache(r)) publish(s, s.first_block * block_size_, s.num_computed);
+    if (copied && use_cache(r)) publish(s, s.tables[0].first * block_size_, s.num_computed);
   }
   if (was_out) r.trace->swapped_time += now_ - r.out_since;
   r.trace->copy_time += now_ - r.in_since;
@@ -74,7 +74,7 @@ double Scheduler::Impl::recompute_seconds(const Record& r) const {
   for (const Sequence& s : r.seqs) {
     if (s.ended || s.num_computed == 0) continue;
     const int shared =
-        work.prefill_tokens > 0 ? std::min(s.num_computed, r.shared_blocks * block_size_) : 0;
+        work.prefill_tokens > 0 ? std::min(s.num_computed, r.shared_stretches * block_size_) : 0;
     if (s.num_computed > shared) work.add(shared, s.num_computed - shared, false);
   }
   const double steps = std::ceil(work.prefill_tokens / policy_.max_step_tokens);
@@ -86,12 +86,16 @@ double Scheduler::Impl::swap_seconds(const Record& r) const {
   int in = 0, out = 0;
   for (const Sequence& s : r.seqs) {
     if (s.ended) continue;
-    const int blocks = blocks_for(s.num_computed) - s.first_block;
-    const int shared =
-        in > 0 ? std::clamp(r.shared_blocks - s.first_block, 0, int(s.blocks.size())) : 0;
-    in += std::max(blocks - shared, 0);
-    const Known known = known_blocks(r, s);
-    out += std::max(blocks - std::max(shared, host_->probe(known.hashes, known.tokens).blocks), 0);
+    const bool shares = in > 0;
+    for (int g = 0; g < num_groups_; ++g) {
+      const BlockTable& t = s.tables[size_t(g)];
+      const int stretches = stretches_for(s.num_computed) - t.first;
+      const int shared =
+          shares ? std::clamp(r.shared_stretches - t.first, 0, t.end() - t.first) : 0;
+      in += std::max(stretches - shared, 0) * t.width;
+      const int known = probe_table(*host_, g, known_blocks(r, s, t)).blocks;
+      out += std::max(stretches - std::max(shared, known), 0) * t.width;
+    }
   }
   return (in + out) * cost_.cost().per_block_copy;
 }
@@ -99,12 +103,14 @@ double Scheduler::Impl::swap_seconds(const Record& r) const {
 bool Scheduler::Impl::prefers_swap(const Record& r) const {
   if (host_ == nullptr) return false;
   int blocks = 0;
-  for (const Sequence& s : r.seqs)
-    blocks += s.ended ? 0 : blocks_for(s.num_computed) - s.first_block;
+  for (const Sequence& s : r.seqs) {
+    if (s.ended) continue;
+    for (const BlockTable& t : tables(s)) blocks += num_computed(s, t);
+  }
   if (blocks > host_->num_available()) return false;
   // Samples that compute their prompt again have it in common: only what is whole goes out.
   const bool computed = std::all_of(r.seqs.begin(), r.seqs.end(), [&](const Sequence& s) {
-    const int shared = r.forked ? r.shared_blocks * block_size_ : 0;
+    const int shared = r.forked ? r.shared_stretches * block_size_ : 0;
     return s.ended || (s.num_computed > 0 && s.num_computed >= shared);
   });
   switch (policy_.pressure) {
@@ -122,13 +128,17 @@ bool Scheduler::Impl::prefers_swap(const Record& r) const {
 
 // --- which block goes where ---
 
-// Of the blocks it goes on with, the full ones that a cache may have.
-Scheduler::Impl::Known Scheduler::Impl::known_blocks(const Record& r, const Sequence& s) const {
+// Blocks of a table that have been computed, the last of them in part.
+int Scheduler::Impl::num_computed(const Sequence& s, const BlockTable& t) const {
+  return (stretches_for(s.num_computed) - t.first) * t.width;
+}
+
+// Of the stretches it goes on with, the full ones that a cache may have.
+Scheduler::Impl::Known Scheduler::Impl::known_blocks(const Record& r, const Sequence& s,
+                                                     const BlockTable& t) const {
   const int full = std::min(s.num_computed / block_size_, int(s.hashes.size()));
-  if (!use_cache(r) || full <= s.first_block) return {};
-  const size_t first = size_t(s.first_block);
-  return {std::span(s.hashes).first(size_t(full)).subspan(first),
-          std::span(s.tokens).subspan(first * size_t(block_size_))};
+  if (!use_cache(r) || full <= t.first) return {};
+  return part_of({s.hashes, s.tokens}, t.first, full);
 }
 
 bool Scheduler::Impl::by_source(const BlockCopy& a, const BlockCopy& b) { return a.src < b.src; }
@@ -152,15 +162,19 @@ bool Scheduler::Impl::swap_out(Record& r, StepPlan& plan) {
   for (Sequence& s : r.seqs) {
     if (s.ended) continue;
     if (use_cache(r)) extend_hashes(s, s.num_computed / block_size_);
-    const Known known = known_blocks(r, s);
-    host_->match(known.hashes, known.tokens, s.host_blocks);
-    for (int i = int(s.host_blocks.size()); i < blocks_for(s.num_computed) - s.first_block; ++i)
-      mapping_.push_back({s.blocks[i], -1});
+    for (int g = 0; g < num_groups_; ++g) {
+      BlockTable& t = s.tables[size_t(g)];
+      match_table(*host_, g, known_blocks(r, s, t), t.host_blocks);
+      for (int i = int(t.host_blocks.size()); i < num_computed(s, t); ++i)
+        mapping_.push_back({t.blocks[size_t(i)], -1});
+    }
   }
   unique_sources();
   scratch_.clear();
   if (!host_->allocate(int(mapping_.size()), scratch_)) {
-    for (Sequence& s : r.seqs) host_->release(s.host_blocks);
+    for (Sequence& s : r.seqs) {
+      for (BlockTable& t : tables(s)) host_->release(t.host_blocks);
+    }
     return false;
   }
   for (size_t i = 0; i < mapping_.size(); ++i) {
@@ -171,10 +185,12 @@ bool Scheduler::Impl::swap_out(Record& r, StepPlan& plan) {
   }
   for (Sequence& s : r.seqs) {
     if (s.ended) continue;
-    for (int i = int(s.host_blocks.size()); i < blocks_for(s.num_computed) - s.first_block; ++i) {
-      const BlockId host = mapped(s.blocks[i]);
-      host_->retain(std::span(&host, 1));
-      s.host_blocks.push_back(host);
+    for (BlockTable& t : tables(s)) {
+      for (int i = int(t.host_blocks.size()); i < num_computed(s, t); ++i) {
+        const BlockId host = mapped(t.blocks[size_t(i)]);
+        host_->retain(std::span(&host, 1));
+        t.host_blocks.push_back(host);
+      }
     }
   }
   host_->release(scratch_);  // the samples hold them now
@@ -207,7 +223,7 @@ void Scheduler::Impl::swap_ahead(StepPlan& plan) {
 // Blocks that stay free for newcomers and for growth: a few steps' worth of either.
 int Scheduler::Impl::arrival_reserve() const {
   constexpr double kSteps = 8;
-  const double growth = double(std::min(num_running_, max_rows_)) / block_size_;
+  const double growth = double(std::min(num_running_, max_rows_)) / block_size_ * stretch_blocks_;
   return int(std::min(kSteps * (arrival_blocks_ + growth), pool_.num_blocks() / 8.0));
 }
 
@@ -221,19 +237,23 @@ bool Scheduler::Impl::admit_swapped(Record& r, StepPlan& plan) {
   int more = 0;  // blocks of tokens that are known and not computed
   for (Sequence& s : r.seqs) {
     if (s.ended) continue;
-    const Known known = known_blocks(r, s);
-    pool_.match(known.hashes, known.tokens, s.blocks);
     more += blocks_for(s.num_tokens()) - blocks_for(s.num_computed);
-    for (size_t i = s.blocks.size(); i < s.host_blocks.size(); ++i)
-      mapping_.push_back({s.host_blocks[i], -1});
+    for (int g = 0; g < num_groups_; ++g) {
+      BlockTable& t = s.tables[size_t(g)];
+      match_table(pool_, g, known_blocks(r, s, t), t.blocks);
+      for (size_t i = t.blocks.size(); i < t.host_blocks.size(); ++i)
+        mapping_.push_back({t.host_blocks[i], -1});
+    }
   }
   unique_sources();
   const int fresh = int(mapping_.size());
   const int rest = reserved(r) ? need_beyond_known(r) : 0;
   // Its next step may need one more block a sample.
-  const int spare = num_running_ > 0 ? std::max(watermark_, r.num_live) : 0;
+  const int spare = num_running_ > 0 ? std::max(watermark_, r.num_live * stretch_blocks_) : 0;
   if (pool_.num_available() < fresh + more + rest + spare) {
-    for (Sequence& s : r.seqs) pool_.release(s.blocks);
+    for (Sequence& s : r.seqs) {
+      for (BlockTable& t : tables(s)) pool_.release(t.blocks);
+    }
     return false;
   }
   copy_in(r, plan);
@@ -249,16 +269,17 @@ bool Scheduler::Impl::admit_swapped(Record& r, StepPlan& plan) {
 // the block that they write next, and all but one copy it.
 int Scheduler::Impl::need_beyond_known(const Record& r) const {
   if (!r.forked) {
-    return r.final_blocks - blocks_for(r.seqs[0].num_tokens()) +
-           (r.num_live - 1) * (r.final_blocks - r.shared_blocks);
+    return (r.final_stretches - stretches_for(r.seqs[0].num_tokens()) +
+            (r.num_live - 1) * (r.final_stretches - r.shared_stretches)) *
+           stretch_blocks_;
   }
   int need = 0, sharing = 0;
   for (const Sequence& s : r.seqs) {
     if (s.ended) continue;
-    need += std::max(r.final_blocks - blocks_for(s.num_tokens()), 0);
+    need += std::max(r.final_stretches - stretches_for(s.num_tokens()), 0);
     sharing += s.num_computed == s.num_prompt && s.num_prompt % block_size_ != 0;
   }
-  return need + std::max(sharing - 1, 0);
+  return (need + std::max(sharing - 1, 0)) * stretch_blocks_;
 }
 
 // Blocks for everything that is known, and copies of what `mapping_` names; siblings share what
@@ -272,13 +293,15 @@ void Scheduler::Impl::copy_in(Record& r, StepPlan& plan) {
   }
   for (Sequence& s : r.seqs) {
     if (s.ended) continue;
-    for (size_t i = s.blocks.size(); i < s.host_blocks.size(); ++i) {
-      const BlockId block = mapped(s.host_blocks[i]);
-      pool_.retain(std::span(&block, 1));
-      s.blocks.push_back(block);
+    for (BlockTable& t : tables(s)) {
+      for (size_t i = t.blocks.size(); i < t.host_blocks.size(); ++i) {
+        const BlockId block = mapped(t.host_blocks[i]);
+        pool_.retain(std::span(&block, 1));
+        t.blocks.push_back(block);
+      }
+      host_->release(t.host_blocks);  // the copies hold them
+      CHECK(pool_.allocate((stretches_for(s.num_tokens()) - t.end()) * t.width, t.blocks));
     }
-    host_->release(s.host_blocks);  // the copies hold them
-    CHECK(pool_.allocate(blocks_for(s.num_tokens()) - s.end_block(), s.blocks));
   }
   pool_.release(scratch_);  // the samples hold them now
 }

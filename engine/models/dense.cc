@@ -89,7 +89,7 @@ void DenseModel::attend(const ForwardContext& ctx, int i, Tensor x, Tensor posit
     ctx.ops.rms_norm(k, k, layer.k_norm, c.norm_eps);
     qkv.q_norm = qkv.k_norm = {};
   }
-  ctx.ops.qkv_rope_write(all, qkv, positions, kv, ctx.attn.slot_mapping);
+  ctx.ops.qkv_rope_write(all, qkv, positions, kv, ctx.attn.slots(kv));
   ctx.ops.attention(attended.heads(c.head_dim), q.heads(c.head_dim), kv, ctx.attn,
                     {c.attention_scale, of.window, c.attention_softcap, alibi_});
   ctx.ops.matmul(b.projected, attended, layer.o);
@@ -211,7 +211,7 @@ KvShape DenseModel::kv_shape() const {
   KvShape shape;
   for (int i = 0; i < config_.num_layers; ++i)
     shape.layers.push_back({config_.layers[i].num_kv_heads, config_.head_dim, config_.head_dim,
-                            layers_[i].k_scale, layers_[i].v_scale});
+                            layers_[i].k_scale, layers_[i].v_scale, config_.layers[i].window});
   return shape;
 }
 

@@ -322,8 +322,11 @@ void CpuOps::move_tokens(Tensor dst, Tensor to, Tensor src, Tensor from) {
 
 // Cuts the batch into tasks of one KV head and as many query tokens as fit a register-blocked
 // tile. Long work first, so that the end of the loop is even.
-void CpuOps::plan_attention(const AttentionArgs& args, const AttnBatch& batch, int num_kv_heads) {
+void CpuOps::plan_attention(const AttentionArgs& args, const AttnBatch& batch,
+                            const KvView& cache) {
   tasks_.clear();
+  const int num_kv_heads = int(cache.k.shape[1]);
+  const int64_t table = cache.table * batch.max_blocks();
   const int32_t* cu_q = batch.cu_q.as<int32_t>();
   const int32_t* seq_lens = batch.seq_lens.as<int32_t>();
   const int tile = kMaxQueryRows / args.group;
@@ -334,7 +337,7 @@ void CpuOps::plan_attention(const AttentionArgs& args, const AttnBatch& batch, i
       const int begin = int(int64_t{tokens} * t / tiles);
       AttentionTask task;
       AttentionPiece& p = task.piece;
-      p.blocks = batch.block_tables.row<const int32_t>(s);
+      p.blocks = batch.block_tables.row<const int32_t>(s) + table;
       p.token_begin = cu_q[s] + begin;
       p.count = end - begin;
       p.position = seq_lens[s] - tokens + begin;
@@ -417,12 +420,12 @@ void CpuOps::attention(Tensor out, Tensor q, KvView cache, const AttnBatch& batc
     part.q += begin * args.q_head_stride;
     part.out += begin * args.out_head_stride;
     if (part.alibi) part.alibi += begin;
-    attention_of(part, batch, num_kv_heads);
+    attention_of(part, batch, cache);
   }
 }
 
-void CpuOps::attention_of(const AttentionArgs& args, const AttnBatch& batch, int num_kv_heads) {
-  plan_attention(args, batch, num_kv_heads);
+void CpuOps::attention_of(const AttentionArgs& args, const AttnBatch& batch, const KvView& cache) {
+  plan_attention(args, batch, cache);
   each_worker_reserves(kernels_.attention_scratch(args.dim));
   const int64_t num_tasks = int64_t(tasks_.size());
   int most_spans = 1;

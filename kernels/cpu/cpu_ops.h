@@ -90,8 +90,8 @@ class CpuOps final : public Ops {
   void rope_row(const Tensor& qk, int64_t position, const Tensor& cos_sin, int64_t row);
   void write_kv_row(const KvView& cache, const Tensor& k, const Tensor& v, int64_t slot,
                     int64_t row);
-  void attention_of(const AttentionArgs& args, const AttnBatch& batch, int num_kv_heads);
-  void plan_attention(const AttentionArgs& args, const AttnBatch& batch, int num_kv_heads);
+  void attention_of(const AttentionArgs& args, const AttnBatch& batch, const KvView& cache);
+  void plan_attention(const AttentionArgs& args, const AttnBatch& batch, const KvView& cache);
   void attention_by_spans(const AttentionArgs& args);
   void plan_experts(int64_t tiles, int64_t bytes_of_tile, int64_t row_step);
   void each_worker_reserves(size_t floats);

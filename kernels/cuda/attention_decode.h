@@ -320,8 +320,7 @@ SIMT_DEVICE void decode_item(const DecodeParams<T, Kv>& p, const DecodeItem& ite
   src.kv_head = item.kv_head, src.seq_len = seq_len;
   src.block_of_lane = 0;
   if (const int token = src.first + lane * kDecodeTile; token < src.end) {
-    src.block_of_lane =
-        p.block_tables[int64_t{item.sequence} * *p.table_stride + (token >> p.kv.block_shift)];
+    src.block_of_lane = p.blocks_of(item.sequence)[token >> p.kv.block_shift];
   }
 
   uint32_t q[kRows / 8][D / 16][2];

@@ -61,7 +61,8 @@ void AttentionLists::plan(const AttnBatch& host, Stream stream) {
   next_ = 1 - next_;
   runtime_.sync(staging.uploaded);
   auto* memory = static_cast<char*>(staging.memory.get());
-  *reinterpret_cast<int32_t*>(memory + at_.table_stride) = int32_t(host.block_tables.stride[0]);
+  *reinterpret_cast<int32_t*>(memory + at_.table_stride) =
+      int32_t(host.block_tables.stride[0] / host.num_tables);
   auto* counts = reinterpret_cast<int32_t*>(memory + at_.counts);
   for (int round = 0, begin = 0; round < num_rounds(); begin = work_.round_ends[size_t(round++)])
     counts[round] = work_.round_ends[size_t(round)] - begin;

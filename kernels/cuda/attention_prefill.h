@@ -63,7 +63,7 @@ SIMT_DEVICE PrefillRows prefill_rows(const PrefillParams<T, Kv>& p, const Prefil
   PrefillRows r;
   r.sequence = item.sequence, r.kv_head = item.kv_head, r.first_row = item.first_row;
   r.first_token = p.cu_q[item.sequence];
-  r.blocks = p.block_tables + int64_t{item.sequence} * *p.table_stride;
+  r.blocks = p.blocks_of(item.sequence);
   r.num_queries = p.cu_q[item.sequence + 1] - r.first_token;
   r.seq_len = p.seq_lens[item.sequence];
   const int left = r.num_queries * p.group - r.first_row;

@@ -282,7 +282,9 @@ void CudaOps::attention(Tensor out, Tensor q, KvView cache, const AttnBatch& bat
         shape.group,
         AttentionScores::of(params.scale * cache.k_scale, params.window, params.softcap),
         cache.v_scale,
-        params.alibi.as<const float>()};
+        params.alibi.as<const float>(),
+        cache.table,
+        batch.num_tables};
     const Partials sizes(limits_);
     auto* partials = static_cast<float*>(partials_.get());
     for (int round = 0; round < work.num_rounds(); ++round) {

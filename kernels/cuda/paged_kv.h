@@ -46,7 +46,7 @@ struct PagedAttention {
   T* out;
   int64_t q_stride, out_stride;  // elements from token to token; heads are D apart
   PagedKv<Kv> kv;
-  const int32_t* block_tables;  // [sequences, *table_stride]
+  const int32_t* block_tables;  // [sequences, num_tables, *table_stride]
   const int32_t* table_stride;  // read on the device: contexts grow under a captured launch
   const int32_t* seq_lens;      // [sequences], the new tokens included
   int32_t num_kv_heads;
@@ -54,7 +54,11 @@ struct PagedAttention {
   AttentionScores scores;  // with the scale of cached keys
   float value_scale;       // of cached values
   const float* alibi;      // [heads], as AttnParams has them; may be null
+  int32_t table = 0, num_tables = 1;
 
+  SIMT_DEVICE const int32_t* blocks_of(int sequence) const {
+    return block_tables + (int64_t{sequence} * num_tables + table) * *table_stride;
+  }
   // What a token's score for exp2 loses by head `head`, for each token between it and its query.
   SIMT_DEVICE float slope(int head) const { return alibi[head] * 1.4426950408889634f; }
 };

@@ -44,3 +44,24 @@ def test_blocks_behind_the_window_serve_others(tmp_path, start):
     assert [answer["usage"]["completion_tokens"] for answer in answers] == [3000] * 8
     assert daemon.metric("sluice_preemptions_total") == 0
     daemon.wait_for(daemon.idle)
+
+
+def test_windowed_layers_give_back_though_others_see_everything(tmp_path, start):
+    """Two answers of 3,000 tokens where one of 4,096 would fit if every layer kept all of it: half of the
+    layers have a window of 256. They are those of a cache with room for all."""
+    model = tmp_path / "mixed"
+    assert run_cli("make-model", "--preset", "tiny-gemma3", "--out", model).returncode == 0
+    body = {"max_tokens": 3000, "ignore_eos": True, "seed": 7}
+
+    def two(daemon):
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            asked = [body | {"prompt": prompt} for prompt in ("x", "yes")]
+            answers = list(pool.map(lambda b: daemon.post("/v1/completions", b).json(), asked))
+        assert [answer["usage"]["completion_tokens"] for answer in answers] == [3000] * 2
+        return [answer["choices"][0]["text"] for answer in answers]
+
+    small = start(model, "--cache.bytes=2MiB")
+    texts = two(small)
+    assert small.metric("sluice_preemptions_total") == 0
+    small.wait_for(small.idle)
+    assert two(start(model, "--cache.bytes=64MiB")) == texts

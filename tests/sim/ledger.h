@@ -10,12 +10,13 @@
 #include "base/hash.h"
 #include "engine/model_runner.h"
 
-// A ModelRunner without a model. A cache slot stores the hash of the whole prefix up to its token;
-// every step re-reads each row's whole context through its block table and compares, and the next
-// token is a hash of the context, the seed and the sample. Any fault in block tables, prefix reuse,
-// copies, preemption or in what a step is told becomes a wrong hash at the step where it happens.
-// As unkind as the interface allows: steps run as late as collect() or as early as launch(), and
-// whatever lies behind a row's first token is overwritten with poison before the row is computed.
+// A ModelRunner without a model. A cache slot stores the hash of the whole prefix up to its token,
+// and which of the tables it is in; every step re-reads each row's whole context through its block
+// table and compares, and the next token is a hash of the context, the seed and the sample. Any
+// fault in block tables, prefix reuse, copies, preemption or in what a step is told becomes a wrong
+// hash at the step where it happens. As unkind as the interface allows: steps run as late as
+// collect() or as early as launch(), and whatever lies behind a row's first token is overwritten
+// with poison before the row is computed.
 //
 // Header only, needs no weights: also the engine under server and load tests. One thread.
 namespace sluice {
@@ -25,7 +26,7 @@ struct LedgerOptions {
   int num_host_blocks = 0;
   int num_slots = 256;  // max_seqs
   int depth = 1;
-  int reach = 0;  // > 0: a row's tokens see so many positions, their own included; 2 at least
+  std::vector<KvGroup> groups = {KvGroup{}};  // a reach is 2 at least
   int vocab = 1000;
   std::vector<TokenId> eos_tokens;  // banned before min_tokens, as in a sampler
   uint64_t seed = 1;                // of when steps run, not of what they compute
@@ -86,7 +87,8 @@ class LedgerRunner final : public ModelRunner {
         cache_(size_t(o_.num_blocks) * size_t(o_.block_size), kPoison),
         host_(size_t(o_.num_host_blocks) * size_t(o_.block_size), kPoison),
         drawn_(size_t(o_.num_slots) * kMemory) {
-    CHECK(o_.depth < kMemory && o_.reach != 1);
+    CHECK(o_.depth < kMemory);
+    for (const KvGroup& g : o_.groups) CHECK(g.reach != 1);
   }
 
   int depth() const override { return o_.depth; }
@@ -98,9 +100,9 @@ class LedgerRunner final : public ModelRunner {
     step.forks = plan.fork_copies;
     for (const StepRow& r : plan.rows) {  // read now: later the sequence belongs to the scheduler
       CHECK(!r.seq->ended && r.seq->seq_slot >= 0 && r.seq->seq_slot < o_.num_slots);
-      step.rows.push_back({r.seq->tokens, r.seq->blocks, r.seq->first_block,
-                           r.seq->request->sampling, r.seq->num_prompt, r.begin, r.count,
-                           r.num_logits, r.num_samples, r.seq->seq_slot, r.seq->sample});
+      step.rows.push_back({r.seq->tokens, r.seq->tables, r.seq->request->sampling,
+                           r.seq->num_prompt, r.begin, r.count, r.num_logits, r.num_samples,
+                           r.seq->seq_slot, r.seq->sample});
     }
     const auto swap = [&](const BlockCopy& c, bool out) {
       const BlockId device = out ? c.src : c.dst, host = out ? c.dst : c.src;
@@ -145,8 +147,7 @@ class LedgerRunner final : public ModelRunner {
   static constexpr uint64_t kPoison = 0xdeadbeefdeadbeefull;
   struct Row {
     std::vector<TokenId> tokens;
-    std::vector<BlockId> blocks;
-    int first_block;
+    std::array<BlockTable, kMaxKvGroups> tables;
     SamplingParams sampling;
     int num_prompt, begin, count, num_logits, num_samples, slot, sample;
     std::vector<uint64_t> truth;  // hash of every prefix
@@ -175,11 +176,19 @@ class LedgerRunner final : public ModelRunner {
   Drawn& drawn(int slot, int position) {
     return drawn_[size_t(slot) * kMemory + size_t(position % kMemory)];
   }
-  uint64_t& at(const Row& r, int pos) {
-    CHECK(pos / o_.block_size >= r.first_block);
-    const BlockId block = r.blocks[size_t(pos / o_.block_size - r.first_block)];
+  uint64_t& at(const Row& r, size_t group, int i, int pos) {
+    const BlockTable& t = r.tables[group];
+    CHECK(pos / o_.block_size >= t.first && pos / o_.block_size < t.end());
+    const BlockId block = t.block(pos / o_.block_size, i);
     CHECK(block >= 0 && block < o_.num_blocks);
     return cache_[size_t(block) * o_.block_size + pos % o_.block_size];
+  }
+  // `f(group, i, kind)` for each of the tables; no content is that of another kind.
+  template <class F>
+  void for_each_table(F f) const {
+    uint64_t kind = 0;
+    for (size_t g = 0; g < o_.groups.size(); ++g)
+      for (int i = 0; i < o_.groups[g].width; ++i) f(g, i, kind++ * 0x5851f42d4c957f2dull);
   }
 
   size_t index(BlockId block) const { return size_t(block) * size_t(o_.block_size); }
@@ -209,10 +218,13 @@ class LedgerRunner final : public ModelRunner {
     }
     for (Row& r : step.rows) begin_row(r);
     for (Row& r : step.rows) {
-      for (int p = r.begin; p < r.end(); ++p) {
-        // From the cache and not from the truth: a wrong context spreads, as in a model.
-        at(r, p) = ledger_extend(p > 0 ? at(r, p - 1) : 0, r.tokens[size_t(p)]);
-      }
+      for_each_table([&](size_t g, int i, uint64_t kind) {
+        for (int p = r.begin; p < r.end(); ++p) {
+          // From the cache and not from the truth: a wrong context spreads, as in a model.
+          const uint64_t before = p > 0 ? at(r, g, i, p - 1) ^ kind : 0;
+          at(r, g, i, p) = ledger_extend(before, r.tokens[size_t(p)]) ^ kind;
+        }
+      });
     }
     step.result.first.push_back(0);
     bool any_top = false, any_prompt = false;
@@ -221,19 +233,25 @@ class LedgerRunner final : public ModelRunner {
       any_prompt |= r.sampling.prompt_logprobs >= 0;
     }
     for (const Row& r : step.rows) {
-      const int first = o_.reach > 0 ? std::max(r.begin - o_.reach + 1, 0) : 0;
-      for (int p = first; p < r.end(); ++p) CHECK(at(r, p) == r.truth[size_t(p)]);
-      slots_read_ += r.end() - first;
+      for_each_table([&](size_t g, int i, uint64_t kind) {
+        const int reach = o_.groups[g].reach;
+        const int first = reach > 0 ? std::max(r.begin - reach + 1, 0) : 0;
+        for (int p = first; p < r.end(); ++p) CHECK(at(r, g, i, p) == (r.truth[size_t(p)] ^ kind));
+        slots_read_ += r.end() - first;
+      });
       if (any_prompt) step.result.prompt.push_back(prompt_logprobs(r));
       draw(r, any_top, step.result);
     }
   }
 
   void begin_row(Row& r) {
-    const int capacity = (r.first_block + int(r.blocks.size())) * o_.block_size;
-    CHECK(r.count > 0 && capacity >= r.end());
+    CHECK(r.count > 0);
     CHECK(r.num_logits >= (r.num_samples > 0) && r.num_logits <= r.count);
-    for (int p = r.begin; p < capacity; ++p) at(r, p) = kPoison;
+    for_each_table([&](size_t g, int i, uint64_t) {
+      const int capacity = r.tables[g].end() * o_.block_size;
+      CHECK(capacity >= r.end() && r.tables[g].width == o_.groups[g].width);
+      for (int p = r.begin; p < capacity; ++p) at(r, g, i, p) = kPoison;
+    });
     uint64_t h = 0;
     for (int p = 0; p < r.end(); ++p) {
       if (p == int(r.tokens.size())) {  // not yet known to the scheduler: drawn in this slot

@@ -18,7 +18,7 @@ inline constexpr TokenId kEos = 2;
 struct Row {
   RequestId id;
   int sample, begin, count, num_logits, num_samples;
-  std::vector<BlockId> blocks;
+  std::vector<BlockId> blocks, windowed = {};  // of both groups, where there are two
   bool operator==(const Row& o) const {
     return id == o.id && begin == o.begin && count == o.count && num_samples == o.num_samples;
   }
@@ -35,7 +35,7 @@ class Rules : public ::testing::Test {
     pool.emplace(num_blocks, block_size);
     if (num_host_blocks > 0) host.emplace(num_host_blocks, block_size, pool->hasher());
     scheduler.emplace(policy, CostModel(cost), *pool, host ? &*host : nullptr, depth,
-                      std::vector<TokenId>{kEos}, max_model_len, kv_reach);
+                      std::vector<TokenId>{kEos}, max_model_len, groups);
   }
 
   static GenerateRequest request(int prompt_len, int max_tokens, TokenId first = 1000) {
@@ -67,8 +67,8 @@ class Rules : public ::testing::Test {
     for (const StepRow& row : plan.rows) {
       const Sequence& s = *row.seq;
       work.add(row.begin, row.count, row.count == 1 && row.begin >= s.num_prompt);
-      rows.push_back(
-          {s.id, s.sample, row.begin, row.count, row.num_logits, row.num_samples, s.blocks});
+      rows.push_back({s.id, s.sample, row.begin, row.count, row.num_logits, row.num_samples,
+                      s.tables[0].blocks, s.tables[1].blocks});
       for (int i = 0; i < row.num_samples; ++i) {
         const int sample = row.num_samples > 1 ? i : s.sample;
         r.tokens.push_back(draw ? draw(s.id, sample, row.begin + row.count - s.num_prompt)
@@ -131,7 +131,8 @@ class Rules : public ::testing::Test {
     p.watermark = 0;
     return p;
   }();
-  int max_model_len = 1 << 20, kv_reach = 0;
+  int max_model_len = 1 << 20;
+  std::vector<KvGroup> groups = {KvGroup{}};
   // A live request, as the scheduler tells it.
   RequestInfo info(RequestId id) const {
     RequestInfo i;

@@ -9,7 +9,7 @@ using ::testing::ElementsAre;
 // --- what no token sees any more -------------------------------------------------------------
 
 TEST_F(Rules, BlocksBehindTheReachReturnWithTheStepsInFlight) {
-  kv_reach = 4;
+  groups = {{1, 4}};
   make(8, 4, 2);
   add(1, request(8, 12));
   launch();
@@ -24,6 +24,65 @@ TEST_F(Rules, BlocksBehindTheReachReturnWithTheStepsInFlight) {
     EXPECT_TRUE(rows.empty() || rows[0].blocks.size() <= 2u);
   }
   EXPECT_EQ(tokens_of(1), 12);
+}
+
+// Two of a stretch's three blocks are of layers with a window of 4.
+TEST_F(Rules, OnlyWindowedLayersGiveBack) {
+  groups = {{1, 0}, {2, 4}};
+  make(16, 4);
+  add(1, request(8, 12));
+  step();
+  EXPECT_EQ(used(), 4);  // position 8 sees 5 and what follows: of the first block all see none
+  while (finish_of(1) == FinishReason::none) {
+    const auto rows = step();
+    EXPECT_EQ(rows[0].blocks.size(), size_t(rows[0].begin / 4 + 1));
+    EXPECT_LE(rows[0].windowed.size(), 4u);
+  }
+  EXPECT_EQ(tokens_of(1), 12);
+}
+
+// Of a prefix the windowed layers need have only what the next token sees; where that is gone, a
+// shorter one does.
+TEST_F(Rules, APrefixNeedsOfWindowedLayersWhatTheNextTokenSees) {
+  groups = {{1, 0}, {1, 4}};
+  make(24, 4);
+  add(1, request(17, 1));
+  const std::vector<BlockId> windowed = step()[0].windowed;
+  run_until_idle();
+  const auto sharing = [](int tokens, TokenId others) {
+    GenerateRequest q = request(17, 1);
+    for (size_t i = size_t(tokens); i < 17; ++i) q.prompt[i] = others + TokenId(i);
+    return q;
+  };
+  add(2, sharing(17, 0));  // position 16 sees 13 and what follows
+  auto rows = step();
+  EXPECT_EQ(rows[0].begin, 16);
+  EXPECT_EQ(rows[0].blocks.size(), 5u);
+  EXPECT_EQ(rows[0].windowed.size(), 2u);
+  EXPECT_EQ(rows[0].windowed[0], windowed[3]);
+  run_until_idle();
+  // Those of tokens 4 to 11 were given back first: somebody else gets them first.
+  std::vector<BlockId> others;
+  while (!pool->published(windowed[1]).empty()) ASSERT_TRUE(pool->allocate(1, others));
+  EXPECT_FALSE(pool->published(windowed[0]).empty());
+  pool->release(others);
+  add(3, sharing(8, 2000));  // position 8 sees 5
+  rows = step();
+  EXPECT_EQ(rows[0].begin, 4);
+  EXPECT_EQ(rows[0].windowed[0], windowed[0]);
+  run_until_idle();
+}
+
+// What somebody holds already takes no room, in any of a stretch's blocks.
+TEST_F(Rules, ASharedPrefixTakesNoRoomInAnyTable) {
+  groups = {{2, 0}, {2, 9}};
+  make(4 * 5 + 4, 4);
+  add(1, request(17, 3));  // 5 stretches; 2 of 4 go back, and stay cached
+  step();
+  add(2, request(17, 3));  // one more: the rest is shared
+  EXPECT_EQ(step().size(), 2u);
+  EXPECT_EQ(used(), 4 * 6 - 4);
+  run_until_idle();
 }
 
 // --- preemption ------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ struct Coverage {
   int64_t deadlines = 0, overtakes = 0, restarts_at_bound = 0, prompt_logprobs = 0, discarded = 0;
   int64_t swaps = 0, blocks_in = 0, proactive = 0, demotions = 0, promotions = 0;
   int64_t written_behind = 0, host_cached = 0, session_tails = 0, oldest = 0, orca = 0;
-  int64_t storms = 0, starved = 0, given_back = 0;
+  int64_t storms = 0, starved = 0, given_back = 0, windowed_given_back = 0, windowed_cached = 0;
 };
 
 struct Sent {
@@ -39,11 +39,14 @@ class World : WorldDraws {
  public:
   World(uint64_t seed, int depth, Coverage& coverage, const std::optional<Policy>& choices = {})
       : WorldDraws(seed * 31 + uint64_t(depth), choices), depth_(depth), c_(coverage) {
-    reach_ = seed % 3 == 0 ? 2 + int(seed / 3 % 40) : 0;
-    pool_.emplace(draw_blocks(), block_size_);
+    const int reach = 2 + int(seed / 3 % 40);
+    if (seed % 3 == 0) groups_ = {{1, reach}};
+    if (seed % 3 == 1) groups_ = {{1 + int(seed / 3 % 2), 0}, {1 + int(seed / 5 % 3), reach}};
+    const int tables = groups_.front().width + (seed % 3 == 1 ? groups_.back().width : 0);
+    pool_.emplace(draw_blocks() * tables, block_size_);
     if (rnd(0, 2) > 0) host_.emplace(rnd(1, 3 * pool_->num_blocks()), block_size_, pool_->hasher());
     scheduler_.emplace(policy_, CostModel(draw_cost()), *pool_, host_ ? &*host_ : nullptr, depth,
-                       std::vector<TokenId>{kWorldEos}, max_len_, reach_);
+                       std::vector<TokenId>{kWorldEos}, max_len_, groups_);
     LedgerOptions o;
     o.num_host_blocks = host_ ? host_->num_blocks() : 0;
     o.copy_delay = rnd(0, 1) ? rnd(0, 6) : 0;
@@ -51,7 +54,7 @@ class World : WorldDraws {
     o.num_blocks = pool_->num_blocks();
     o.num_slots = policy_.max_seqs;
     o.depth = depth;
-    o.reach = reach_;
+    o.groups = groups_;
     o.vocab = kVocab;
     o.eos_tokens = {kWorldEos};
     o.seed = seed;
@@ -283,12 +286,16 @@ class World : WorldDraws {
 
   // Once a step has landed since it came in it holds no block that nobody will read.
   void check_reach(const Sequence& s) {
-    const int unseen = reach_ > 0 ? std::max(s.num_computed - reach_ + 1, 0) : 0;
-    ASSERT_LE(s.first_block, unseen / block_size_);
-    if (s.num_computed > s.num_cached) {
-      ASSERT_EQ(s.first_block, unseen / block_size_);
+    for (size_t g = 0; g < groups_.size(); ++g) {
+      const int reach = groups_[g].reach, first = s.tables[g].first;
+      const int unseen = reach > 0 ? std::max(s.num_computed - reach + 1, 0) : 0;
+      ASSERT_LE(first, unseen / block_size_);
+      if (s.num_computed > s.num_cached) {
+        ASSERT_EQ(first, unseen / block_size_);
+      }
+      (g > 0 ? c_.windowed_given_back : c_.given_back) += first;
+      c_.windowed_cached += g > 0 && first > 0 && s.num_computed == s.num_cached;
     }
-    c_.given_back += s.first_block;
   }
 
   void note_restart(Sent& x, const StepRow& row) {
@@ -420,7 +427,7 @@ class World : WorldDraws {
   Instant now_{};
   RequestId last_id_ = 0, advancing_ = 0;
   int cancels_ = 0, storms_ = 0, missed_ = 0;
-  int reach_ = 0;  // of a token's step; 0: everything before it
+  std::vector<KvGroup> groups_ = {KvGroup{}};
 };
 
 }  // namespace sluice

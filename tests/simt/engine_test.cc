@@ -62,8 +62,10 @@ std::vector<float> prompt_logprobs(Rank& rank, int length,
 
 // Activations are bf16 here and f32 there.
 TEST_F(CudaEngine, LogprobsFollowTheCpus) {
-  for (const auto& [tiny, invariant] :
-       {std::pair(llama(true), false), {llama(true), true}, {qwen3(), false}}) {
+  for (const auto& [tiny, invariant] : {std::pair(llama(true), false),
+                                        {llama(true), true},
+                                        {qwen3(), false},
+                                        {mixed_windows(), true}}) {
     Rank cpu = load(tiny, "auto", 1), cuda = load_cuda(tiny, "auto", invariant);
     const std::vector<float> want = prompt_logprobs(cpu, 150), got = prompt_logprobs(cuda, 150);
     ASSERT_EQ(want.size(), 149u);
@@ -358,7 +360,10 @@ TEST(StepTrace, TellsOfTheStepsUnderWay) {
             std::string::npos);
 }
 
-TEST_F(CudaEngine, WhateverHappensAround) { expect_exact(load_cuda(llama(true), "auto", true), 4); }
+TEST_F(CudaEngine, WhateverHappensAround) {
+  expect_exact(load_cuda(llama(true), "auto", true), 4);
+  expect_exact(load_cuda(mixed_windows(), "auto", true), 2);
+}
 
 // Decodes by hand, of sequences whose prompts have six tokens.
 class Decodes {

@@ -205,6 +205,22 @@ TEST(PlanTest, SlotsStayWithinTheirNumbers) {
   EXPECT_LE(plan->num_tokens(), std::numeric_limits<int32_t>::max());
 }
 
+// The same cache in blocks of a quarter of the layers.
+TEST(PlanTest, ATokenOfAllLayersMayTakeSeveralBlocks) {
+  MemoryNeeds n = needs();
+  n.block_bytes /= 4, n.stretch_blocks = 4;
+  const auto plan = plan_memory(cache(0), n, gib(5));
+  ASSERT_TRUE(plan.ok());
+  EXPECT_EQ(plan->num_blocks, 4096);
+  EXPECT_EQ(plan->num_tokens(), 16384);
+  EXPECT_EQ(plan->kv_bytes(), kGiB);
+  EXPECT_THAT(plan->to_text(), HasSubstr("64.0 KiB a token"));
+  EXPECT_EQ(plan_memory(cache(0), n, gib(64))->num_blocks, 4 * 8 * 4096 / 16);
+  ASSERT_TRUE(plan_memory(cache(256 << 20), n, gib(5)).ok());
+  EXPECT_THAT(error_of(plan_memory(cache((256 << 20) - 1), n, gib(5))),
+              HasSubstr("--model.max_model_len to 4080 or less"));
+}
+
 TEST(PlanTest, TextNamesTheNumbers) {
   const auto plan = plan_memory(cache(0), needs(), gib(5));
   ASSERT_TRUE(plan.ok());

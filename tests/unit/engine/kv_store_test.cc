@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <set>
 #include <thread>
 
@@ -93,6 +94,61 @@ INSTANTIATE_TEST_SUITE_P(Shapes, KvStoreTest,
                          testing::Values(std::pair{DType::bf16, 16}, std::pair{DType::f32, 16},
                                          std::pair{DType::bf16, 1}, std::pair{DType::f32, 3},
                                          std::pair{DType::fp8_e4m3, 16}));
+
+// Two layers that see everything, four with windows, one without keys: blocks of two layers.
+TEST(KvStoreTest, GroupsShareBlocksOfOneSize) {
+  HostDevice device;
+  LayerKv full{2, 8, 4}, windowed = full, none = full;
+  windowed.window = 7, none.kv_heads = 0;
+  const KvShape shape{{windowed, full, none, windowed, windowed, full, windowed}, 4, DType::f32};
+  const KvStore kv(device, shape, 5);
+  EXPECT_EQ(KvStore::bytes_per_block(shape), 2 * KvStore::bytes_per_block({{full}, 4, DType::f32}));
+  const auto begin = [&](int layer) {
+    return static_cast<char*>(kv.layer(layer).k.data) - static_cast<char*>(kv.layer(1).k.data);
+  };
+  const int64_t half = int64_t(KvStore::bytes_per_block(shape)) / 2;
+  // The first of each table lies where a block begins, and a block is as far from the next.
+  EXPECT_EQ(kv.layer(1).table, 0);
+  EXPECT_EQ(kv.layer(5).table, 0);
+  EXPECT_EQ(begin(5), half);
+  EXPECT_EQ(kv.layer(0).table, 1);
+  EXPECT_EQ(begin(0), 0);
+  EXPECT_EQ(kv.layer(3).table, 1);
+  EXPECT_EQ(begin(3), half);
+  EXPECT_EQ(kv.layer(4).table, 2);
+  EXPECT_EQ(begin(4), 0);
+  EXPECT_EQ(kv.layer(6).table, 2);
+  EXPECT_EQ(begin(6), half);
+  for (const int layer : {0, 1, 3, 4, 5, 6}) EXPECT_EQ(kv.layer(layer).k.stride[0] * 4, 2 * half);
+}
+
+TEST(KvStoreTest, LayersOfOtherSizesStayTogether) {
+  LayerKv full{2, 8, 8}, windowed{1, 8, 8};
+  windowed.window = 7;
+  const KvGrouping mixed = grouping_of({{full, windowed}, 4, DType::f32});
+  EXPECT_EQ(mixed.groups, (std::vector<KvGroup>{{1, 0}}));
+  windowed.kv_heads = 2;
+  EXPECT_EQ(grouping_of({{full, windowed}, 4, DType::f32}).groups.size(), 2u);
+  EXPECT_EQ(grouping_of({{windowed, windowed}, 4, DType::f32}).groups,
+            (std::vector<KvGroup>{{1, 7}}));
+}
+
+// As published: layers that see everything, layers with windows; blocks they then take.
+TEST(KvGroupsTest, LittleRoomToSpareAndFewTables) {
+  const auto groups = [](int full, int windowed) {
+    std::vector<int> windows(size_t(full), 0);
+    windows.resize(size_t(full + windowed), 512);
+    const KvGrouping g = group_layers(windows);
+    return std::array{g.layers_per_block, g.groups[0].width, g.groups[1].width};
+  };
+  EXPECT_EQ(groups(13, 13), (std::array{13, 1, 1}));  // Gemma 2 2B
+  EXPECT_EQ(groups(4, 22), (std::array{4, 1, 6}));    // Gemma 3 1B
+  EXPECT_EQ(groups(3, 15), (std::array{3, 1, 5}));    // 270M
+  EXPECT_EQ(groups(10, 52), (std::array{10, 1, 6}));  // 27B
+  EXPECT_EQ(groups(21, 7), (std::array{7, 3, 1}));    // windows in the last quarter
+  EXPECT_EQ(groups(6, 4), (std::array{2, 3, 2}));
+  EXPECT_EQ(groups(1, 40), (std::array{6, 1, 7}));
+}
 
 TEST(KvStoreTest, ScalesAreOfFp8AndAByteIsHalfOfTwo) {
   HostDevice device;

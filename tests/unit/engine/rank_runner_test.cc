@@ -23,7 +23,7 @@ struct Hand {
       s.request = &requests[i];
       s.num_prompt = prompt_len;
       for (int t = 0; t < prompt_len; ++t) s.tokens.push_back((i * 31 + t * 7) % vocab);
-      for (int b = 0; b < 8; ++b) s.blocks.push_back(i * 8 + b);
+      for (int b = 0; b < 8; ++b) s.tables[0].blocks.push_back(i * 8 + b);
     }
   }
   StepPlan plan(int begin, int count, int num_logits, int num_samples) const {
@@ -187,7 +187,7 @@ TEST(RankRunnerTest, ASwappedSequenceGoesOnToTheSameBits) {
       return std::bit_cast<uint32_t>(run_step(runner, plan, ++id).logprobs[0]);
     };
     bits.push_back(step(row(s, 0, 40)));
-    const std::vector<BlockId> blocks = s.blocks;
+    const std::vector<BlockId> blocks = s.tables[0].blocks;
     if (swap) {
       StepPlan other = row(hand.sequences[1], 0, 40);  // beside it, in blocks of its own
       other.swap_out = {{0, 5}, {1, 6}, {2, 7}};
@@ -198,7 +198,7 @@ TEST(RankRunnerTest, ASwappedSequenceGoesOnToTheSameBits) {
       EXPECT_EQ(runner.copies().done, 1u);
       gate.allow(3);
       wait_copies(runner, id);
-      hand.sequences[1].blocks = {2, 1, 0};  // where it was
+      hand.sequences[1].tables[0].blocks = {2, 1, 0};  // where it was
       step(row(hand.sequences[1], 0, 40));
       StepPlan back = row(hand.sequences[1], 39, 1);
       back.swap_in = {{5, 33}, {6, 30}, {7, 31}};
@@ -207,14 +207,14 @@ TEST(RankRunnerTest, ASwappedSequenceGoesOnToTheSameBits) {
       step(row(hand.sequences[1], 39, 1));
       gate.allow(3);
       wait_copies(runner, id);
-      s.blocks = {33, 30, 31};
+      s.tables[0].blocks = {33, 30, 31};
     }
     s.tokens.push_back(7);
     bits.push_back(step(row(s, 40, 1)));
     s.tokens.push_back(8);
     bits.push_back(step(row(s, 41, 1)));
     s.tokens.resize(40);
-    s.blocks = blocks;
+    s.tables[0].blocks = blocks;
   }
   EXPECT_EQ(got, expected);
 }

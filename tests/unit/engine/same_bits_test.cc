@@ -35,7 +35,9 @@ struct Outcome {
   Traces traces;
   Scheduler::Stats stats;
 };
-Outcome run(Rank& rank, const Schedule& s, const Requests& requests) {
+Outcome run(Rank& rank, Schedule s, const Requests& requests) {
+  const int tables = grouping_of(rank.model->kv_shape()).num_tables();
+  s.num_blocks *= tables, s.num_host_blocks *= tables;
   BlockPool pool(s.num_blocks, s.block_size);
   std::unique_ptr<BlockPool> host;
   if (s.num_host_blocks > 0)
@@ -64,7 +66,7 @@ Outcome run(Rank& rank, const Schedule& s, const Requests& requests) {
     policy.quantum = 1e-9;  // no clock here: levels change by what steps took
   }
   Scheduler scheduler(policy, CostModel(), pool, host.get(), 1, rank.model->config().eos_ids,
-                      rank.model->max_len(), rank.model->config().widest_window());
+                      rank.model->max_len(), runner.kv().grouping().groups);
   std::mt19937 rng(s.arrivals);
   std::vector<TokenEvent> events;
   Outcome out;
@@ -104,6 +106,7 @@ INSTANTIATE_TEST_SUITE_P(Cases, SameBitsTest,
                                          Case{"bf16", llama(true), "auto", 2},
                                          Case{"qwen3", qwen3(), "auto", 2},
                                          Case{"mistral", mistral(), "auto", 2},
+                                         Case{"mixed_windows", mixed_windows(), "auto", 2},
                                          Case{"fp8", llama(true), "auto", 2, DType::fp8_e4m3},
                                          Case{"avx512", llama(true), "avx512", 1},
                                          Case{"avx2", llama(true), "avx2", 2},

@@ -38,7 +38,7 @@ struct World {
     s.tokens = s.request->prompt;
     s.num_prompt = int(s.tokens.size());
     s.tokens.insert(s.tokens.end(), output.begin(), output.end());
-    s.blocks = std::move(blocks);
+    s.tables[0].blocks = std::move(blocks);
     return s;
   }
   void row(const Sequence& s, int begin, int count, int num_logits, int num_samples) {
@@ -111,6 +111,33 @@ TEST(StepInputsTest, ArraysOfAMixedStep) {
   EXPECT_EQ(in.rows()[0].num_draws, 1);
   EXPECT_EQ(in.rows()[1].num_draws, 0);
   EXPECT_EQ(in.rows()[2].num_draws, 3);
+}
+
+// Layers with windows in two tables of their own, whose first blocks are somebody else's by now.
+TEST(StepInputsTest, EachTableNamesItsBlocks) {
+  World w;
+  Sequence& decode = w.sequence(prompt({10, 11, 12, 13, 14, 15, 16, 17}), {18}, {5, 2, 8});
+  decode.tables[1] = {{20, 21, 22, 23}, {}, 1, 2};
+  Sequence& chunk = w.sequence(prompt({20, 21, 22, 23, 24}), {}, {1, 3});
+  chunk.tables[1] = {{30, 31, 32, 33}, {}, 0, 2};
+  w.row(decode, 8, 1, 1, 1);
+  w.row(chunk, 3, 2, 1, 1);
+  StepLimits l = limits();
+  l.groups = {{1, 0}, {2, 4}};
+  HostDevice device;
+  StepInputs in(device, l, {1});
+  in.build(w.plan);
+  const AttnBatch& b = in.attn();
+  EXPECT_EQ(b.num_tables, 3);
+  EXPECT_EQ(b.max_blocks(), 3);
+  EXPECT_THAT(list(b.block_tables), ElementsAre(5, 2, 8, 0, 20, 22, 0, 21, 23,  //
+                                                1, 3, 0, 30, 32, 0, 31, 33, 0));
+  const std::vector<std::vector<int32_t>> slots = {{32, 7, 12}, {88, 123, 128}, {92, 127, 132}};
+  for (int t = 0; t < 3; ++t) {
+    KvView layer;
+    layer.table = t;
+    EXPECT_EQ(list(b.slots(layer)), slots[size_t(t)]);
+  }
 }
 
 TEST(StepInputsTest, LogitsInPiecesKeepDrawsWithTheirRows) {

@@ -23,6 +23,7 @@ struct TinyModel {
   int layers = 2, hidden = 64, ffn = 96, heads = 4, kv_heads = 2, head_dim = 32, vocab = 300;
   int max_positions = 256;
   int window = 0;                  // of all layers, where the architecture has one; 0: null
+  int full_layers = 0;             // the first ones, which have none
   float k_scale = 0, v_scale = 0;  // of a cache in fp8; 0: none is stored
 
   void write(const std::filesystem::path& dir) const {
@@ -34,7 +35,10 @@ struct TinyModel {
         R"("tie_word_embeddings":true,"hidden_act":"silu","eos_token_id":[0,1],)"
         R"({}"torch_dtype":"{}"}})",
         architecture, hidden, ffn, heads, kv_heads, head_dim, layers, vocab, max_positions,
-        window > 0 ? fmt::format(R"("sliding_window":{},)", window) : "",
+        (window > 0 ? fmt::format(R"("sliding_window":{},)", window) : "") +
+            (full_layers > 0
+                 ? fmt::format(R"("use_sliding_window":true,"max_window_layers":{},)", full_layers)
+                 : ""),
         bf16 ? "bfloat16" : "float32");
     std::string header, data;
     std::mt19937 rng(7);

@@ -34,6 +34,14 @@ inline TinyModel mistral() {
   t.bf16 = true;
   return t;
 }
+// Three of its layers see as much, and give back what is behind; two see everything.
+inline TinyModel mixed_windows() {
+  TinyModel t = qwen3();
+  t.layers = 5;
+  t.window = 21;
+  t.full_layers = 2;
+  return t;
+}
 
 // A tiny model on a device of its own.
 struct Rank {

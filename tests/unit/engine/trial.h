@@ -85,29 +85,36 @@ class Squeeze {
   std::vector<BlockId> blocks_;
 };
 
+// A scenario counts blocks of all layers; in a model of two groups of layers they are several each.
+inline Scenario for_tables(Scenario s, const Model& model) {
+  const int tables = grouping_of(model.kv_shape()).num_tables();
+  s.num_blocks *= tables, s.num_host_blocks *= tables;
+  return s;
+}
+
 class Trial {
  public:
   Trial(Rank& rank, const Scenario& s, const Requests& requests)
-      : s_(s),
+      : s_(for_tables(s, *rank.model)),
         rng_(s.seed),
         requests_(requests),
-        pool_(s.num_blocks, s.block_size, BlockHasher(1, 2)),
-        host_(std::max(s.num_host_blocks, 1), s.block_size, pool_.hasher()),
+        pool_(s_.num_blocks, s.block_size, BlockHasher(1, 2)),
+        host_(std::max(s_.num_host_blocks, 1), s.block_size, pool_.hasher()),
         squeeze_(pool_, rng_),
         runner_(*rank.device, *rank.model,
                 {.max_seqs = s.policy.max_seqs,
                  .max_step_tokens = s.policy.max_step_tokens,
                  .max_model_len = rank.model->max_len(),
-                 .num_blocks = s.num_blocks,
-                 .num_host_blocks = s.num_host_blocks,
+                 .num_blocks = s_.num_blocks,
+                 .num_host_blocks = s_.num_host_blocks,
                  .block_size = s.block_size,
                  .kv_dtype =
                      s.kv_dtype.value_or(rank.device->ops().kv_dtype(rank.model->weight_dtype())),
                  .before_block_copy = [this] { gate_.pass(); }}),
         scheduler_(s.policy, CostModel(StepCost{1e-3, 2e-5, 1e-7, 5e-5, 1e-6, 4e-5}), pool_,
-                   s.num_host_blocks > 0 ? &host_ : nullptr, runner_.depth(),
+                   s_.num_host_blocks > 0 ? &host_ : nullptr, runner_.depth(),
                    rank.model->config().eos_ids, rank.model->max_len(),
-                   rank.model->config().widest_window()) {
+                   runner_.kv().grouping().groups) {
     std::shuffle(requests_.begin(), requests_.end(), rng_);
   }
   ~Trial() { gate_.allow(CopyGate::kAll); }  // also when something has failed
@@ -216,7 +223,7 @@ class Trial {
     scheduler_.check_invariants();
   }
 
-  const Scenario& s_;
+  const Scenario s_;
   std::mt19937_64 rng_;
   Requests requests_;  // in the order in which they come
   BlockPool pool_, host_;
