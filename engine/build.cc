@@ -36,6 +36,17 @@ bool has_cache_scales(const Model& model) {
                      [](const LayerKv& l) { return l.k_scale != 1 || l.v_scale != 1; });
 }
 
+// Blocks that a sequence of the longest context holds at most, where windowed layers give back and
+// the scheduler counts on that: as it does in Scheduler::Impl::check_size().
+int64_t most_held(const std::vector<KvGroup>& groups, const Policy& policy, const Device& device,
+                  const RunnerOptions& o) {
+  if (groups.size() == 1 || policy.sets_all_aside()) return 0;
+  const int all = (o.max_model_len + o.block_size - 1) / o.block_size;
+  const int in_flight = RankRunner::depth_on(device) * policy.max_step_tokens;
+  const int windowed = window_stretches(groups[1].reach, in_flight, o.block_size);
+  return int64_t{all} * groups[0].width + int64_t{std::min(all, windowed)} * groups[1].width;
+}
+
 absl::StatusOr<MemoryPlan> plan_for(const Config& config, Device& device, const Model& model,
                                     const RunnerOptions& options) {
   const KvShape shape = kv_shape(model, options);
@@ -45,6 +56,9 @@ absl::StatusOr<MemoryPlan> plan_for(const Config& config, Device& device, const 
   needs.block_bytes = int64_t(KvStore::bytes_per_block(shape));
   needs.block_size = options.block_size;
   needs.stretch_blocks = grouping_of(shape).num_tables();
+  const auto policy = Policy::from(config.scheduler, config.cache);
+  if (!policy.ok()) return policy.status();
+  needs.sequence_blocks = most_held(grouping_of(shape).groups, *policy, device, options);
   needs.max_seqs = options.max_seqs;
   needs.max_model_len = options.max_model_len;
   Config::Cache cache = config.cache;

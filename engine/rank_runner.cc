@@ -12,12 +12,9 @@ int logit_rows(const RunnerOptions& o, int vocab_size) {
   return int(std::min<int64_t>(fit, std::max(o.max_seqs, o.max_step_tokens)));
 }
 
-// A device of its own computes one step while the host prepares the next.
-int depth_on(const Device& device) { return device.is_host() ? 1 : 2; }
-
 StepLimits limits_of(const Device& device, const Model& model, const RunnerOptions& o) {
   StepLimits l;
-  l.overlapped = depth_on(device) > 1;
+  l.overlapped = RankRunner::depth_on(device) > 1;
   if (!device.is_host()) l.pad_slot = o.num_blocks * o.block_size;
   l.max_seqs = o.max_seqs;
   l.max_step_tokens = o.max_step_tokens;
@@ -91,6 +88,9 @@ KvShape kv_shape(const Model& model, const RunnerOptions& o) {
     if (l.window >= o.max_model_len) l.window = 0;
   return shape;
 }
+
+// A device of its own computes one step while the host prepares the next.
+int RankRunner::depth_on(const Device& device) { return device.is_host() ? 1 : 2; }
 
 RankRunner::Flight::Flight(Device& device, const StepLimits& l, const Model& model, Arena& scratch)
     : inputs(device, l, model.config().eos_ids),

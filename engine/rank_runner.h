@@ -44,6 +44,7 @@ class RankRunner final : public ModelRunner {
  public:
   RankRunner(Device&, Model&, const RunnerOptions&);
 
+  static int depth_on(const Device&);
   int depth() const override { return int(flights_.size()); }
   void launch(const StepPlan&) override;
   StepResult collect() override;

@@ -126,7 +126,8 @@ absl::StatusOr<MemoryPlan> plan_memory(const Config::Cache& cache, const MemoryN
     bytes = std::min(int64_t(double(left) * cache.memory_fraction),
                      one_sequence * needs.max_seqs * needs.block_bytes);
   const int64_t num_blocks = std::min(bytes / needs.block_bytes, most_blocks(needs));
-  if (num_blocks < one_sequence) {
+  const int64_t least = needs.sequence_blocks > 0 ? needs.sequence_blocks : one_sequence;
+  if (num_blocks < least) {
     const std::string knob = cache.bytes > 0
                                  ? fmt::format("cache.bytes = {}", cache.bytes)
                                  : fmt::format(
@@ -138,7 +139,7 @@ absl::StatusOr<MemoryPlan> plan_memory(const Config::Cache& cache, const MemoryN
         "the KV cache is too small: {} holds {} tokens, one sequence of model.max_model_len = {} "
         "takes {}. {}aise --cache.bytes or --cache.memory_fraction",
         knob, count_text(tokens), count_text(needs.max_model_len),
-        bytes_text(one_sequence * needs.block_bytes),
+        bytes_text(least * needs.block_bytes),
         tokens > 0 ? fmt::format("Lower --model.max_model_len to {} or less, or r", tokens) : "R");
   }
   MemoryPlan plan{limit, host, needs, int(num_blocks)};
@@ -147,7 +148,11 @@ absl::StatusOr<MemoryPlan> plan_memory(const Config::Cache& cache, const MemoryN
 }
 
 std::string MemoryPlan::to_text() const {
-  const double sequences = double(num_tokens()) / needs.max_model_len;
+  const double sequences = needs.sequence_blocks > 0
+                               ? double(num_blocks) / double(needs.sequence_blocks)
+                               : double(num_tokens()) / needs.max_model_len;
+  const std::string parts =
+      needs.stretch_blocks > 1 ? fmt::format(" ({} for all layers)", needs.stretch_blocks) : "";
   std::string host;
   if (num_host_blocks > 0)
     host = fmt::format("  host tier          {:>10}  {} blocks for swaps and evicted prefixes\n",
@@ -156,13 +161,13 @@ std::string MemoryPlan::to_text() const {
       "memory ({}: {})\n"
       "  weights            {:>10}\n"
       "  scratch            {:>10}\n"
-      "  KV cache           {:>10}  {} blocks of {} tokens, {} a token\n"
+      "  KV cache           {:>10}  {} blocks of {} tokens{}, {} a token\n"
       "{}"
       "  total              {:>10}\n"
       "  concurrent tokens  {:>10}  {:.1f} sequences of {} tokens\n",
       limit.source, bytes_text(limit.bytes), bytes_text(needs.weight_bytes),
       bytes_text(needs.scratch_bytes), bytes_text(kv_bytes()), count_text(num_blocks),
-      needs.block_size, bytes_text(needs.stretch_bytes() / needs.block_size), host,
+      needs.block_size, parts, bytes_text(needs.stretch_bytes() / needs.block_size), host,
       bytes_text(total_bytes()), count_text(num_tokens()), sequences,
       count_text(needs.max_model_len));
 }

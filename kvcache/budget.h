@@ -29,6 +29,9 @@ struct MemoryNeeds {
   int max_seqs = 0;
   int max_model_len = 0;
   int stretch_blocks = 1;  // for block_size tokens in all layers: KvGrouping::num_tables
+  // Of a sequence of max_model_len that gives back what its windowed layers see no more: the most
+  // it holds. 0: none does.
+  int64_t sequence_blocks = 0;
 
   int64_t stretch_bytes() const { return block_bytes * stretch_blocks; }
 };

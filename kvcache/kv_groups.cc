@@ -9,9 +9,13 @@ namespace {
 // A table costs every row of every step a line of block ids, written and uploaded.
 constexpr int kMostTables = 8;
 
-int blocks_for(int layers, int per_block) { return (layers + per_block - 1) / per_block; }
+int blocks_for(int n, int per_block) { return (n + per_block - 1) / per_block; }
 
 }  // namespace
+
+int window_stretches(int reach, int tokens_in_flight, int block_size) {
+  return blocks_for(reach + tokens_in_flight, block_size) + 1;
+}
 
 KvGrouping one_group(std::span<const int> windows) {
   KvGrouping out;

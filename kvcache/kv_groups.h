@@ -35,6 +35,10 @@ struct KvGrouping {
   }
 };
 
+// Stretches of block_size tokens that a windowed table must hold at most while a sequence has so
+// many tokens in flight; beyond those a token sees it gives them back.
+int window_stretches(int reach, int tokens_in_flight, int block_size);
+
 // `windows`: by layer; 0: it sees everything, negative: it has no keys.
 KvGrouping group_layers(std::span<const int> windows);
 // All layers in one block, whatever their windows.

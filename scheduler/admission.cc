@@ -51,7 +51,10 @@ absl::Status Scheduler::Impl::check_size(const GenerateRequest& request) const {
                             num_prompt, max_tokens, max_model_len_);
   }
   const int64_t shared = num_prompt / block_size_, each = stretches_for(int(total) - 1) - shared;
-  const int64_t blocks = (shared + request.num_samples * each) * stretch_blocks_;
+  int64_t blocks = (shared + request.num_samples * each) * stretch_blocks_;
+  if (num_groups_ > 1 && request.num_samples == 1 && !policy_.sets_all_aside())
+    blocks = (shared + each) * width_[0] +
+             std::min<int64_t>(shared + each, window_stretches_) * width_[1];
   if (blocks > pool_.num_blocks()) {
     return invalid_argument(
         "prompt ({} tokens) + max_tokens ({}) with n = {} needs {} cache blocks of {} tokens; "
@@ -237,7 +240,7 @@ bool Scheduler::Impl::push_out_for(const Record& r, StepPlan& plan) {
   constexpr int kMostAsked = 64;  // in vain: the others would run again sooner still
   const int slots = r.forked ? r.num_live : r.num_samples;
   int blocks = watermark_ + r.num_live * stretch_blocks_;
-  for (const Sequence& s : r.seqs) blocks += s.ended ? 0 : blocks_for(s.num_tokens());
+  for (const Sequence& s : r.seqs) blocks += s.ended ? 0 : known_need(r, s, s.tables[1].first);
   if (reserved(r)) blocks = std::max(blocks, total_need(r) + watermark_);
   const auto fits = [&](int more) {
     return int(free_slots_.size()) >= slots && pool_.num_available() + more >= blocks;
@@ -267,7 +270,8 @@ bool Scheduler::Impl::admit_one(Record& r, StepPlan& plan) {
   return true;
 }
 
-// In with all the blocks of its known tokens, or not at all: a prefill never stalls half-way.
+// In with all the blocks of its known tokens, or not at all: a prefill never stalls half-way, but
+// where it waits for others to leave room for its next chunk in a table that follows.
 bool Scheduler::Impl::admit(Record& r, StepPlan& plan) {
   const int num_slots = r.forked ? r.num_live : r.num_samples;
   if (int(free_slots_.size()) < num_slots) return false;
@@ -275,7 +279,7 @@ bool Scheduler::Impl::admit(Record& r, StepPlan& plan) {
   int need = 0;
   for (Sequence& s : r.seqs) {
     if (s.ended) continue;
-    need += blocks_for(s.num_tokens()) - (carrier ? r.shared_stretches * stretch_blocks_ : 0);
+    if (carrier) need += blocks_for(s.num_tokens()) - r.shared_stretches * stretch_blocks_;
     if (!carrier) carrier = &s;
   }
   // At least one token is computed, or there are no logits to draw from.
@@ -284,13 +288,15 @@ bool Scheduler::Impl::admit(Record& r, StepPlan& plan) {
   if (num_groups_ > 1 && r.num_samples > 1) limit = std::min(limit, r.shared_stretches);
   extend_hashes(*carrier, limit);
   const Known known{std::span(carrier->hashes).first(size_t(limit)), carrier->tokens};
-  const int cached = find_prefix(pool_, known, 0);
+  const BlockPool::Match on_device = find_prefix(pool_, known, 0);
+  const int cached = on_device.blocks;
   const int uncached = carrier->num_tokens() - cached * block_size_;
   if (whole_prompts() && uncached > std::min(budget_, chunk_budget_)) return false;
-  const int unseen = first_seen(num_groups_ - 1, cached) * width_[size_t(num_groups_ - 1)];
-  const int all = (reserved(r) ? total_need(r) : need) - unseen;
+  const int first = first_seen(num_groups_ - 1, cached);
+  need += known_need(r, *carrier, first);
+  const int all = reserved(r) ? total_need(r) - first * width_[size_t(num_groups_ - 1)] : need;
   // From what is available, cached blocks included.
-  const int taken = all - held_of_prefix(known, cached);
+  const int taken = all - held_of_prefix(r, known, on_device);
   if (pool_.num_available() - taken < (num_running_ > 0 ? watermark_ : 0)) return false;
 
   take_prefix(*carrier, known, cached);
@@ -312,11 +318,12 @@ bool Scheduler::Impl::admit(Record& r, StepPlan& plan) {
         t.blocks.assign(shared.begin(), shared.end());
         t.first = from.first;
       }
-      CHECK(pool_.allocate((stretches_for(s.num_tokens()) - t.end()) * t.width, t.blocks));
+      const int end = table_end(r, g, t.first, s.num_tokens());
+      CHECK(pool_.allocate((end - t.end()) * t.width, t.blocks));
     }
     s.num_scheduled = s.num_computed = s.num_cached = &s == carrier ? found : 0;
   }
-  CHECK(pool_.allocate(all + unseen - need, r.spare));
+  CHECK(pool_.allocate(all - need, r.spare));
   taken_ += taken;
   note_admission(r, found, from_host * block_size_);
   enter(r, from_host > 0 ? plan_ : 0);

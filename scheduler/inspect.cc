@@ -12,6 +12,7 @@ Scheduler::Stats Scheduler::Impl::stats() const {
   s.swapped = num_swapped_;
   s.waiting_tokens = waiting_tokens_;
   s.total_blocks = pool_.num_blocks();
+  s.stretch_blocks = stretch_blocks_;
   s.used_blocks = pool_.num_blocks() - pool_.num_available();
   if (host_ != nullptr) {
     s.total_host_blocks = host_->num_blocks();
@@ -69,8 +70,8 @@ void Scheduler::Impl::check_record(const Record& r, std::vector<int>& refs,
                                    std::vector<int>& host_refs, std::vector<char>& slots) const {
   const bool in = r.resident();
   CHECK(!r.retired && r.num_live > 0);
-  CHECK(r.num_preempted <= policy_.max_preemptions);
-  CHECK(r.num_pushed_out <= kPushesPerPreemption * policy_.max_preemptions);
+  CHECK(r.num_preempted <= policy_.max_preemptions || !can_set_aside(r));
+  CHECK(r.num_pushed_out <= kPushesPerPreemption * policy_.max_preemptions || !can_set_aside(r));
   CHECK(r.num_overtaken <= policy_.max_overtakes);
   CHECK(in || r.spare.empty());
   CHECK(!in || !reserved(r) || int(r.spare.size()) + num_coming_ >= remaining_need(r));
@@ -115,7 +116,11 @@ void Scheduler::Impl::check_table(const Record& r, const Sequence& s, int group,
   if (r.state == SeqState::swapped) CHECK(int(t.host_blocks.size()) == num_computed(s, t));
   if (!in) CHECK(t.blocks.empty());
   if (in) CHECK(t.host_blocks.empty() && t.end() * block_size_ >= s.num_scheduled);
-  if (in) CHECK(t.end() == s.end_block());
+  if (in && group > 0 && follows(r)) {
+    CHECK(t.end() <= s.end_block() && t.end() - t.first <= window_stretches_);
+  } else if (in) {
+    CHECK(t.end() == s.end_block());
+  }
   CHECK(t.end() <= std::max(r.final_stretches, stretches_for(s.num_tokens())));
 }
 

@@ -14,14 +14,17 @@ void Scheduler::Impl::extend_hashes(Sequence& s, int num_blocks) const {
 }
 
 bool Scheduler::Impl::extend_table(Record& r, Sequence& s, StepPlan& plan) {
-  const bool inside = s.num_scheduled < s.end_block() * block_size_;
-  if (inside && r.num_samples == 1) return true;
-  if (!inside) {
-    if (num_groups_ == 1) return take_stretch(r, s.tables[0].blocks, plan);
+  int lacking = 0;
+  for (const BlockTable& t : tables(s))
+    lacking += s.num_scheduled < t.end() * block_size_ ? 0 : t.width;
+  if (lacking == 0 && r.num_samples == 1) return true;
+  if (lacking > 0) {
+    if (num_groups_ == 1) return take_blocks(r, lacking, s.tables[0].blocks, plan);
     fresh_.clear();
-    if (!take_stretch(r, fresh_, plan)) return false;
+    if (!take_blocks(r, lacking, fresh_, plan)) return false;
     auto from = fresh_.begin();
     for (BlockTable& t : tables(s)) {
+      if (s.num_scheduled < t.end() * block_size_) continue;
       t.blocks.insert(t.blocks.end(), from, from + t.width);
       from += t.width;
     }
@@ -31,7 +34,7 @@ bool Scheduler::Impl::extend_table(Record& r, Sequence& s, StepPlan& plan) {
   // Samples share the prompt's last, partial block after a fork: all but the last one copy it.
   if (at != r.shared_stretches || !shares_partial_block(r, s)) return true;
   fresh_.clear();
-  if (!take_stretch(r, fresh_, plan)) return false;
+  if (!take_blocks(r, stretch_blocks_, fresh_, plan)) return false;
   scratch_.clear();
   auto from = fresh_.begin();
   for (BlockTable& t : tables(s)) {
@@ -71,23 +74,52 @@ void Scheduler::Impl::give_back_blocks(Record& r, Sequence& s) {
   release(r, scratch_);
 }
 
-// The blocks of one more stretch, in the order of the tables.
-bool Scheduler::Impl::take_stretch(Record& r, std::vector<BlockId>& out, StepPlan& plan) {
+// Where a group's table ends at most that begins at `first`, of a sequence that knows `known`
+// tokens: a windowed one that follows comes to no more than it needs to compute the next of them.
+int Scheduler::Impl::table_end(const Record& r, int group, int first, int known) const {
+  const int all = stretches_for(known);
+  return group > 0 && follows(r) ? std::min(all, first + window_stretches_) : all;
+}
+
+// Blocks for what it knows, if it comes in with a windowed table that begins there.
+int Scheduler::Impl::known_need(const Record& r, const Sequence& s, int first) const {
+  int blocks = 0;
+  for (int g = 0; g < num_groups_; ++g) {
+    const int begin = g > 0 ? first : 0;
+    blocks += (table_end(r, g, begin, s.num_tokens()) - begin) * width_[size_t(g)];
+  }
+  return blocks;
+}
+
+// Before a chunk, in its turn: the windowed table goes on as far as it may. For one token room is
+// made, for more of them there is room or not. False: not even for one.
+bool Scheduler::Impl::extend_window(Record& r, Sequence& s, StepPlan& plan) {
+  BlockTable& t = s.tables[1];
+  for (const int end = table_end(r, 1, t.first, s.num_tokens()); t.end() < end;) {
+    const bool some = s.num_scheduled < t.end() * block_size_;
+    if (some && pool_.num_available() < watermark_ + t.width) return true;
+    if (!take_blocks(r, t.width, t.blocks, plan)) return some;
+  }
+  return true;
+}
+
+bool Scheduler::Impl::take_blocks(Record& r, int n, std::vector<BlockId>& out, StepPlan& plan) {
   if (!r.spare.empty()) {
-    const auto from = r.spare.end() - stretch_blocks_;
+    CHECK(int(r.spare.size()) >= n);
+    const auto from = r.spare.end() - n;
     out.insert(out.end(), from, r.spare.end());
     r.spare.erase(from, r.spare.end());
     return true;
   }
-  return make_room(r, plan) && pool_.allocate(stretch_blocks_, out);
+  return make_room(r, n, plan) && pool_.allocate(n, out);
 }
 
-// Takes from the policy's tail until a stretch's blocks are free. A victim in flight is kept out of
+// Takes from the policy's tail until so many blocks are free. A victim in flight is kept out of
 // this step and taken when it has landed; one that goes to the host frees its blocks when they are
 // copied. Meanwhile the caller stalls, and so does whoever comes later and needs memory, for there
 // is none. Each victim is asked once in a step, so the whole of it is linear.
-bool Scheduler::Impl::make_room(const Record& r, StepPlan& plan) {
-  while (pool_.num_available() < stretch_blocks_) {
+bool Scheduler::Impl::make_room(const Record& r, int blocks, StepPlan& plan) {
+  while (pool_.num_available() < blocks) {
     if (num_coming_ + num_leaving_ + soon_ > 0) return false;
     if (!victims_listed_) list_victims();
     if (victims_.empty()) return false;
@@ -123,8 +155,9 @@ void Scheduler::Impl::preempt(Record& r, StepPlan& plan, bool proactive) {
   count_level(r, -1);
   const bool swapped = prefers_swap(r) && swap_out(r, plan);
   ++(swapped && proactive ? r.num_pushed_out : r.num_preempted);
-  r.at_bound = r.num_preempted >= policy_.max_preemptions ||
-               r.num_pushed_out >= kPushesPerPreemption * policy_.max_preemptions;
+  r.at_bound =
+      can_set_aside(r) && (r.num_preempted >= policy_.max_preemptions ||
+                           r.num_pushed_out >= kPushesPerPreemption * policy_.max_preemptions);
   counters_.proactive_swaps += swapped && proactive;
   if (!swapped) {
     ++preempted_since_token_;

@@ -61,6 +61,9 @@ struct Policy {
   // are swapped out and in ahead of need, by estimated next schedule time (FastServe).
   bool proactive = false;
 
+  // From the start, and not only for those that were preempted often.
+  bool sets_all_aside() const { return reservation == Reservation::full || max_preemptions == 0; }
+
   int max_seqs = 256;  // sequences with blocks on the device
   int max_rows = 0;    // of those, how many a step computes; 0: all
   int max_step_tokens = 256;

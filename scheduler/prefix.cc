@@ -50,22 +50,30 @@ int Scheduler::Impl::first_seen(int group, int stretches) const {
 
 // The end of the longest prefix that `pool` has, whose first `from` stretches are there already. Of
 // layers with a window it need have only what the token behind it sees: where some of that is
-// missing, a shorter one may do.
-int Scheduler::Impl::find_prefix(const BlockPool& pool, const Known& known, int from) const {
+// missing, a shorter one may do. What is held counts for a model of one group.
+BlockPool::Match Scheduler::Impl::find_prefix(const BlockPool& pool, const Known& known,
+                                              int from) const {
   const int all = int(known.hashes.size());
-  int n = from + probe_table(pool, 0, part_of(known, from, all)).blocks;
+  const BlockPool::Match first_group = probe_table(pool, 0, part_of(known, from, all));
+  int n = from + first_group.blocks;
   while (num_groups_ > 1 && n > from) {
     const int first = std::max(from, first_seen(1, n));
     const int end = first + probe_table(pool, 1, part_of(known, first, n)).blocks;
     if (end == n) break;
     n = end;
   }
-  return n;
+  return {n, first_group.held};
 }
 
-int Scheduler::Impl::held_of_prefix(const Known& known, int n) const {
+// Of the blocks of such a prefix on the device, those that somebody holds already. Where the host
+// may go on with it, the table of a window that follows moves on and keeps none of them for sure.
+int Scheduler::Impl::held_of_prefix(const Record& r, const Known& known,
+                                    const BlockPool::Match& found) const {
+  if (num_groups_ == 1) return found.held;
+  const int n = found.blocks;
+  const int groups = host_ != nullptr && follows(r) ? 1 : num_groups_;
   int held = 0;
-  for (int g = 0; g < num_groups_; ++g)
+  for (int g = 0; g < groups; ++g)
     held += probe_table(pool_, g, part_of(known, first_seen(g, n), n)).held;
   return held;
 }
@@ -81,7 +89,7 @@ void Scheduler::Impl::take_prefix(Sequence& s, const Known& known, int n) {
 
 // Goes on where take_prefix() ended with what the host has, by copies; the number of stretches.
 int Scheduler::Impl::copy_prefix(Sequence& s, const Known& known, StepPlan& plan) {
-  const int from = s.end_block(), n = find_prefix(*host_, known, from);
+  const int from = s.end_block(), n = find_prefix(*host_, known, from).blocks;
   if (n == from) return 0;
   for (int g = 0; g < num_groups_; ++g) {
     BlockTable& t = s.tables[size_t(g)];

@@ -61,6 +61,8 @@ Scheduler::Impl::Impl(const Policy& policy, const CostModel& seed, BlockPool& de
       stretch_blocks_(width_[0] + width_[1]),
       windowed_(num_groups_ - 1),
       kv_reach_(groups.back().reach),
+      // What a token sees, and what steps in flight compute meanwhile.
+      window_stretches_(window_stretches(kv_reach_, depth * policy.max_step_tokens, block_size_)),
       max_rows_(policy.max_rows > 0 ? std::min(policy.max_rows, policy.max_seqs) : policy.max_seqs),
       eos_(std::move(eos_tokens)),
       flights_(size_t(depth)) {
@@ -255,6 +257,7 @@ bool Scheduler::Impl::add_decodes(Record& r, StepPlan& plan) {
     }
     add_decode(r, s, plan);
   }
+  if (chunks && follows(r) && !extend_window(r, r.seqs[0], plan)) return false;
   if (chunks) {
     // A row is set aside in its turn, though it is filled after all decodes.
     if (rows_left_ == 0) return false;
@@ -278,7 +281,8 @@ void Scheduler::Impl::add_chunks(Record& r, StepPlan& plan) {
       }
     }
     const int left = s.num_tokens() - s.num_scheduled;
-    int count = std::min({budget_, chunk_budget_, left, affordable(s.num_scheduled)});
+    const int room = s.tables[size_t(num_groups_ - 1)].end() * block_size_ - s.num_scheduled;
+    int count = std::min({budget_, chunk_budget_, left, room, affordable(s.num_scheduled)});
     if (count < left) count = tiled(count, plan);
     if (count == 0 || (whole_prompts() && count < left)) return;
     chunk_budget_ -= count;

@@ -62,6 +62,7 @@ class Scheduler {
     int waiting = 0, running = 0, swapped = 0;  // requests; running counts those arriving
     int64_t waiting_tokens = 0;                 // prompt tokens not yet computed of waiting ones
     int used_blocks = 0, total_blocks = 0;
+    int stretch_blocks = 1;  // that block_size tokens take in all layers
     int used_host_blocks = 0, total_host_blocks = 0;
     std::array<int, kLevels> waiting_at{}, running_at{};  // requests by level
     // Since the start, as all below.

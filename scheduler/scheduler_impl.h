@@ -143,9 +143,9 @@ struct Scheduler::Impl {
   Known part_of(const Known&, int begin, int end) const;
   BlockPool::Match probe_table(const BlockPool&, int group, const Known&) const;
   int match_table(BlockPool&, int group, const Known&, std::vector<BlockId>& out) const;
-  int find_prefix(const BlockPool&, const Known&, int from) const;
+  BlockPool::Match find_prefix(const BlockPool&, const Known&, int from) const;
   int first_seen(int group, int stretches) const;
-  int held_of_prefix(const Known&, int stretches) const;
+  int held_of_prefix(const Record&, const Known&, const BlockPool::Match& found) const;
   void take_prefix(Sequence&, const Known&, int stretches);
   int copy_prefix(Sequence&, const Known&, StepPlan&);
 
@@ -248,6 +248,8 @@ struct Scheduler::Impl {
   bool reserved(const Record& r) const {
     return policy_.reservation == Policy::Reservation::full || r.at_bound;
   }
+  // Some fit only because their windowed layers give back: for them preemptions have no bound.
+  bool can_set_aside(const Record& r) const { return total_need(r) <= pool_.num_blocks(); }
   bool use_cache(const Record& r) const {  // prompt logprobs need every prompt position computed
     return policy_.prefix_caching && r.request.sampling.prompt_logprobs < 0;
   }
@@ -258,6 +260,14 @@ struct Scheduler::Impl {
     return (r.num_samples == 1 && in_block(s.num_scheduled) != 0) || extend_table(r, s, plan);
   }
   bool extend_table(Record&, Sequence&, StepPlan&);
+  // Whether the windowed table follows the tokens that are computed, rather than reach to the end
+  // of those that are known.
+  bool follows(const Record& r) const {
+    return num_groups_ > 1 && r.num_samples == 1 && !reserved(r);
+  }
+  int table_end(const Record&, int group, int first, int known) const;
+  int known_need(const Record&, const Sequence&, int windowed_first) const;
+  bool extend_window(Record&, Sequence&, StepPlan&);
   bool shares_partial_block(const Record&, const Sequence&) const;
   void give_back_unseen(Record& r, Sequence& s) {
     if (kv_reach_ > 0 &&
@@ -265,12 +275,12 @@ struct Scheduler::Impl {
       give_back_blocks(r, s);
   }
   void give_back_blocks(Record&, Sequence&);
-  bool take_stretch(Record&, std::vector<BlockId>& out, StepPlan&);
+  bool take_blocks(Record&, int n, std::vector<BlockId>& out, StepPlan&);
   template <class S>
   auto tables(S& s) const {
     return std::span(s.tables).first(size_t(num_groups_));
   }
-  bool make_room(const Record&, StepPlan&);
+  bool make_room(const Record&, int blocks, StepPlan&);
   void hold_back(Record& victim);
   void preempt(Record&, StepPlan&, bool proactive);
   void give_up(Record&);
@@ -365,6 +375,7 @@ struct Scheduler::Impl {
   const int stretch_blocks_;                   // in all groups together
   const int windowed_;                         // the group that gives back what is behind ...
   const int kv_reach_;                         // ... so many positions; 0: none does
+  const int window_stretches_;                 // that a windowed table may hold where it follows
   const int max_rows_;
   const std::vector<TokenId> eos_;
 

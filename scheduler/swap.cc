@@ -237,9 +237,9 @@ bool Scheduler::Impl::admit_swapped(Record& r, StepPlan& plan) {
   int more = 0;  // blocks of tokens that are known and not computed
   for (Sequence& s : r.seqs) {
     if (s.ended) continue;
-    more += blocks_for(s.num_tokens()) - blocks_for(s.num_computed);
     for (int g = 0; g < num_groups_; ++g) {
       BlockTable& t = s.tables[size_t(g)];
+      more += (table_end(r, g, t.first, s.num_tokens()) - stretches_for(s.num_computed)) * t.width;
       match_table(pool_, g, known_blocks(r, s, t), t.blocks);
       for (size_t i = t.blocks.size(); i < t.host_blocks.size(); ++i)
         mapping_.push_back({t.host_blocks[i], -1});
@@ -293,14 +293,16 @@ void Scheduler::Impl::copy_in(Record& r, StepPlan& plan) {
   }
   for (Sequence& s : r.seqs) {
     if (s.ended) continue;
-    for (BlockTable& t : tables(s)) {
+    for (int g = 0; g < num_groups_; ++g) {
+      BlockTable& t = s.tables[size_t(g)];
       for (size_t i = t.blocks.size(); i < t.host_blocks.size(); ++i) {
         const BlockId block = mapped(t.host_blocks[i]);
         pool_.retain(std::span(&block, 1));
         t.blocks.push_back(block);
       }
       host_->release(t.host_blocks);  // the copies hold them
-      CHECK(pool_.allocate((stretches_for(s.num_tokens()) - t.end()) * t.width, t.blocks));
+      const int end = table_end(r, g, t.first, s.num_tokens());
+      CHECK(pool_.allocate((end - t.end()) * t.width, t.blocks));
     }
   }
   pool_.release(scratch_);  // the samples hold them now

@@ -19,7 +19,7 @@ double predict_ttft(const EngineLoad& load, int64_t prompt_tokens) {
   // A token attends to half of its prompt on average; those that wait are taken as equally long.
   work.prefill_context = (ahead * ahead / std::max(s.waiting, 1) + own * own) / 2;
   work.decode_rows = steps * s.running;
-  work.decode_context = steps * s.used_blocks * load.block_size;
+  work.decode_context = steps * (s.used_blocks / s.stretch_blocks) * load.block_size;
   return steps * load.cost.constant + CostModel(load.cost).marginal(work);
 }
 

@@ -47,8 +47,8 @@ def test_blocks_behind_the_window_serve_others(tmp_path, start):
 
 
 def test_windowed_layers_give_back_though_others_see_everything(tmp_path, start):
-    """Two answers of 3,000 tokens where one of 4,096 would fit if every layer kept all of it: half of the
-    layers have a window of 256. They are those of a cache with room for all."""
+    """Half of the layers have a window of 256. In 2 MiB, room for 4,096 tokens of all layers, two answers of
+    3,000 live side by side; and they come through 1.25 MiB, which one of them would not fit."""
     model = tmp_path / "mixed"
     assert run_cli("make-model", "--preset", "tiny-gemma3", "--out", model).returncode == 0
     body = {"max_tokens": 3000, "ignore_eos": True, "seed": 7}
@@ -58,10 +58,12 @@ def test_windowed_layers_give_back_though_others_see_everything(tmp_path, start)
             asked = [body | {"prompt": prompt} for prompt in ("x", "yes")]
             answers = list(pool.map(lambda b: daemon.post("/v1/completions", b).json(), asked))
         assert [answer["usage"]["completion_tokens"] for answer in answers] == [3000] * 2
+        daemon.wait_for(daemon.idle)
         return [answer["choices"][0]["text"] for answer in answers]
 
-    small = start(model, "--cache.bytes=2MiB")
-    texts = two(small)
-    assert small.metric("sluice_preemptions_total") == 0
-    small.wait_for(small.idle)
-    assert two(start(model, "--cache.bytes=64MiB")) == texts
+    room = start(model, "--cache.bytes=2MiB")
+    texts = two(room)
+    assert room.metric("sluice_preemptions_total") == 0
+    short = start(model, "--cache.bytes=1280KiB")
+    assert two(short) == texts
+    assert short.metric("sluice_preemptions_total") > 0

@@ -73,6 +73,75 @@ TEST_F(Rules, APrefixNeedsOfWindowedLayersWhatTheNextTokenSees) {
   run_until_idle();
 }
 
+// A pool for 24 tokens of all layers, or for 36 whose windowed layers give back as the prompt is
+// computed, six tokens a step.
+TEST_F(Rules, AWindowedTableFollowsAPromptThatFitsNoOtherWay) {
+  groups = {{1, 0}, {2, 4}};
+  policy.max_step_tokens = 6;
+  const int held = window_stretches(4, 6, 4);
+  EXPECT_EQ(held, 4);
+  make(9 + 2 * held, 4);
+  EXPECT_FALSE(try_add(9, request(33, 5)).ok());  // a stretch more
+  auto two = request(25, 4);
+  two.num_samples = 2;  // they share tables, which do not follow
+  EXPECT_FALSE(try_add(8, two).ok());
+  add(1, request(33, 4));
+  int most = 0;
+  for (int begin = 0; begin < 33; begin += 6) {
+    const auto rows = launch();
+    EXPECT_THAT(rows, ElementsAre(Row{1, 0, begin, std::min(6, 33 - begin), 0, begin == 30, {}}));
+    EXPECT_EQ(rows[0].blocks.size(), 9u);
+    EXPECT_LE(rows[0].windowed.size(), size_t(2 * held));
+    most = std::max(most, used());
+    commit();
+  }
+  EXPECT_EQ(most, 9 + 2 * held);
+  run_until_idle();
+  EXPECT_EQ(tokens_of(1), 4);
+  // Who sets aside all that it may need must fit with all of it.
+  policy.max_preemptions = 0;
+  make(9 + 2 * held, 4);
+  EXPECT_FALSE(try_add(2, request(33, 4)).ok());
+}
+
+// For one token a prompt takes from others, for more of them only what is free.
+TEST_F(Rules, AChunkTakesRoomForMoreTokensFromNobody) {
+  groups = {{1, 0}, {1, 4}};
+  policy.max_step_tokens = 11;
+  policy.prefix_caching = false;
+  make(33, 4);
+  for (RequestId id : {3, 1, 2}) {  // in the end 1 grows into what 2 gives back; 3 is behind both
+    auto q = request(id == 2 ? 80 : 4, id == 2 ? 2 : 40, TokenId(1000 * id));
+    q.priority = int(id);
+    add(id, q);
+    step();
+  }
+  EXPECT_EQ(pool->num_available(), 1);
+  while (finish_of(2) == FinishReason::none) step();
+  EXPECT_EQ(scheduler->stats().preemptions, 0);
+}
+
+// Others take from it more often than from those that all could be set aside for.
+TEST_F(Rules, WhatCannotBeSetAsideForHasNoBoundOfPreemptions) {
+  groups = {{1, 0}, {2, 4}};
+  policy.max_step_tokens = 6;
+  policy.max_preemptions = 1;
+  policy.prefix_caching = false;
+  make(9 + 2 * window_stretches(4, 6, 4), 4);
+  auto giant = request(5, 32);
+  giant.priority = 1;
+  add(1, giant);
+  for (RequestId id = 2; id < 5; ++id) {
+    while (!has(step(), 1)) {
+    }
+    add(id, request(5, 14, TokenId(2000 * id)));
+    while (finish_of(id) == FinishReason::none) step();
+  }
+  run_until_idle();
+  EXPECT_GT(scheduler->stats().preemptions, 1);
+  EXPECT_EQ(tokens_of(1), 32);
+}
+
 // What somebody holds already takes no room, in any of a stretch's blocks.
 TEST_F(Rules, ASharedPrefixTakesNoRoomInAnyTable) {
   groups = {{2, 0}, {2, 9}};

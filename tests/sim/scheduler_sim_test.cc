@@ -45,9 +45,10 @@ TEST_P(Worlds, EveryOutputEqualsTheRequestRunAlone) {
       long(c.swaps), long(c.blocks_in), long(c.proactive), long(c.demotions), long(c.promotions),
       long(c.written_behind), long(c.host_cached), long(c.session_tails), long(c.oldest),
       long(c.orca), long(c.storms), long(c.starved));
-  for (int64_t seen : {c.swaps, c.blocks_in, c.proactive, c.demotions, c.promotions,
-                       c.written_behind, c.host_cached, c.session_tails, c.oldest, c.storms,
-                       c.starved, c.given_back, c.windowed_given_back, c.windowed_cached}) {
+  for (int64_t seen :
+       {c.swaps, c.blocks_in, c.proactive, c.demotions, c.promotions, c.written_behind,
+        c.host_cached, c.session_tails, c.oldest, c.storms, c.starved, c.given_back,
+        c.windowed_given_back, c.windowed_cached, c.following, c.giants}) {
     EXPECT_GT(seen, 0);
   }
   EXPECT_GT(c.refused, 0);

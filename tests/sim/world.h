@@ -23,6 +23,7 @@ struct Coverage {
   int64_t swaps = 0, blocks_in = 0, proactive = 0, demotions = 0, promotions = 0;
   int64_t written_behind = 0, host_cached = 0, session_tails = 0, oldest = 0, orca = 0;
   int64_t storms = 0, starved = 0, given_back = 0, windowed_given_back = 0, windowed_cached = 0;
+  int64_t following = 0, giants = 0;
 };
 
 struct Sent {
@@ -39,11 +40,7 @@ class World : WorldDraws {
  public:
   World(uint64_t seed, int depth, Coverage& coverage, const std::optional<Policy>& choices = {})
       : WorldDraws(seed * 31 + uint64_t(depth), choices), depth_(depth), c_(coverage) {
-    const int reach = 2 + int(seed / 3 % 40);
-    if (seed % 3 == 0) groups_ = {{1, reach}};
-    if (seed % 3 == 1) groups_ = {{1 + int(seed / 3 % 2), 0}, {1 + int(seed / 5 % 3), reach}};
-    const int tables = groups_.front().width + (seed % 3 == 1 ? groups_.back().width : 0);
-    pool_.emplace(draw_blocks() * tables, block_size_);
+    pool_.emplace(draw_groups(seed), block_size_);
     if (rnd(0, 2) > 0) host_.emplace(rnd(1, 3 * pool_->num_blocks()), block_size_, pool_->hasher());
     scheduler_.emplace(policy_, CostModel(draw_cost()), *pool_, host_ ? &*host_ : nullptr, depth,
                        std::vector<TokenId>{kWorldEos}, max_len_, groups_);
@@ -110,6 +107,26 @@ class World : WorldDraws {
     }
     return out + fmt::format(" free {}", pool_->num_available());
   }
+  // Blocks for what draw_blocks() counts in all layers; or, where windowed layers are counted on to
+  // give back, for no more than one request holds.
+  int draw_groups(uint64_t seed) {
+    const int blocks = draw_blocks(), reach = 2 + int(seed / 3 % 40);
+    if (seed % 3 == 0) groups_ = {{1, reach}};
+    if (seed % 3 != 1) return blocks;
+    const bool small = seed % 2 == 0 && !whole_;
+    groups_ = {{1 + int(seed / 3 % 2), 0}, {1 + int(seed / 5 % 3), small ? 2 + reach % 9 : reach}};
+    if (small) policy_.max_step_tokens = 1 + int(seed / 6 % 8);
+    const int full = groups_[0].width, windowed = groups_[1].width;
+    tables_ = full + windowed;
+    if (!small || most_samples_ > 1 || policy_.sets_all_aside()) return blocks * tables_;
+    const int held =
+        window_stretches(groups_[1].reach, depth_ * policy_.max_step_tokens, block_size_);
+    return blocks * full + std::min(blocks, held) * windowed;
+  }
+  bool fits_set_aside(const GenerateRequest& q) const {
+    const int tokens = int(q.prompt.size()) + q.sampling.max_tokens - 1;
+    return (tokens + block_size_ - 1) / block_size_ * tables_ <= pool_->num_blocks();
+  }
   void submit() {
     GenerateRequest q = draw_request(now_);
     const RequestId id = ++last_id_;
@@ -139,6 +156,7 @@ class World : WorldDraws {
     const size_t n = size_t(q.num_samples);
     x.out.resize(n), x.finish.resize(n, FinishReason::none), x.computed.resize(n);
     x.restarts.resize(n);
+    c_.giants += !fits_set_aside(q) && q.num_samples == 1;
     x.r = std::move(q);
     live_.insert(id);
   }
@@ -294,6 +312,7 @@ class World : WorldDraws {
         ASSERT_EQ(first, unseen / block_size_);
       }
       (g > 0 ? c_.windowed_given_back : c_.given_back) += first;
+      c_.following += g > 0 && s.tables[g].end() < s.end_block();
       c_.windowed_cached += g > 0 && first > 0 && s.num_computed == s.num_cached;
     }
   }
@@ -302,7 +321,7 @@ class World : WorldDraws {
     int& computed = x.computed[row.seq->sample];
     if (row.begin < computed) {
       const int restarts = ++x.restarts[row.seq->sample];
-      ASSERT_LE(restarts, policy_.max_preemptions);
+      ASSERT_TRUE(restarts <= policy_.max_preemptions || !fits_set_aside(x.r));
       c_.restarts_at_bound += restarts == policy_.max_preemptions;
     }
     computed = row.begin + row.count;
@@ -428,6 +447,7 @@ class World : WorldDraws {
   RequestId last_id_ = 0, advancing_ = 0;
   int cancels_ = 0, storms_ = 0, missed_ = 0;
   std::vector<KvGroup> groups_ = {KvGroup{}};
+  int tables_ = 1;
 };
 
 }  // namespace sluice

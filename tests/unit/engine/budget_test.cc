@@ -214,11 +214,19 @@ TEST(PlanTest, ATokenOfAllLayersMayTakeSeveralBlocks) {
   EXPECT_EQ(plan->num_blocks, 4096);
   EXPECT_EQ(plan->num_tokens(), 16384);
   EXPECT_EQ(plan->kv_bytes(), kGiB);
-  EXPECT_THAT(plan->to_text(), HasSubstr("64.0 KiB a token"));
+  EXPECT_THAT(plan->to_text(),
+              HasSubstr("4,096 blocks of 16 tokens (4 for all layers), 64.0 KiB a token"));
   EXPECT_EQ(plan_memory(cache(0), n, gib(64))->num_blocks, 4 * 8 * 4096 / 16);
   ASSERT_TRUE(plan_memory(cache(256 << 20), n, gib(5)).ok());
   EXPECT_THAT(error_of(plan_memory(cache((256 << 20) - 1), n, gib(5))),
               HasSubstr("--model.max_model_len to 4080 or less"));
+  n.sequence_blocks = 256 + 3 * 16;  // but three of them of a window's worth of tokens
+  const int64_t least = n.sequence_blocks * n.block_bytes;
+  ASSERT_TRUE(plan_memory(cache(least), n, gib(5)).ok());
+  EXPECT_THAT(plan_memory(cache(2 * least), n, gib(5))->to_text(),
+              HasSubstr("2.0 sequences of 4,096 tokens"));
+  EXPECT_THAT(error_of(plan_memory(cache(least - 1), n, gib(5))),
+              HasSubstr("max_model_len = 4,096 takes 76.0 MiB"));
 }
 
 TEST(PlanTest, TextNamesTheNumbers) {
