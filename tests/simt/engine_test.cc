@@ -386,7 +386,7 @@ class Decodes {
       s.num_prompt = kPrompt;
       for (int t = 0; t < kPrompt; ++t)
         s.tokens.push_back((i * 31 + t * 7) % rank.model->config().vocab_size);
-      s.blocks = {i, kMost + i};
+      s.tables[0].blocks = {i, kMost + i};
     }
     step(kMost, kPrompt);
   }
