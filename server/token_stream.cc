@@ -121,9 +121,9 @@ TokenStream::Next TokenStream::push(int prompt, TokenEvent& event, Instant now) 
   if (event.known().trace) state.trace = std::move(event.details->trace);
   if (over_ || choice.finish != FinishReason::none) return Next::more;  // after a stop string
   if (event.finish > FinishReason::length) {
-    fail(error_of(event), name_of(event.finish));
     if (event.finish == FinishReason::overloaded) metrics_.rejected("queue_full").Increment();
     if (event.finish == FinishReason::error) metrics_.rejected("invalid").Increment();
+    fail(error_of(event), name_of(event.finish));
     return Next::failed;
   }
   if (!state.ready) state.cached = event.num_cached;
@@ -282,6 +282,7 @@ std::vector<TokenStream::Choice*> TokenStream::best_choices() {
   return best;
 }
 
+// Counted before it is told, here and in fail(): who has the answer finds it in the metrics.
 void TokenStream::end(Instant now) {
   over_ = true;
   Usage usage;
@@ -294,12 +295,12 @@ void TokenStream::end(Instant now) {
     if (timed) timing.add(*state.trace);
   }
   for (const Choice& choice : choices_) usage.completion += choice.num_tokens;
-  for (Choice* choice : best_choices()) emit(*choice, true);
-  writer_->end(usage, timed ? &timing : nullptr);
   metrics_.request_seconds.Observe(to_seconds(now - options_.received));
   metrics_.request_prompt_tokens.Observe(usage.prompt);
   metrics_.request_generation_tokens.Observe(usage.completion);
   metrics_.finished(name_of(choices_.back().finish)).Increment();
+  for (Choice* choice : best_choices()) emit(*choice, true);
+  writer_->end(usage, timed ? &timing : nullptr);
 }
 
 bool TokenStream::flush(Instant now) {
@@ -310,8 +311,8 @@ bool TokenStream::flush(Instant now) {
 
 void TokenStream::fail(const ApiError& error, const char* reason) {
   if (std::exchange(over_, true)) return;
-  writer_->fail(error);
   metrics_.finished(reason).Increment();
+  writer_->fail(error);
 }
 
 void TokenStream::record_gap(Choice& choice, Instant now) {

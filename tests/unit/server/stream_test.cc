@@ -26,11 +26,13 @@ struct Written {
   Usage usage;
   std::optional<Timing> timing;
   MaybeError error;
+  double counted = -1;  // of the reason looked for, when the end was told
   bool gone = false;
 };
 class Recorder final : public ChunkWriter {
  public:
-  Recorder(Written& out, int choices) : out_(out) {
+  Recorder(Written& out, int choices, prometheus::Counter* finished = nullptr)
+      : out_(out), finished_(finished) {
     out_.text.resize(choices);
     out_.finish.resize(choices);
     out_.stop.resize(choices);
@@ -55,16 +57,19 @@ class Recorder final : public ChunkWriter {
   void end(const Usage& usage, const Timing* timing) override {
     out_.usage = usage;
     if (timing != nullptr) out_.timing = *timing;
+    if (finished_ != nullptr) out_.counted = finished_->Value();
     ++out_.ends;
   }
   void fail(const ApiError& error) override {
     EXPECT_EQ(out_.ends, 0);
+    if (finished_ != nullptr) out_.counted = finished_->Value();
     out_.error = error;
   }
   bool flush() override { return !out_.gone; }
 
  private:
   Written& out_;
+  prometheus::Counter* finished_;  // none: not looked for
 };
 
 class TokenStreamTest : public ::testing::Test {
@@ -73,9 +78,9 @@ class TokenStreamTest : public ::testing::Test {
             int num_choices = 0) {
     options.num_choices = num_choices > 0 ? num_choices : options.num_samples;
     const int choices = static_cast<int>(prompts.size()) * options.num_choices;
-    stream_ = std::make_unique<TokenStream>(std::make_shared<CharTokenizer>(), options,
-                                            std::move(prompts),
-                                            std::make_unique<Recorder>(out_, choices), metrics_);
+    stream_ = std::make_unique<TokenStream>(
+        std::make_shared<CharTokenizer>(), options, std::move(prompts),
+        std::make_unique<Recorder>(out_, choices, &metrics_.finished(looked_for_)), metrics_);
   }
   TokenStream::Next token(TokenId id, FinishReason finish = FinishReason::none, int sample = 0,
                           int prompt = 0) {
@@ -99,9 +104,25 @@ class TokenStreamTest : public ::testing::Test {
   }
 
   Metrics metrics_{"m"};
+  std::string looked_for_ = "stop";  // reason in the counter that the recorder reads
   Written out_;
   std::unique_ptr<TokenStream> stream_;
 };
+
+// A client that has its answer and then reads /metrics finds itself there.
+TEST_F(TokenStreamTest, AnEndIsCountedBeforeItIsTold) {
+  open({});
+  text("ab", FinishReason::stop);
+  EXPECT_EQ(out_.ends, 1);
+  EXPECT_EQ(out_.counted, 1);
+
+  out_ = {};
+  looked_for_ = "deadline";
+  open({});
+  EXPECT_EQ(text("ab", FinishReason::deadline), TokenStream::Next::failed);
+  ASSERT_TRUE(out_.error);
+  EXPECT_EQ(out_.counted, 1);
+}
 
 TEST_F(TokenStreamTest, TextIsWholeCharacters) {
   open({});
