@@ -97,8 +97,8 @@ std::vector<Field> device_fields(Config& c) {
       {"model.dtype",
        &c.model.dtype,
        "Weights in memory; auto: on CPU as stored, on a GPU f16 where config.json says float16 and "
-       "else bf16, but fp8 layers as stored where it can; fp8: layers as e4m3, quantised at load "
-       "unless stored so",
+       "else bf16, but fp8 weights as stored where it can; fp8: layers and experts as e4m3, "
+       "quantised at load unless stored so",
        "--dtype",
        0,
        0,

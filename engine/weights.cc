@@ -246,12 +246,10 @@ absl::StatusOr<WeightPlan> plan_weights(const WeightList& list, const Safetensor
       has_bias |= !part.bias.empty();
       rows += part.rows;
     }
-    const bool stays = dtype == DType::fp8_e4m3 && !linear.is_layer();
-    DType wanted = dtype && !stays ? *dtype : *as_stored;
-    if (wanted == DType::fp8_e4m3 && linear.use == LinearSpec::Use::experts &&
-        !ops.has_fp8_experts())
-      wanted = DType::bf16;
-    plan.dtypes.push_back(ops.weight_dtype(wanted));
+    const bool stays = dtype == DType::fp8_e4m3 && !linear.is_quantised();
+    const DType wanted = dtype && !stays ? *dtype : *as_stored;
+    const bool experts = linear.use == LinearSpec::Use::experts;
+    plan.dtypes.push_back(experts ? ops.expert_dtype(wanted) : ops.weight_dtype(wanted));
     plan.bytes += rounded(ops.weight_bytes(plan.dtypes.back(), rows, linear.in_features));
     if (has_bias) plan.bytes += rounded(rows * sizeof(float));
     if (bits_of(plan.dtypes.back()) < bits_of(plan.dtype)) plan.dtype = plan.dtypes.back();

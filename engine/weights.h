@@ -39,11 +39,12 @@ struct LinearSpec {
   std::vector<LinearPart> parts;
   enum class Use { mlp, attention, head, table, router, experts } use = Use::mlp;
 
-  // Only layers are quantised at load, as vLLM has it; a head and experts may be stored as fp8; a
-  // table that tokens look up and a router may not.
-  bool is_layer() const { return use == Use::mlp || use == Use::attention; }
-  bool is_fp8_in_checkpoints() const { return is_layer() || use == Use::experts; }
-  bool may_be_fp8() const { return is_fp8_in_checkpoints() || use == Use::head; }
+  // Layers and experts are what fp8 checkpoints have as fp8, and what is quantised at load, as vLLM
+  // has it; a head may be stored as fp8 too; a table that tokens look up and a router may not.
+  bool is_quantised() const {
+    return use == Use::mlp || use == Use::attention || use == Use::experts;
+  }
+  bool may_be_fp8() const { return is_quantised() || use == Use::head; }
 };
 // A norm: kept as f32.
 struct VectorSpec {

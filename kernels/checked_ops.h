@@ -13,9 +13,9 @@ class CheckedOps final : public Ops {
 
   DType act_dtype() const override { return ops_.act_dtype(); }
   DType weight_dtype(DType wanted) const override { return ops_.weight_dtype(wanted); }
+  DType expert_dtype(DType wanted) const override { return ops_.expert_dtype(wanted); }
   DType kv_dtype(DType weights) const override { return ops_.kv_dtype(weights); }
   bool keeps_kv_as(DType t) const override { return ops_.keeps_kv_as(t); }
-  bool has_fp8_experts() const override { return ops_.has_fp8_experts(); }
   size_t weight_bytes(DType, int64_t out_features, int64_t in_features) const override;
   Weight make_weight(void* memory, DType, int64_t out_features, int64_t in_features) override;
   void pack_rows(const Weight& dst, int64_t first_row, const Tensor& src,

@@ -147,6 +147,8 @@ class Ops {
   virtual DType weight_dtype(DType wanted) const = 0;
   virtual DType kv_dtype(DType weights) const = 0;
   virtual bool keeps_kv_as(DType) const = 0;
+  // As weight_dtype(), of what expert_matmul() multiplies by.
+  virtual DType expert_dtype(DType wanted) const { return weight_dtype(wanted); }
   // Empty, or what of this the device cannot compute: "head_dim = 80 (it has 64 and 128)".
   virtual std::string lacks(const AttentionHeads&, int /*block_size*/) const { return {}; }
 
@@ -158,7 +160,8 @@ class Ops {
   virtual bool begin_step(const AttnBatch& /*host*/) { return true; }
 
   // --- weights, at load ---
-  // Bytes that a linear layer of this shape takes in this device's layout (64-byte multiple).
+  // Bytes that a linear layer of this shape takes in this device's layout (64-byte multiple). Its
+  // type is one that weight_dtype() or expert_dtype() gave.
   virtual size_t weight_bytes(DType, int64_t out_features, int64_t in_features) const = 0;
   // A Weight over `memory` (weight_bytes() of zeroed device memory, 64-byte aligned).
   virtual Weight make_weight(void* memory, DType, int64_t out_features, int64_t in_features) = 0;
@@ -178,8 +181,6 @@ class Ops {
   // rms_norm(), add_rms_norm(), silu_mul() and gelu_mul() have an `out` of that kind: the 16 bits
   // that they would have written, quantised by the row on the way.
   virtual bool takes_fp8_rows(const Weight&) const { return false; }
-  // Whether expert_matmul() takes weights of fp8_e4m3.
-  virtual bool has_fp8_experts() const { return false; }
 
   // --- plain ops ---
   // out [n, hidden] = rows `ids` (i32 [n]) of a packed table [vocab, hidden].

@@ -197,7 +197,7 @@ std::vector<CheckpointTensor> DenseModel::checkpoint() {
     for (const LinearPart& p : linear.parts) {
       std::vector<int64_t> shape = {p.rows_stored(), linear.in_features};
       if (p.transposed) std::swap(shape[0], shape[1]);
-      add(p.weight, std::move(shape), 0, linear.is_fp8_in_checkpoints() && !p.transposed);
+      add(p.weight, std::move(shape), 0, linear.is_quantised() && !p.transposed);
     }
     for (const LinearPart& p : linear.parts) add(p.bias, {p.rows_stored()}, 0);
   }

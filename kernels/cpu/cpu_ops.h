@@ -43,7 +43,6 @@ class CpuOps final : public Ops {
   bool keeps_kv_as(DType t) const override {
     return t == DType::f32 || t == DType::bf16 || t == DType::fp8_e4m3;
   }
-  bool has_fp8_experts() const override { return true; }
   size_t weight_bytes(DType, int64_t out_features, int64_t in_features) const override;
   Weight make_weight(void* memory, DType, int64_t out_features, int64_t in_features) override;
   void pack_rows(const Weight& dst, int64_t first_row, const Tensor& src,

@@ -128,9 +128,10 @@ bool CudaOps::begin_step(const AttnBatch& host) {
   return as_captured;
 }
 
-// The library wants multiples of 16 for fp8.
+// The library wants multiples of 16 for fp8, and our own kernel reads as many codes at a time.
 DType CudaOps::kept_as(DType wanted, int64_t out_features, int64_t in_features) const {
-  return out_features % 16 == 0 && in_features % 16 == 0 ? weight_dtype(wanted) : act_;
+  const bool fits = out_features % 16 == 0 && in_features % 16 == 0;
+  return wanted == DType::fp8_e4m3 && fits ? wanted : act_;
 }
 
 // Scales, where there are any, follow the codes.
@@ -312,7 +313,7 @@ void CudaOps::route(Tensor experts, Tensor weights, Tensor logits, bool normed) 
 
 void CudaOps::expert_matmul(Tensor out, Tensor x, const Weight& w, Tensor experts) {
   note("expert_matmul", {&out, &x, &w.data});
-  cuda::expert_matmul(stream_, out, x, w.data, experts);
+  cuda::expert_matmul(stream_, out, x, w.data, w.scale, experts);
 }
 
 void CudaOps::mix_rows(Tensor out, Tensor x, Tensor weights) {

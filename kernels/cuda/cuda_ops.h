@@ -12,11 +12,12 @@
 namespace sluice::cuda {
 
 // Ops as launches on one stream. Activations, weights, keys and values are all of one 16-bit type,
-// but for a cache in fp8 and layers in fp8, where the library multiplies such for this GPU: their
-// inputs are quantised by the row as they come. Elsewhere, where a layer's sizes are no multiples
-// of 16, and where results must not depend on the batch, weights of fp8 are widened as they are
-// packed. Every call returns at once. Results do not depend on what else is in a batch, but for
-// matrix products where that was not asked for. Owned by the device, used by its one owner thread.
+// but for a cache and experts in fp8, and layers in fp8 where the library multiplies such for this
+// GPU: their inputs are quantised by the row as they come. Elsewhere, and where results must not
+// depend on the batch, layers of fp8 are widened as they are packed, and so are layers and experts
+// whose sizes are no multiples of 16. Every call returns at once. Results do not depend on what
+// else is in a batch, but for matrix products where that was not asked for. Owned by the device,
+// used by its one owner thread.
 class CudaOps final : public Ops {
  public:
   // batch_invariant: results do not depend on what else is in a batch; slower with many tokens.
@@ -28,6 +29,9 @@ class CudaOps final : public Ops {
   DType weight_dtype(DType wanted) const override {
     const bool fp8 = runtime_.info().has_fp8_products && !products_.invariant();
     return wanted == DType::fp8_e4m3 && fp8 ? wanted : act_;
+  }
+  DType expert_dtype(DType wanted) const override {
+    return wanted == DType::fp8_e4m3 ? wanted : act_;
   }
   DType kv_dtype(DType) const override { return act_; }
   bool keeps_kv_as(DType t) const override { return t == act_ || t == DType::fp8_e4m3; }

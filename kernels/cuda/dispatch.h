@@ -17,12 +17,12 @@ void dispatch(DType dtype, F&& f) {
   }
 }
 
-// f(T{}, Kv{}): also of a cache, whose type is the activation's or fp8_e4m3.
+// f(T{}, Kept{}): also of a cache or weights, whose type is the activation's or fp8_e4m3.
 template <class F>
-void dispatch(DType dtype, DType cache, F&& f) {
-  CHECK(cache == dtype || cache == DType::fp8_e4m3);
+void dispatch(DType dtype, DType kept, F&& f) {
+  CHECK(kept == dtype || kept == DType::fp8_e4m3);
   dispatch(dtype, [&]<class T>(T t) {
-    if (cache == dtype) {
+    if (kept == dtype) {
       f(t, t);
     } else {
       f(t, simt::E4m3{});

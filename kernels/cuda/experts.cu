@@ -1,5 +1,7 @@
 #include "kernels/cuda/experts.h"
 
+#include <type_traits>
+
 #include "kernels/cuda/dispatch.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/simt/launch.h"
@@ -25,13 +27,14 @@ void route(Stream stream, Tensor experts, Tensor weights, Tensor logits, bool no
 }
 
 // Blocks of experts that nobody chose leave as soon as they have seen that.
-void expert_matmul(Stream stream, Tensor out, Tensor x, Tensor w, Tensor experts) {
+void expert_matmul(Stream stream, Tensor out, Tensor x, Tensor w, Tensor scale, Tensor experts) {
   if (out.shape[0] == 0) return;
   const int64_t in = x.shape[1], width = out.shape[1];
-  const bool by_8 = wide(in, {&x, &w});
-  dispatch(out.dtype, [&]<class T>(T) {
-    ExpertParams<T> p;
-    p.out = out.as<T>(), p.x = x.as<T>(), p.w = w.as<T>();
+  const bool by_16_bytes = wide(in, {&x, &w});
+  dispatch(out.dtype, w.dtype, [&]<class T, class W>(T, W) {
+    ExpertParams<T, W> p;
+    p.out = out.as<T>(), p.x = x.as<T>(), p.w = w.as<W>();
+    p.scale = scale.as<float>();
     p.experts = experts.as<int32_t>();
     p.out_stride = out.stride[0], p.x_stride = x.stride[0];
     p.rows = int32_t(out.shape[0]);
@@ -39,9 +42,14 @@ void expert_matmul(Stream stream, Tensor out, Tensor x, Tensor w, Tensor experts
     p.width = int32_t(width), p.in = int32_t(in);
     constexpr int kOutputs = kExpertWarps * kOutputsOfWarp;
     p.parts = int32_t((width + kOutputs - 1) / kOutputs);
-    simt::launch<ExpertParams<T>>(by_8 ? expert_matmul_kernel<T, 8> : expert_matmul_kernel<T, 1>,
-                                  {int(w.shape[0] / width) * p.parts, kExpertThreads, 0}, stream,
-                                  p);
+    auto kernel = expert_matmul_kernel<T, W, 16 / sizeof(W)>;
+    if constexpr (std::is_same_v<T, W>) {
+      if (!by_16_bytes) kernel = expert_matmul_kernel<T, W, 1>;
+    } else {
+      CHECK(by_16_bytes && scale);
+    }
+    simt::launch<ExpertParams<T, W>>(kernel, {int(w.shape[0] / width) * p.parts, kExpertThreads, 0},
+                                     stream, p);
   });
 }
 

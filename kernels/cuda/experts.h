@@ -75,12 +75,13 @@ route_kernel(RouteParams p) {
 }
 
 // out row i = x row i / per_x by the weights of expert experts[i]. A block takes an expert and some
-// of its outputs, a warp an output at a time.
-template <class T>
+// of its outputs, a warp an output at a time. W: T, or E4m3.
+template <class T, class W>
 struct ExpertParams {
   T* out;
   const T* x;
-  const T* w;  // [experts, width, in]
+  const W* w;          // [experts, width, in]
+  const float* scale;  // [experts, width], of E4m3; null: 1
   const int32_t* experts;
   int64_t out_stride, x_stride;
   int32_t rows;
@@ -107,12 +108,12 @@ SIMT_DEVICE int next_rows(const int32_t* experts, int rows, int expert, int& at,
 }
 
 // Weights are read once for every kRowsOfTile rows; a row's sums are the same whoever shares them.
-template <class T, int kVector>
+template <class T, class W, int kVector>
 SIMT_KERNEL(kExpertThreads, 1)
-expert_matmul_kernel(ExpertParams<T> p) {
+expert_matmul_kernel(ExpertParams<T, W> p) {
   simt::wait_for_earlier();
   const int expert = simt::block_id() / p.parts, part = simt::block_id() % p.parts;
-  const T* w = p.w + int64_t{expert} * p.width * p.in;
+  const W* w = p.w + int64_t{expert} * p.width * p.in;
   int at = 0, mine = 0;
   for (int count; (count = next_rows(p.experts, p.rows, expert, at, mine)) > 0;) {
     const T* x[kRowsOfTile];
@@ -138,8 +139,10 @@ expert_matmul_kernel(ExpertParams<T> p) {
       SIMT_UNROLL
       for (int r = 0; r < kRowsOfTile; ++r) {
         const int64_t row = simt::shuffle(mine, r);
-        const float all = simt::warp_sum(sum[r]);
-        if (r < count && simt::lane_id() == 0) simt::from_float(p.out[row * p.out_stride + o], all);
+        float all = simt::warp_sum(sum[r]);
+        if (r >= count || simt::lane_id() != 0) continue;
+        if (p.scale != nullptr) all *= p.scale[int64_t{expert} * p.width + o];
+        simt::from_float(p.out[row * p.out_stride + o], all);
       }
     }
   }

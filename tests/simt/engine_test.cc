@@ -104,9 +104,12 @@ TEST_F(CudaEngine, LogprobsOfACacheInFp8FollowTheCpus) {
   EXPECT_GT(of_fp8, 0.003);
 }
 
-Rank load_golden(std::unique_ptr<Device> device, const GoldenCase& golden) {
+Rank load_golden(std::unique_ptr<Device> device, const GoldenCase& golden,
+                 const std::string& stored = "BF16") {
   TempDir dir;
-  write_golden_model(golden, dir.path(), "BF16", golden.json["config"]);
+  const Json& config_json = golden.json["config"];
+  write_golden_model(golden, dir.path(), stored,
+                     stored == "F8_E4M3" ? with_fp8(config_json) : config_json);
   Config::Model config;
   config.path = dir.path().string();
   config.max_model_len = golden.json.value("max_model_len", 0);
@@ -138,6 +141,35 @@ TEST_F(CudaEngine, FamiliesFollowTheCpu) {
     std::printf("%s: %.2g\n", name, error);
     // A router near a tie sends a token elsewhere.
     EXPECT_LT(error, golden.json["config"].contains("num_experts_per_tok") ? 0.05 : 0.02) << name;
+  }
+}
+
+// Here layers are widened, since results must not depend on the batch; experts stay as stored.
+TEST_F(CudaEngine, ExpertsInFp8FollowTheCpus) {
+  for (const char* name : {"mixtral", "qwen2_moe"}) {
+    const GoldenCase golden(name);
+    const auto on_gpu = [&](const char* stored) {
+      return load_golden(cuda::make_device(*cuda::open_runtime(0, ""), DType::bf16, true), golden,
+                         stored);
+    };
+    Config config;
+    config.device.kind = "cpu";
+    config.device.threads = 1;
+    Rank cpu = load_golden(*make_device(config), golden, "F8_E4M3"),
+         cuda = on_gpu("F8_E4M3");
+    EXPECT_EQ(cuda.model->weight_dtype(), DType::fp8_e4m3);
+    size_t saved = 0;  // a byte of each weight, but for the scale of each row
+    for (const Json& t : golden.json["tensors"])
+      if (t["name"].get<std::string>().find(".experts.") != std::string::npos)
+        saved += t["shape"][0].get<size_t>() * (t["shape"][1].get<size_t>() - sizeof(float));
+    EXPECT_EQ(cuda.model->weight_bytes() + saved, on_gpu("BF16").model->weight_bytes());
+    const std::vector<float> want = prompt_logprobs(cpu, 120), got = prompt_logprobs(cuda, 120);
+    ASSERT_EQ(want.size(), got.size());
+    double squares = 0, size = 0;
+    for (size_t i = 0; i < want.size(); ++i)
+      squares += std::pow(got[i] - want[i], 2), size += std::pow(want[i], 2);
+    std::printf("%s: %.2g\n", name, std::sqrt(squares / size));
+    EXPECT_LT(std::sqrt(squares / size), 0.05) << name;  // as FamiliesFollowTheCpu
   }
 }
 

@@ -42,6 +42,7 @@ PAGED, WORK, NORM = CUDA + "paged_kv.h", CUDA + "attention_work.cc", CUDA + "nor
 QUANTIZE = CUDA + "quantize_rows.h"
 ROPE, ELEMENT, ROWS = CUDA + "rope.h", CUDA + "elementwise.h", CUDA + "rows.h"
 SAMPLE, SKINNY, EXPERTS = CUDA + "sample.h", CUDA + "skinny_matmul.h", CUDA + "experts.h"
+VECTOR = CUDA + "vector.h"
 # (what is wrong, file, text, text in its place); the text must occur exactly once.
 MUTANTS = [
     # --- both attentions ---
@@ -327,6 +328,11 @@ MUTANTS = [
     ("what is gated replaces what was there", EXPERTS, "p.gate != nullptr ? simt::to_float(out[i]) : 0", "0"),
     ("only a row's first columns are mixed", EXPERTS, "i < p.dim; i += kExpertThreads",
      "i < p.dim && i < kExpertThreads; i += kExpertThreads"),
+    ("an output takes the first expert's scale", EXPERTS, "p.scale[int64_t{expert} * p.width + o]", "p.scale[o]"),
+    ("scales of experts are forgotten", EXPERTS, "if (p.scale != nullptr) all *=", "if (p.scale == nullptr) all *="),
+    ("upper codes of a word are its lower ones", VECTOR, "simt::widen_e4m3<2, 3>(simt::Bf16{}, words[i])",
+     "simt::widen_e4m3<0, 1>(simt::Bf16{}, words[i])"),
+    ("of sixteen elements the first eight come twice", VECTOR, "simt::load_16(from + at)", "simt::load_16(from)"),
     # --- activations ---
     ("gelu is its approximation", ELEMENT, "return simt::max(x, 0.0f) - size * 0.5f * p * simt::exp(-0.5f * size * size);",
      "return 0.5f * x * (1 + simt::tanh(0.7978845608028654f * (x + 0.044715f * x * x * x)));"),

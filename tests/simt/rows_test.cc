@@ -260,7 +260,7 @@ TYPED_TEST(RowOps, ExpertsMixedAndGated) {
       return a.tensor(dtype_of<T>(), {rows, cols});
     };
     expert_matmul(Stream{}, view(out, int64_t(m), width), view(x, kRows, in),
-                  view(w, kExperts * width, in), experts.tensor(DType::i32, {int64_t(m)}));
+                  view(w, kExperts * width, in), {}, experts.tensor(DType::i32, {int64_t(m)}));
     simt::Error product;
     for (size_t i = 0; i < m; ++i) {
       for (size_t o = 0; o < size_t(width); ++o) {
@@ -286,6 +286,43 @@ TYPED_TEST(RowOps, ExpertsMixedAndGated) {
       }
     }
     EXPECT_LT(mix.relative(), 2 * kTolerance);
+  }
+}
+
+// Every output has a scale of its own; an expert has more rows than a tile, another one none.
+TYPED_TEST(RowOps, ExpertsInFp8AreTheirCodesTimesTheirScales) {
+  using T = TypeParam;
+  for (const auto& [in, width] : {std::pair{16, 16}, {272, 48}, {528, 144}}) {
+    constexpr int kRows = 9, kOf = 2, kExperts = 5;
+    const size_t m = kRows * kOf, w_at = size_t(width) * size_t(in);
+    Array<T> x(size_t(kRows * in));
+    Array<simt::E4m3> w(kExperts * w_at);
+    Array<float> scales(kExperts * size_t(width));
+    Array<int32_t> experts(m);
+    simt::fill(x, 11), simt::fill(w, 12, 3);
+    for (size_t i = 0; i < scales.size(); ++i) scales[i] = 0.25f + 0.001f * float(i);
+    for (size_t i = 0; i < m; ++i) experts[i] = i % 2 ? 3 : int32_t(i / 2 % 3);
+    simt::in_all_orders([&] {
+      Array<T> out(m * size_t(width));
+      expert_matmul(Stream{}, out.tensor(dtype_of<T>(), {int64_t(m), width}),
+                    x.tensor(dtype_of<T>(), {kRows, in}),
+                    w.tensor(DType::fp8_e4m3, {kExperts * width, in}),
+                    scales.tensor(DType::f32, {kExperts * width}),
+                    experts.tensor(DType::i32, {int64_t(m)}));
+      simt::Error product;
+      for (size_t i = 0; i < m; ++i) {
+        const size_t expert = size_t(experts[i]);
+        for (size_t o = 0; o < size_t(width); ++o) {
+          double sum = 0;
+          for (size_t c = 0; c < size_t(in); ++c)
+            sum += double(to_float(x[i / kOf * size_t(in) + c])) *
+                   from_e4m3(w[expert * w_at + o * size_t(in) + c].bits);
+          product.add(to_float(out[i * size_t(width) + o]),
+                      sum * scales[expert * size_t(width) + o]);
+        }
+      }
+      EXPECT_LT(product.relative(), kTolerance) << in << " " << width;
+    });
   }
 }
 

@@ -67,7 +67,8 @@ struct Fp8Tensor {
   std::string codes;
   Values scales;
   Fp8Tensor(const std::string& name, int64_t columns, const Values& values, bool whole_gates) {
-    const bool whole = whole_gates && name.ends_with("gate_proj.weight");
+    const bool whole =
+        whole_gates && (name.ends_with("gate_proj.weight") || name.ends_with(".w1.weight"));
     const size_t group = whole ? values.size() : size_t(columns);
     for (size_t at = 0; at < values.size(); at += group) {
       float largest = 0;
@@ -76,11 +77,26 @@ struct Fp8Tensor {
       for (size_t i = at; i < at + group; ++i) codes += char(to_e4m3(values[i] / scales.back()));
     }
   }
-  static bool is_wanted(const std::string& name) { return name.ends_with("_proj.weight"); }
+  static bool is_wanted(const std::string& name) {
+    for (const char* end : {"_proj.weight", ".w1.weight", ".w2.weight", ".w3.weight"})
+      if (name.ends_with(end)) return true;
+    return false;
+  }
   float value(size_t i) const {
     return from_e4m3(uint8_t(codes[i])) * scales[i / (codes.size() / scales.size())];
   }
 };
+
+// A config.json of such a model, as llm-compressor writes it.
+inline Json with_fp8(Json config) {
+  const Json weights = {{"num_bits", 8}, {"type", "float"}, {"strategy", "channel"}};
+  config["quantization_config"] = {
+      {"quant_method", "compressed-tensors"},
+      {"format", "float-quantized"},
+      {"config_groups", {{"group_0", {{"targets", {"Linear"}}, {"weights", weights}}}}},
+      {"ignore", {"lm_head", "re:.*gate$"}}};
+  return config;
+}
 
 // The case as a model directory, weights stored as `dtype` ("F32", "F16", "BF16"; "F8_E4M3": linear
 // layers, the others as BF16).

@@ -120,8 +120,7 @@ class GoldenFp8 : public testing::TestWithParam<const char*> {};
 TEST_P(GoldenFp8, IsTheWidenedModel) {
   const GoldenCase golden(GetParam());
   const Json& plain = golden.json["config"];
-  Json config = plain;
-  config["quantization_config"] = {{"quant_method", "fp8"}, {"activation_scheme", "dynamic"}};
+  const Json config = with_fp8(plain);
   for (const bool at_load : {false, true}) {
     const TensorEdit widen = [&](const std::string& name, int64_t columns, Values& v) {
       if (!Fp8Tensor::is_wanted(name)) return;
@@ -139,15 +138,21 @@ TEST_P(GoldenFp8, IsTheWidenedModel) {
       const GoldenPrompt& prompt = golden.prompts.back();
       const std::vector<float> got = fp8.logits_of(prompt, kMaxTokens);
       const std::vector<float> want = wide.logits_of(prompt, kMaxTokens);
-      float worst = 0;
-      for (size_t i = 0; i < got.size(); ++i)
-        worst = std::max(worst, std::fabs(got[i] - want[i]) / golden.range);
-      std::printf("%s %s fp8%s: %.2g of the range\n", GetParam(), isa, at_load ? " at load" : "",
-                  worst);
-      // AMX rounds activations, the other one only for a head that is bf16.
+      std::vector<float> errors(prompt.tokens.size());
+      for (size_t i = 0; i < got.size(); ++i) {
+        float& error = errors[i / size_t(golden.vocab)];
+        error = std::max(error, std::fabs(got[i] - want[i]) / golden.range);
+      }
+      std::sort(errors.begin(), errors.end());
+      // AMX rounds activations, the other one only for a head, or a router, that is bf16; for
+      // experts see LogitsInBf16.
       const std::string_view set = isa;
       const bool rounds = set == "amx" || (!at_load && set == "avx512bf16");
-      EXPECT_LT(worst, rounds ? kBf16Bound : kF32Bound) << isa;
+      const bool experts = rounds && fp8.model().config().num_experts > 0;
+      const float error = experts ? errors[errors.size() / 2] : errors.back();
+      std::printf("%s %s fp8%s: %.2g of the range\n", GetParam(), isa, at_load ? " at load" : "",
+                  error);
+      EXPECT_LT(error, rounds ? kBf16Bound : kF32Bound) << isa;
       EXPECT_EQ(got, fp8.logits_of(prompt, 7));
     }
   }
@@ -251,7 +256,7 @@ INSTANTIATE_TEST_SUITE_P(Cases, GoldenModel, testing::ValuesIn(kCases),
 INSTANTIATE_TEST_SUITE_P(Cases, GoldenFp8,
                          testing::Values("llama3_gqa", "llama3_tied", "llama2_bias", "qwen3_gqa",
                                          "qwen2", "mistral", "gemma2", "phi3_long", "olmo2",
-                                         "granite"),
+                                         "granite", "mixtral", "qwen2_moe", "qwen3_moe"),
                          [](const auto& info) { return std::string(info.param); });
 
 // --- mutants: the comparison must notice each of these mistakes ---

@@ -281,9 +281,9 @@ TEST_F(Fp8WeightsTest, WideLayersHaveEveryRowsScale) {
   for (int64_t r = 0; r < kRows; ++r) EXPECT_EQ(linear_.scale.as<float>()[r], scales[r]) << r;
 }
 
-TEST_F(Fp8WeightsTest, QuantisesLayersAtLoadButNoHeadOrTable) {
+TEST_F(Fp8WeightsTest, QuantisesLayersAndExpertsAtLoadButNoHeadOrTable) {
   for (const char* from : {"F32", "BF16", "F16"}) {
-    list_.linears[0].use = LinearSpec::Use::mlp;
+    list_.linears[0].use = from[0] == 'B' ? LinearSpec::Use::experts : LinearSpec::Use::mlp;
     ASSERT_EQ(error_of(tensors(from, from), DType::fp8_e4m3), "");
     EXPECT_EQ(linear_.data.dtype, DType::fp8_e4m3);
     const std::vector<float> got = rows(), from_file = expected(from[0] == 'B'   ? through_bf16
@@ -298,7 +298,8 @@ TEST_F(Fp8WeightsTest, QuantisesLayersAtLoadButNoHeadOrTable) {
         ASSERT_EQ(got[r * kIn + c], from_e4m3(to_e4m3(x[c] / scale)) * scale) << from;
       }
     }
-    for (const auto use : {LinearSpec::Use::head, LinearSpec::Use::table}) {
+    for (const auto use :
+         {LinearSpec::Use::head, LinearSpec::Use::table, LinearSpec::Use::router}) {
       list_.linears[0].use = use;
       ASSERT_EQ(error_of(tensors(from, from), DType::fp8_e4m3), "");
       EXPECT_EQ(rows(), from_file);
