@@ -98,11 +98,11 @@ class Bench {
   nlohmann::ordered_json run() {
     fmt::print("{:<38}{:>11}{:>10}{:>12}{:>8}\n", "op", "time us", "GB/s", "GFLOP/s", "share");
     for (const int64_t m : cases_.matmul_rows) {
-      matmul("qkv", m, s_.qkv_cols(), s_.hidden);
-      matmul("o", m, s_.hidden, s_.q_cols());
+      matmul("qkv", m, s_.qkv_cols(), s_.hidden, act_);
+      matmul("o", m, s_.hidden, s_.q_cols(), act_);
       gate_up(m);
-      matmul("down", m, s_.hidden, s_.ffn);
-      if (m <= cases_.most_head_rows) matmul("head", m, s_.vocab, s_.hidden);
+      matmul("down", m, s_.hidden, s_.ffn, act_);
+      if (m <= cases_.most_head_rows) matmul("head", m, s_.vocab, s_.hidden, DType::f32);
     }
     for (const int64_t m : cases_.rows) rows(m);
     for (const Cases::Decode& d : cases_.decodes) decode_attention(d.seqs, d.context);
@@ -150,40 +150,43 @@ class Bench {
     size_t next = 0;
     const Weight& take() { return weights[next++ % weights.size()].weight; }
   };
-  Layers layers(int64_t out, int64_t in) const {
+  Layers layers(int64_t out, int64_t in, DType result) const {
     Layers l;
     const size_t bytes = ops_.weight_bytes(weight_, out, in);
     for (size_t i = 0; i < std::max<size_t>(2, cases_.rotate_bytes / bytes); ++i)
       l.weights.push_back(noise_weight(device_, weight_, out, in));
     std::vector<Weight> all;
     for (const DeviceWeight& w : l.weights) all.push_back(w.weight);
-    ops_.prepare(all);
+    ops_.prepare(all, result);
     return l;
   }
   // Of a product with `m` rows: the weights once, inputs and outputs.
-  double product_bytes(int64_t m, int64_t out, int64_t in, int64_t written) const {
-    return weight_bytes_ * double(out * in) + act_bytes_ * double(m * (in + written));
+  double product_bytes(int64_t m, int64_t out, int64_t in, int64_t written, DType result) const {
+    return weight_bytes_ * double(out * in) + act_bytes_ * double(m * in) +
+           bits_of(result) / 8.0 * double(m * written);
   }
 
-  void matmul(const char* what, int64_t m, int64_t out, int64_t in) {
+  void matmul(const char* what, int64_t m, int64_t out, int64_t in, DType result) {
     const std::string name = fmt::format("matmul {} m={} n={} k={}", what, m, out, in);
     if (!wanted(name)) return;
-    Layers l = layers(out, in);
-    const DeviceTensor x = noise(device_, act_, {m, in}), y = zeros(device_, act_, {m, out});
-    line(name, product_bytes(m, out, in, out), 2.0 * double(m * out * in),
+    Layers l = layers(out, in, result);
+    const DeviceTensor x = noise(device_, act_, {m, in}), y = zeros(device_, result, {m, out});
+    line(name, product_bytes(m, out, in, out, result), 2.0 * double(m * out * in),
          [&] { ops_.matmul(y.tensor, x.tensor, l.take()); });
   }
 
   void gate_up(int64_t m) {
     const std::string name = fmt::format("gate_up+silu m={} n={} k={}", m, 2 * s_.ffn, s_.hidden);
     if (!wanted(name)) return;
-    Layers l = layers(2 * s_.ffn, s_.hidden);
+    Layers l = layers(2 * s_.ffn, s_.hidden, act_);
     const DeviceTensor x = noise(device_, act_, {m, s_.hidden}),
                        y = zeros(device_, act_, {m, s_.ffn}),
                        scratch = zeros(device_, act_, {m, 2 * s_.ffn});
-    line(name, product_bytes(m, 2 * s_.ffn, s_.hidden, s_.ffn),
-         4.0 * double(m * s_.ffn * s_.hidden),
-         [&] { ops_.matmul_silu_mul(y.tensor, x.tensor, l.take(), scratch.tensor); });
+    either(
+        name, product_bytes(m, 2 * s_.ffn, s_.hidden, s_.ffn, act_),
+        4.0 * double(m * s_.ffn * s_.hidden),
+        [&] { ops_.matmul_silu_mul(y.tensor, x.tensor, l.take(), scratch.tensor); },
+        [&] { ops_.Ops::matmul_silu_mul(y.tensor, x.tensor, l.take(), scratch.tensor); });
   }
 
   // The fused ops between the products, each beside the plain ops that it stands for.
@@ -194,7 +197,7 @@ class Bench {
                        y = zeros(device_, act_, {m, s_.hidden}),
                        w = noise(device_, DType::f32, {s_.hidden});
     either(
-        fmt::format("add_rms_norm m={}", m), 4 * row,
+        fmt::format("add_rms_norm m={}", m), 4 * row, 0,
         [&] { ops_.add_rms_norm(y.tensor, r.tensor, x.tensor, w.tensor, 1e-5f); },
         [&] { ops_.Ops::add_rms_norm(y.tensor, r.tensor, x.tensor, w.tensor, 1e-5f); });
     const DeviceTensor gates = noise(device_, act_, {m, 2 * s_.ffn}),
@@ -216,7 +219,7 @@ class Bench {
         fmt::format("qkv_rope_write m={}", m),
         double(m) * (act_bytes_ * double(2 * s_.q_cols() + 2 * s_.kv_cols()) +
                      bits_of(kv_) / 8.0 * double(2 * s_.kv_cols())),
-        [&] { ops_.qkv_rope_write(qkv.tensor, p, positions.tensor, c.view, positions.tensor); },
+        0, [&] { ops_.qkv_rope_write(qkv.tensor, p, positions.tensor, c.view, positions.tensor); },
         [&] {
           ops_.Ops::qkv_rope_write(qkv.tensor, p, positions.tensor, c.view, positions.tensor);
         });
@@ -240,23 +243,23 @@ class Bench {
       ops_.silu_mul(to, gates);
       ops_.matmul(y, to, down.weight);
     };
-    // Of both forms what the fused one has to move.
     either(
         fmt::format("add_rms_norm+qkv fp8 m={}", m),
         double(s_.qkv_cols() * s_.hidden) + double(m) * (act_bytes_ * 3 + 2) * double(s_.hidden) +
             act_bytes_ * double(m * s_.qkv_cols()),
-        [&] { normed(fp8_rows(y)); }, [&] { normed(y); });
+        0, [&] { normed(fp8_rows(y)); }, [&] { normed(y); });
     either(
         fmt::format("silu_mul+down fp8 m={}", m),
         double(s_.ffn * s_.hidden) + double(m) * (act_bytes_ * 2 + 2) * double(s_.ffn) +
             act_bytes_ * double(m * s_.hidden),
-        [&] { gated(fp8_rows(activated.tensor)); }, [&] { gated(activated.tensor); });
+        0, [&] { gated(fp8_rows(activated.tensor)); }, [&] { gated(activated.tensor); });
   }
-  void either(const std::string& name, double bytes, const std::function<void()>& fused,
-              const std::function<void()>& plain) {
+  // Of both what the fused one has to move and compute.
+  void either(const std::string& name, double bytes, double flops,
+              const std::function<void()>& fused, const std::function<void()>& plain) {
     if (!wanted(name)) return;
-    line(name, bytes, 0, fused);
-    line(name + ", not fused", bytes, 0, plain);
+    line(name, bytes, flops, fused);
+    line(name + ", not fused", bytes, flops, plain);
   }
 
   struct Cache {

@@ -302,10 +302,6 @@ absl::StatusOr<Device::Buffer> load_weights(const WeightList& list, const Safete
   }
   Packer packer(ops, std::move(tasks));
   if (absl::Status s = packer.run(std::max(1, threads)); !s.ok()) return s;
-  std::vector<Weight> layers;
-  for (const LinearSpec& linear : list.linears)
-    if (linear.use != LinearSpec::Use::experts) layers.push_back(*linear.out);
-  ops.prepare(layers);
   return memory;
 }
 

@@ -173,9 +173,9 @@ class Ops {
   virtual void pack_rows(const Weight& dst, int64_t first_row, const Tensor& src,
                          const Tensor& src_scale = {}) = 0;
 
-  // Once a model's layers are packed, and before the first step: a device may find out what
-  // computes them fastest.
-  virtual void prepare(std::span<const Weight> /*layers*/) {}
+  // Once a model's layers are packed, and before the first step, of those whose products have
+  // results of one type (matmul()'s out): a device may find out what computes them fastest.
+  virtual void prepare(std::span<const Weight> /*layers*/, DType /*out*/) {}
 
   // Whether matmul() and matmul_silu_mul() by these weights take x as fp8_rows() too. Then
   // rms_norm(), add_rms_norm(), silu_mul() and gelu_mul() have an `out` of that kind: the 16 bits

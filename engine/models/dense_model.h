@@ -91,6 +91,7 @@ class DenseModel final : public Model {
   size_t rope_bytes() const;  // of one table
   void make_rope_tables(Device& device, int threads);
   void make_alibi(Device& device);
+  void prepare_products(const WeightList& list, Ops& ops) const;
   Tensor take_residual(Arena&, int64_t num_tokens) const;
   Buffers take_buffers(Arena&, int64_t num_tokens) const;
   Tensor take_logits(Arena&, int64_t num_rows) const;

@@ -180,9 +180,22 @@ absl::Status DenseModel::open(const Safetensors& stored, Device& device,
   if (!memory.ok()) return memory.status();
   memory_ = *std::move(memory);
   if (config_.tied_embeddings) head_ = embedding_;
+  prepare_products(list, device.ops());
   if (config_.rotary_dim > 0) make_rope_tables(device, options.threads);
   if (!config_.alibi.empty()) make_alibi(device);
   return absl::OkStatus();
+}
+
+// Logits are f32, those of routers too. A table is no layer, but where it is the head.
+void DenseModel::prepare_products(const WeightList& list, Ops& ops) const {
+  std::vector<Weight> layers, heads = {head_};
+  for (const LinearSpec& linear : list.linears) {
+    using Use = LinearSpec::Use;
+    if (linear.use == Use::mlp || linear.use == Use::attention) layers.push_back(*linear.out);
+    if (linear.use == Use::router) heads.push_back(*linear.out);
+  }
+  ops.prepare(layers, ops.act_dtype());
+  ops.prepare(heads, DType::f32);
 }
 
 std::vector<CheckpointTensor> DenseModel::checkpoint() {

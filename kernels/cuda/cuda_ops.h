@@ -46,7 +46,9 @@ class CudaOps final : public Ops {
   void pack_rows(const Weight& dst, int64_t first_row, const Tensor& src,
                  const Tensor& src_scale) override;
 
-  void prepare(std::span<const Weight> layers) override { products_.measure(layers); }
+  void prepare(std::span<const Weight> layers, DType out) override {
+    products_.measure(layers, out);
+  }
 
   bool takes_fp8_rows(const Weight& w) const override {
     return w.data && w.data.dtype == DType::fp8_e4m3;

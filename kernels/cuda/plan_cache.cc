@@ -20,10 +20,10 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::string_view kTitle = "sluice plans 2";
+constexpr std::string_view kTitle = "sluice plans 3";
 constexpr size_t kMostBytes = 1 << 20;
 constexpr uint64_t kKey = 0x706c616e73;
-constexpr DType kTypes[] = {DType::bf16, DType::f16, DType::fp8_e4m3};
+constexpr DType kTypes[] = {DType::bf16, DType::f16, DType::fp8_e4m3, DType::f32};
 
 // Takes what is before `end` off the front; false: there is none.
 bool take(std::string_view* from, char end, std::string_view* part) {
@@ -39,15 +39,26 @@ bool number(std::string_view text, int64_t least, int64_t most, int64_t* to) {
   return error == std::errc() && end == text.data() + text.size() && *to >= least && *to <= most;
 }
 
-bool shape_in(std::string_view* line, PlanCache::Shape* shape) {
-  std::string_view type, rows, columns;
-  if (!take(line, ' ', &type) || !take(line, ' ', &rows) || !take(line, ' ', &columns))
-    return false;
+bool type_in(std::string_view* line, DType* type) {
+  std::string_view name;
+  if (!take(line, ' ', &name)) return false;
   const auto* known = std::find_if(std::begin(kTypes), std::end(kTypes),
-                                   [&](DType t) { return name_of(t) == type; });
+                                   [&](DType t) { return name_of(t) == name; });
   if (known == std::end(kTypes)) return false;
-  shape->type = *known;
+  *type = *known;
+  return true;
+}
+
+bool shape_in(std::string_view* line, PlanCache::Shape* shape) {
+  std::string_view rows, columns;
+  if (!type_in(line, &shape->type) || !type_in(line, &shape->out) || !take(line, ' ', &rows) ||
+      !take(line, ' ', &columns))
+    return false;
   return number(rows, 1, INT64_MAX, &shape->rows) && number(columns, 1, INT64_MAX, &shape->columns);
+}
+
+std::string text_of(const PlanCache::Shape& s) {
+  return fmt::format("{} {} {} {}", name_of(s.type), name_of(s.out), s.rows, s.columns);
 }
 
 std::string sum_of(std::string_view text) { return fmt::format("{:016x}", hash_text(kKey, text)); }
@@ -99,14 +110,13 @@ void PlanCache::save() {
 std::string PlanCache::text() const {
   std::string text = fmt::format("{}\n{}\n", kTitle, machine_);
   for (const auto& [shape, rows] : own_rows_)
-    text += fmt::format("own {} {} {} {}\n", name_of(shape.type), shape.rows, shape.columns, rows);
+    text += fmt::format("own {} {}\n", text_of(shape), rows);
   for (const auto& [key, way] : ways_)
-    text += fmt::format("way {} {} {} {} {}\n", name_of(key.first.type), key.first.rows,
-                        key.first.columns, key.second, way);
+    text += fmt::format("way {} {} {}\n", text_of(key.first), key.second, way);
   return text + sum_of(text) + "\n";
 }
 
-// "own bf16 4096 14336 8", "way bf16 4096 14336 64 3"
+// "own bf16 bf16 4096 14336 8", "way bf16 f32 4096 14336 64 3"
 bool PlanCache::entry(std::string_view line) {
   std::string_view kind, text;
   Shape shape{};

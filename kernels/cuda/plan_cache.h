@@ -19,8 +19,8 @@ namespace sluice::cuda {
 class PlanCache {
  public:
   using Log = std::function<void(const std::string&)>;
-  struct Shape {  // of weights
-    DType type;
+  struct Shape {  // of weights, and the type of results
+    DType type, out;
     int64_t rows, columns;
     auto operator<=>(const Shape&) const = default;
   };

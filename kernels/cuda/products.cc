@@ -21,23 +21,22 @@ constexpr double kMargin = 0.97;    // of the other's time: what is as fast is l
 
 }  // namespace
 
-bool Products::own(const Tensor& x, const Weight& w) const {
+bool Products::own(const Tensor& out, const Tensor& x, const Weight& w) const {
   if (x.dtype != w.data.dtype || !skinny_can(x, w.data)) return false;
   if (invariant_) return true;
-  const auto found = own_rows_.find(shape_of(w.data));
+  const auto found = own_rows_.find(shape_of(w.data, out.dtype));
   return found != own_rows_.end() && x.shape[0] <= found->second;
 }
 
-// Ways were tried with results of 16 bits: f32 is for the library to choose.
 Way Products::way(const Tensor& out, const Tensor& w) const {
-  const auto shape = ways_.find(shape_of(w));
-  if (shape == ways_.end() || out.dtype == DType::f32) return {};
+  const auto shape = ways_.find(shape_of(w, out.dtype));
+  if (shape == ways_.end()) return {};
   const auto way = shape->second.lower_bound(out.shape[0]);
   return way == shape->second.end() ? Way{} : Way{way->first, way->second};
 }
 
 void Products::multiply(const Tensor& out, const Tensor& x, const Weight& w) {
-  if (own(x, w)) return skinny_matmul(stream_, out, x, w.data, w.bias);
+  if (own(out, x, w)) return skinny_matmul(stream_, out, x, w.data, w.bias);
   runtime_.matmul(stream_, {out, x, w.data, {}, {}}, way(out, w.data));
   if (w.bias) add_bias(stream_, out, w.bias);
 }
@@ -49,7 +48,7 @@ void Products::multiply_scaled(const Tensor& out, const Tensor& x, const Tensor&
 }
 
 bool Products::multiply_silu_mul(const Tensor& out, const Tensor& x, const Weight& w) {
-  if (!own(x, w)) return false;
+  if (!own(out, x, w)) return false;
   skinny_silu_mul(stream_, out, x, w.data, w.bias);
   return true;
 }
@@ -58,11 +57,11 @@ bool Products::multiply_silu_mul(const Tensor& out, const Tensor& x, const Weigh
 // the chip's cache says nothing.
 class Products::Trial {
  public:
-  Trial(Runtime& runtime, Stream stream, std::vector<Weight> layers, DType out_type)
+  Trial(Runtime& runtime, Stream stream, std::vector<Weight> layers, DType out)
       : runtime_(runtime), stream_(stream), layers_(std::move(layers)) {
     const Tensor& w = layers_[0].data;
     const int64_t m = w.shape[0], k = w.shape[1];
-    const size_t row_bytes = size_t(k) * size_t(bits_of(w.dtype)) / 8 + size_t(m) * 2 + 4;
+    const size_t row_bytes = size_t(k * bits_of(w.dtype) + m * bits_of(out)) / 8 + sizeof(float);
     most_rows_ = std::end(kWayRows)[-1];
     while (most_rows_ > std::end(kOwnRows)[-1] && size_t(most_rows_) * row_bytes > kMostBytes)
       most_rows_ /= 2;
@@ -72,13 +71,13 @@ class Products::Trial {
       t.data = memory_[i].get();
       return t;
     };
-    x_ = take(0, w.dtype, {most_rows_, k}), out_ = take(1, out_type, {most_rows_, m});
+    x_ = take(0, w.dtype, {most_rows_, k}), out_ = take(1, out, {most_rows_, m});
     if (w.dtype == DType::fp8_e4m3) x_scale_ = take(2, DType::f32, {most_rows_});
   }
 
   int64_t most_rows() const { return most_rows_; }
-  PlanCache::Shape shape() const { return shape_of(layers_[0].data); }
-  bool own_can() const { return x_.dtype == out_.dtype && skinny_can(x_, layers_[0].data); }
+  PlanCache::Shape shape() const { return shape_of(layers_[0].data, out_.dtype); }
+  bool own_can() const { return bits_of(x_.dtype) == 16 && skinny_can(x_, layers_[0].data); }
   double seconds_spent() const { return spent_; }
 
   // The way that is the fastest; -1: there is no choice.
@@ -177,16 +176,12 @@ void Products::measure(Trial& trial) {
   seconds_left_ = left - trial.seconds_spent();
 }
 
-void Products::measure(std::span<const Weight> layers) {
+void Products::measure(std::span<const Weight> layers, DType out) {
   if (invariant_) return;
   std::map<PlanCache::Shape, std::vector<Weight>> by_shape;
-  for (const Weight& w : layers) by_shape[shape_of(w.data)].push_back(w);
-  // What results are of, where weights are fp8.
-  DType wide = DType::bf16;
-  for (const Weight& w : layers)
-    if (bits_of(w.data.dtype) == 16) wide = w.data.dtype;
+  for (const Weight& w : layers) by_shape[shape_of(w.data, out)].push_back(w);
   for (const auto& [shape, same] : by_shape) {
-    Trial trial(runtime_, stream_, same, bits_of(shape.type) == 16 ? shape.type : wide);
+    Trial trial(runtime_, stream_, same, out);
     measure(trial);
   }
   plans_.save();

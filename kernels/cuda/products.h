@@ -21,12 +21,13 @@ class Products {
       : runtime_(runtime), stream_(stream), invariant_(invariant), plans_(std::move(plans)) {}
 
   bool invariant() const { return invariant_; }
-  // Finds out, for each shape among `layers`, which of the library's ways is the fastest for a few
-  // numbers of rows, each of which stands for those below, and up to how many rows our own kernel
-  // is faster: from the file, or by trying. When nothing else runs. What is not tried when the
-  // device has been at it for kMostSeconds is as the library would have it, until another start.
+  // Finds out, for each shape among `layers` and results of type `out`, which of the library's ways
+  // is the fastest for a few numbers of rows, each of which stands for those below, and up to how
+  // many rows our own kernel is faster: from the file, or by trying. When nothing else runs. What
+  // is not tried when the device has been at it for kMostSeconds is as the library would have it,
+  // until another start.
   static constexpr double kMostSeconds = 5;
-  void measure(std::span<const Weight> layers);
+  void measure(std::span<const Weight> layers, DType out);
 
   // out [n, m] = x [n, k] * w^T + bias (f32; may be absent); out: x's type or f32.
   void multiply(const Tensor& out, const Tensor& x, const Weight& w);
@@ -38,8 +39,10 @@ class Products {
 
  private:
   class Trial;
-  static PlanCache::Shape shape_of(const Tensor& w) { return {w.dtype, w.shape[0], w.shape[1]}; }
-  bool own(const Tensor& x, const Weight& w) const;
+  static PlanCache::Shape shape_of(const Tensor& w, DType out) {
+    return {w.dtype, out, w.shape[0], w.shape[1]};
+  }
+  bool own(const Tensor& out, const Tensor& x, const Weight& w) const;
   Way way(const Tensor& out, const Tensor& w) const;
   void measure(Trial&);
 

@@ -53,6 +53,7 @@ def test_bench_model_on_a_device_of_its_own(nano_model, tmp_path):
 @pytest.mark.parametrize("only,ops", [
     ("matmul o m=1 ", ["matmul o m=1 n=768 k=768"]),
     ("norm m=1", ["add_rms_norm m=1", "add_rms_norm m=1, not fused"]),
+    ("silu m=1 ", [f"gate_up+silu m=1 n=4096 k=768{form}" for form in ("", ", not fused")]),
     ("decode attention 1 x 512", ["decode attention 1 x 512", "decode attention 1 x 512, fp8 cache"]),
     ("greedy n=1", ["sample greedy n=1"]),
 ])

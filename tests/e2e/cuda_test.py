@@ -1,6 +1,7 @@
 """The CUDA engine behind the daemon: on the emulator, and what is said where there is no GPU."""
 
 import concurrent.futures
+import json
 import pathlib
 import re
 
@@ -16,8 +17,14 @@ SMALL = ["--model.max_model_len=512", "--scheduler.max_seqs=8", "--scheduler.max
 
 
 @pytest.fixture(scope="module")
-def daemon():
-    d = Daemon(DEMO, "--device=cuda", f"--device.plugin={EMULATED}", "--cache.host_bytes=8MiB", *SMALL)
+def plans(tmp_path_factory):
+    return tmp_path_factory.mktemp("plans")
+
+
+@pytest.fixture(scope="module")
+def daemon(plans):
+    d = Daemon(DEMO, "--device=cuda", f"--device.plugin={EMULATED}", "--cache.host_bytes=8MiB",
+               f"--device.plan_cache={plans}", *SMALL)
     yield d
     assert d.stop() == 0, d.log()
 
@@ -36,6 +43,15 @@ def test_serves(daemon):
     streamed = daemon.chunks("/v1/completions",
                              {"prompt": "Once upon a time", "max_tokens": 12, "temperature": 0})
     assert "".join(c["choices"][0]["text"] for c in streamed if c["choices"]) == text
+
+
+def test_products_are_measured_as_the_model_asks_for_them(daemon, plans):
+    """Layers with results of 16 bits, the head with f32."""
+    config = json.loads((pathlib.Path(DEMO) / "config.json").read_text())
+    kinds = {tuple(line.split()[1:4]) for file in plans.iterdir() for line in file.read_text().splitlines()
+             if line.startswith("own ")}
+    assert {out for _, out, _ in kinds} == {"bf16", "f32"}
+    assert {rows for _, out, rows in kinds if out == "f32"} == {str(config["vocab_size"])}
 
 
 def test_one_request_gets_the_same_alone_and_in_company(daemon):

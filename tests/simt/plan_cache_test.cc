@@ -41,7 +41,8 @@ class PlanCacheTest : public testing::Test {
   const std::string folder_ =
       (fs::temp_directory_path() / ("plan-cache-" + std::to_string(getpid()))).string();
   std::vector<std::string> log_;
-  const PlanCache::Shape small_{DType::bf16, 64, 128}, large_{DType::f16, 4096, 14336};
+  const PlanCache::Shape small_{DType::bf16, DType::bf16, 64, 128},
+      large_{DType::f16, DType::f32, 4096, 14336}, fp8_{DType::fp8_e4m3, DType::bf16, 64, 128};
 };
 
 TEST_F(PlanCacheTest, KeepsWhatWasPut) {
@@ -50,15 +51,16 @@ TEST_F(PlanCacheTest, KeepsWhatWasPut) {
   first.save();  // nothing was put
   EXPECT_TRUE(fs::is_empty(folder_));
   first.put_own_rows(small_, 16), first.put_own_rows(large_, 0);
-  first.put_way(small_, 64, 3), first.put_way({DType::fp8_e4m3, 64, 128}, 512, 0);
+  first.put_way(small_, 64, 3), first.put_way(fp8_, 512, 0);
   first.save();
   const PlanCache second = open();
   EXPECT_EQ(second.way(small_, 64), 3);
   EXPECT_EQ(second.way(small_, 32), std::nullopt);
-  EXPECT_EQ(second.way({DType::fp8_e4m3, 64, 128}, 512), 0);
+  EXPECT_EQ(second.way(fp8_, 512), 0);
   EXPECT_EQ(second.own_rows(small_), 16);
   EXPECT_EQ(second.own_rows(large_), 0);
-  EXPECT_EQ(second.own_rows({DType::f16, 64, 128}), std::nullopt);
+  EXPECT_EQ(second.own_rows({DType::f16, DType::bf16, 64, 128}), std::nullopt);
+  EXPECT_EQ(second.own_rows({DType::bf16, DType::f32, 64, 128}), std::nullopt);
   EXPECT_EQ(open("GPU B, driver 1").own_rows(small_), std::nullopt);  // a file of its own
   EXPECT_EQ(std::distance(fs::directory_iterator(folder_), {}), 1);   // nothing half written
   EXPECT_THAT(log_, IsEmpty());
@@ -123,7 +125,7 @@ TEST_F(PlanCacheTest, ProductsAreMeasuredOnce) {
   w.data = Tensor::of(memory.get(), DType::bf16, {small_.rows, small_.columns});
   {
     Products products(**runtime, stream, false, open());
-    products.measure({&w, 1});
+    products.measure({&w, 1}, DType::bf16);
   }
   const PlanCache measured = open();
   ASSERT_TRUE(measured.own_rows(small_).has_value());
@@ -133,7 +135,7 @@ TEST_F(PlanCacheTest, ProductsAreMeasuredOnce) {
     told.put_own_rows(small_, rows);
     told.save();
     Products products(**runtime, stream, false, open());
-    products.measure({&w, 1});
+    products.measure({&w, 1}, DType::bf16);
     for (const int64_t n : {1, 8, 9}) {
       const Tensor x = Tensor::of(memory.get(), DType::bf16, {n, small_.columns}),
                    out = Tensor::of(memory.get(), DType::bf16, {n, small_.rows / 2});
@@ -206,7 +208,7 @@ TEST_F(WaysTest, TheFastestIsTaken) {
   for (const bool again : {false, true}) {
     Products products(runtime_, {}, false, open());
     runtime_.calls = 0;
-    products.measure({&w_, 1});
+    products.measure({&w_, 1}, DType::bf16);
     EXPECT_EQ(runtime_.calls == 0, again);
     EXPECT_EQ(way_of(products, 1), (Way{1, 2}));
     EXPECT_EQ(way_of(products, 3), (Way{4, 2}));
@@ -219,12 +221,22 @@ TEST_F(WaysTest, TheFastestIsTaken) {
   EXPECT_THAT(log_, IsEmpty());
 }
 
+// A head's results are f32: it is tried with such, and nobody else's way is taken for it.
+TEST_F(WaysTest, ResultsOfAnotherTypeAreTriedOnTheirOwn) {
+  Products products(runtime_, {}, false, open());
+  products.measure({&w_, 1}, DType::f32);
+  EXPECT_EQ(runtime_.last.out.dtype, DType::f32);
+  EXPECT_EQ(way_of(products, 1, DType::f32), (Way{1, 2}));
+  EXPECT_EQ(way_of(products, 1), Way{});
+  EXPECT_EQ(open().way({DType::bf16, DType::f32, 40, 60}, 1), 2);
+}
+
 // In fp8 too, where both have scales.
 TEST_F(WaysTest, ScalesAreGiven) {
   Products products(runtime_, {}, false, open());
   const Tensor scale = Tensor::of(memory_ + 32, DType::f32, {1});
   w_.data.dtype = DType::fp8_e4m3, w_.scale = scale;
-  products.measure({&w_, 1});
+  products.measure({&w_, 1}, DType::bf16);
   products.multiply_scaled(Tensor::of(memory_, DType::bf16, {1, 40}),
                            Tensor::of(memory_, DType::fp8_e4m3, {1, 60}), scale, w_);
   EXPECT_EQ(runtime_.taken, (Way{1, 2}));
@@ -239,13 +251,13 @@ TEST_F(WaysTest, TryingEnds) {
   for (int start = 0; start < 10; ++start) {
     Products products(runtime_, {}, false, open());
     const double begin = runtime_.clock;
-    products.measure({&w_, 1});
+    products.measure({&w_, 1}, DType::bf16);
     // The last began in time, and one takes so long: 2 calls of each, 3 runs of 3 of two.
     EXPECT_LT(runtime_.clock - begin,
               Products::kMostSeconds + (2 * 15 + 3 * 4 * 2) * runtime_.unit);
     known.push_back(0);
     for (const int64_t rows : {1, 2, 4, 8, 16, 32, 64, 128, 256, 512})
-      known.back() += open().way({DType::bf16, 40, 60}, rows).has_value();
+      known.back() += open().way({DType::bf16, DType::bf16, 40, 60}, rows).has_value();
     EXPECT_EQ(way_of(products, 1), (Way{1, 2}));
   }
   EXPECT_LT(known[0], 10);
@@ -256,7 +268,7 @@ TEST_F(WaysTest, TryingEnds) {
 TEST_F(WaysTest, WhereThereIsOneNothingIsTried) {
   runtime_.ways = 1;
   Products products(runtime_, {}, false, open());
-  products.measure({&w_, 1});
+  products.measure({&w_, 1}, DType::bf16);
   EXPECT_EQ(runtime_.calls, 0);
   EXPECT_EQ(way_of(products, 4), Way{});
   EXPECT_TRUE(fs::is_empty(folder_));
