@@ -14,7 +14,7 @@ namespace {
 #define SLUICE_STRING(x) SLUICE_STRING_OF(x)
 constexpr const char* kName = "libcublasLt.so." SLUICE_STRING(CUBLAS_VER_MAJOR);
 
-// In this order; a * stands for any version.
+// In this order; a * stands for any version, ~ for the home of the user who starts the daemon.
 constexpr const char* kFolders[] = {
     "/usr/local/cuda/lib64",
     "/usr/local/cuda-*/lib64",
@@ -22,6 +22,7 @@ constexpr const char* kFolders[] = {
     "/usr/local/lib/python3*/*-packages/nvidia/*/lib",
     "/usr/lib/python3*/*-packages/nvidia/*/lib",
     "/opt/*/lib/python3*/site-packages/nvidia/*/lib",
+    "~/.local/lib/python3*/site-packages/nvidia/*/lib",
 };
 
 std::vector<std::string> candidates(const std::string& folder) {
@@ -30,7 +31,7 @@ std::vector<std::string> candidates(const std::string& folder) {
   files.push_back(kName);
   for (const char* pattern : kFolders) {
     glob_t found{};
-    if (glob(fmt::format("{}/{}", pattern, kName).c_str(), 0, nullptr, &found) == 0)
+    if (glob(fmt::format("{}/{}", pattern, kName).c_str(), GLOB_TILDE, nullptr, &found) == 0)
       for (size_t i = 0; i < found.gl_pathc; ++i) files.push_back(found.gl_pathv[i]);
     globfree(&found);
   }

@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <cstdlib>
 
+#include "base/text.h"
 #include "kernels/cuda/step_trace.h"
 
 namespace sluice::cuda {
@@ -23,9 +24,16 @@ void Runtime::fail(const std::string& what) {
 
 Device::Buffer allocate(Runtime& runtime, size_t bytes, Memory kind) {
   void* p = runtime.allocate(bytes, kind);
-  if (p == nullptr)
-    runtime.fail(fmt::format("out of memory: cannot allocate {} bytes {}", bytes,
-                             kind == Memory::device ? "on it" : "of the host, pinned"));
+  if (p == nullptr) {
+    runtime.set_trace(nullptr);  // memory is taken at the start: no step is to blame
+    const std::string wanted = bytes_text(int64_t(bytes));
+    if (kind == Memory::pinned_host)
+      runtime.fail("out of memory: the host has no " + wanted + " that can be pinned");
+    runtime.fail(
+        fmt::format("out of memory: {} are wanted, {} are free (who shares the GPU may "
+                    "have taken what there was)",
+                    wanted, bytes_text(int64_t(runtime.free_bytes()))));
+  }
   return {p, [&runtime, kind](void* q) { runtime.release(q, kind); }};
 }
 

@@ -76,15 +76,16 @@ void multiply_scaled(const Tensor& out, const Tensor& x, const Tensor& x_scale, 
 
 // A GPU without a GPU, for tests: the host's memory, streams that run at the last moment
 // (kernels/simt/stream.h), launches on the emulator, and a plain matrix product. It fails where the
-// file `faults`, once there is one, says so: "sync" or "launch"; "capture": there is no memory for
-// captured steps.
+// file `faults`, once there is one, says so: "sync" or "launch"; "memory": there is none; "capture":
+// there is none for captured steps.
 class EmulatedRuntime final : public Runtime {
  public:
   explicit EmulatedRuntime(std::string faults) : faults_(std::move(faults)) {}
 
   const DeviceInfo& info() const override { return info_; }
   size_t free_bytes() const override { return size_t{4} << 30; }
-  void* allocate(size_t bytes, Memory) override {
+  void* allocate(size_t bytes, Memory kind) override {
+    if (kind == Memory::device && fault("memory")) return nullptr;
     void* p = std::aligned_alloc(256, (bytes + 256) & ~size_t{255});
     if (p != nullptr) std::memset(p, 0, bytes);
     return p;

@@ -134,6 +134,17 @@ def test_a_failure_of_the_device_ends_the_daemon(fault, tmp_path, start):
     assert any(re.match(r"    attention: bf16 \[\d+, \d+, \d+\], ", line) for line in lines)
 
 
+def test_memory_that_was_taken_meanwhile_is_one_line(tmp_path):
+    """As when two daemons on one GPU start together: both have planned with what was free."""
+    faults = tmp_path / "faults"
+    faults.write_text("memory")
+    r = run_cli("serve", DEMO, "--device=cuda", f"--device.plugin={EMULATED}", f"--device.libraries={faults}",
+                "--port=0", *SMALL)
+    assert r.returncode == 70
+    report = r.stderr[r.stderr.index("emulated: "):]
+    assert re.fullmatch(r"emulated: out of memory: .* are wanted, 4.00 GiB are free \(.*\)\n", report), r.stderr
+
+
 def test_decode_steps_are_replayed(daemon):
     """Captured soon after the start, and then none is launched kernel by kernel."""
     def eager_steps_of(**fields):
