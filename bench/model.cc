@@ -59,6 +59,7 @@ class Bench {
         model_(model),
         kv_token_bytes_(double(bytes_per_stretch(model, runner)) / kBlockSize),
         weight_element_bytes_(bits_of(model.weight_dtype()) / 8.0),
+        head_bytes_(head_params(model.config()) * std::max(2.0, weight_element_bytes_)),
         num_blocks_(runner.num_blocks),
         max_step_tokens_(runner.max_step_tokens),
         decode_steps_(device.is_host() ? 1 : kStepsInFlight),
@@ -103,7 +104,7 @@ class Bench {
   const BenchModelOptions& options_;
   const Ceilings& ceilings_;
   Model& model_;
-  const double kv_token_bytes_, weight_element_bytes_;
+  const double kv_token_bytes_, weight_element_bytes_, head_bytes_;  // a head in fp8 is rare
   const int num_blocks_, max_step_tokens_;
   const int decode_steps_;  // of one measurement
   RankRunner runner_;
@@ -177,7 +178,7 @@ Line Bench::prefill(int tokens) {
     work.bytes += linear_params(c) * weight_element_bytes_ + begin * kv_token_bytes_;
   }
   work.flops += 2 * head_params(c);
-  work.bytes += head_params(c) * weight_element_bytes_;
+  work.bytes += head_bytes_;
   Line line{"prefill", 1, tokens};
   line.seconds = median_seconds([&] { return run(plans); });
   return finish(line, tokens, work);
@@ -191,7 +192,8 @@ Line Bench::decode(int sequences, int context) {
   const ModelConfig& c = model_.config();
   const double params = linear_params(c) + head_params(c);
   Work work;
-  work.bytes = params * weight_element_bytes_ + double(sequences) * context * kv_token_bytes_;
+  work.bytes = linear_params(c) * weight_element_bytes_ + head_bytes_ +
+               double(sequences) * context * kv_token_bytes_;
   work.flops = sequences * (2 * params + attention_flops(context, context));
   const std::vector<StepPlan> plans(size_t(decode_steps_), plan);
   Line line{"decode", sequences, context};

@@ -2,10 +2,14 @@
 
 import json
 import subprocess
+import sys
 
 import pytest
 
 from conftest import BINARY, ROOT, clean_environment
+
+sys.path.insert(0, str(ROOT / "tests/gpu"))
+from run import reached  # noqa: E402
 
 
 def run_script(*arguments, timeout=120):
@@ -15,14 +19,26 @@ def run_script(*arguments, timeout=120):
 
 def test_phases_on_the_emulator(tmp_path):
     done = run_script("--bin", BINARY.parent, "--emulated", "--out", tmp_path,
-                      "--phases=greedy,ops,model,serving,peers,sanitizer")
+                      "--phases=greedy,ops,model,serving,aims,peers,sanitizer")
     assert done.returncode == 0, done.stdout + done.stderr
     results = json.loads((tmp_path / "run.json").read_text())
     assert {name: r["status"] for name, r in results.items()} == {
-        "greedy": "passed", "ops": "passed", "model": "passed", "serving": "passed", "peers": "skipped",
-        "sanitizer": "skipped"}
+        "greedy": "passed", "ops": "passed", "model": "passed", "serving": "passed", "aims": "skipped",
+        "peers": "skipped", "sanitizer": "skipped"}
     assert results["greedy"]["data"]["prompts"] == 6
     assert results["serving"]["data"]["nano 12/4"]["succeeded"] == 4
+    assert results["serving"]["data"]["nano, fp8 12/4"]["succeeded"] == 4
+    assert [(x["phase"], x["sequences"]) for x in results["model"]["data"]["nano, fp8"]["lines"]] == [
+        ("prefill", 1), ("decode", 2)]
+    # What an H200 would have to say of its aims is read from lines like these.
+    nano = results["model"]["data"]["nano"]["lines"][1] | {"sequences": 32, "context_tokens": 512, "seconds": 2.5e-3}
+    op = results["ops"]["data"]["110m"]["lines"][0] | {"op": "decode attention 32 x 8192", "share_of_limit": 0.425}
+    load = results["serving"]["data"]["nano 12/4"] | {"output_tokens_per_second": 8900.0}
+    made_up = {"model": {"data": {"llama-3.1-8b": {"lines": [nano]}}}, "ops": {"data": {"8b": {"lines": [op]}}},
+               "serving": {"data": {"llama-3.1-8b, fp8 1000/1000": load}}}
+    assert [(row[0], row[3]) for row in reached(made_up)] == [
+        ("8B bf16, decode 32 x 512", 2), ("8B fp8, 1000/1000, tok/s", 0.5),
+        ("decode attention 32 x 8192, of memory", 0.5)]
     assert "tok/s" in done.stdout and "skipped" in done.stdout
     assert sorted(f.name for f in tmp_path.iterdir()) == ["logs.tar.gz", "run.json"]
 

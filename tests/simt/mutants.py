@@ -9,7 +9,7 @@ plain, under ThreadSanitizer (`-race`) or AddressSanitizer (`-memory`) where onl
 
 Last result: killed 125 of 125, in several runs, as kernels came, each by the program of its kernel: 123 by the plain
 tests, two (reads past the last weights and tokens of skinny_matmul) by AddressSanitizer. Those of the attentions that
-were there before caches in fp8 have not been run again since.
+were there before caches in fp8 have not been run again since. The four of experts in fp8: by the plain tests of rows.
 """
 
 import pathlib
@@ -329,7 +329,7 @@ MUTANTS = [
     ("only a row's first columns are mixed", EXPERTS, "i < p.dim; i += kExpertThreads",
      "i < p.dim && i < kExpertThreads; i += kExpertThreads"),
     ("an output takes the first expert's scale", EXPERTS, "p.scale[int64_t{expert} * p.width + o]", "p.scale[o]"),
-    ("scales of experts are forgotten", EXPERTS, "if (p.scale != nullptr) all *=", "if (p.scale == nullptr) all *="),
+    ("scales of experts are forgotten", EXPERTS, "if (p.scale != nullptr) all *=", "if (false) all *="),
     ("upper codes of a word are its lower ones", VECTOR, "simt::widen_e4m3<2, 3>(simt::Bf16{}, words[i])",
      "simt::widen_e4m3<0, 1>(simt::Bf16{}, words[i])"),
     ("of sixteen elements the first eight come twice", VECTOR, "simt::load_16(from + at)", "simt::load_16(from)"),
