@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Renders every overlay of deploy/kubernetes and holds each object to the published schema of its kind:
 # tests/deploy/manifests.sh [CRD.yaml...]. Objects of a kind that Kubernetes does not come with (ServiceMonitor,
-# InferencePool) need the definition's file, and are named as not checked without. Needs kubectl or kustomize;
+# InferencePool) need the definition's file, and are named as not checked without. What selects Pods must select the
+# overlay's: the schemas allow a selector that is missing, or empty. Needs kubectl or kustomize;
 # installs the schemas into build/manifests. A long check, not part of tests/run.sh.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -23,6 +24,7 @@ exec $venv/bin/python - "$@" 3< <(
 import os, sys
 import jsonschema, kubernetes_validate, yaml
 
+PODS = {"app.kubernetes.io/name": "sluice"}
 custom = {}
 for path in sys.argv[1:]:
     for crd in yaml.safe_load_all(open(path)):
@@ -47,6 +49,18 @@ for schema in custom.values():
     strict(schema)
     schema["properties"]["metadata"].pop("additionalProperties", None)
 
+def selectors(data):
+    """By which labels an object selects Pods, or what else it says of them."""
+    spec = data.get("spec", {})
+    if data["kind"] == "Service":
+        return [spec.get("selector")]
+    if data["kind"] in ("Deployment", "PodDisruptionBudget", "InferencePool"):
+        return [(spec.get("selector") or {}).get("matchLabels")]
+    if data["kind"] == "NetworkPolicy":
+        return [spec["podSelector"].get("matchLabels")]
+    return []
+
+
 counts, failed, overlay = {"checked": 0, "not checked": 0}, 0, "?"
 text = os.fdopen(3).read()
 for document in text.split("\n---\n"):
@@ -67,6 +81,9 @@ for document in text.split("\n---\n"):
             jsonschema.Draft202012Validator(custom[key]).validate(data)
         else:
             kubernetes_validate.validate(data, kubernetes_validate.latest_version(), strict=True)
+        for labels in selectors(data):
+            if labels != PODS:
+                raise jsonschema.ValidationError(f"selects {labels}, not {PODS}")
         counts["checked"] += 1
         print("  ok", name)
     except kubernetes_validate.SchemaNotFoundError:
