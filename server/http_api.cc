@@ -1,5 +1,8 @@
 #include "server/http_api.h"
 
+#include <exception>
+
+#include "base/log.h"
 #include "base/version.h"
 #include "server/json_text.h"
 #include "server/logprobs.h"
@@ -162,7 +165,7 @@ HttpResponse HttpApi::handle(const HttpRequest& request) {
                              "a body with Content-Encoding {} is not supported",
                              request.content_encoding.substr(0, 100)));
     } else {
-      out = (this->*route.handler)(request, route.rest(path));
+      out = guarded(route, request, path);
     }
     out.route = route.path;
     return out;
@@ -183,6 +186,19 @@ HttpResponse HttpApi::handle(const HttpRequest& request) {
                                           : std::string(other->method) + ", OPTIONS");
   out.route = other != nullptr ? other->path : "none";
   return out;
+}
+
+// What a handler throws is memory that the system refuses (a ulimit, strict overcommit) or a bug.
+// It costs that request, and its client is told.
+HttpResponse HttpApi::guarded(const Route& route, const HttpRequest& request,
+                              std::string_view path) {
+  try {
+    return (this->*route.handler)(request, route.rest(path));
+  } catch (const std::exception& e) {
+    log_error("{} {}: {}", request.method, route.path, e.what());
+    return refuse(
+        api_error(ErrorKind::internal, "", "the request could not be handled: {}", e.what()));
+  }
 }
 
 HttpResponse HttpApi::refuse(const ApiError& error) {

@@ -39,14 +39,15 @@ class HttpApi {
  public:
   explicit HttpApi(Frontend& frontend) : frontend_(frontend) {}
 
-  // Never throws on bad input. When `reply` comes back set, its `wake` is for the caller to fill in
-  // before control returns to the event loop.
+  // What a handler throws is a 500. When `reply` comes back set, its `wake` is for the caller to
+  // fill in before control returns to the event loop.
   HttpResponse handle(const HttpRequest&);
 
  private:
   struct Route;
   static const Route kRoutes[];
 
+  HttpResponse guarded(const Route&, const HttpRequest&, std::string_view path);
   HttpResponse completions(const HttpRequest&, std::string_view rest);
   HttpResponse chat(const HttpRequest&, std::string_view rest);
   HttpResponse generate(const HttpRequest&, ApiRequest);

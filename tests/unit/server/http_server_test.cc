@@ -254,6 +254,22 @@ TEST_F(HttpServerTest, MalformedInputIsRefusedAndTheServerGoesOn) {
   EXPECT_EQ(client.call("POST", "/v1/completions", completion("ok", 3, 1, false)).status, 200);
 }
 
+TEST_F(HttpServerTest, WhatAHandlerThrowsCostsOneRequest) {
+  start();
+  HttpClient client(port());
+  const std::string prompt(CharTokenizer::kTooMuch);
+  const HttpAnswer answer = client.call("POST", "/v1/completions", completion(prompt, 3, 1, false));
+  EXPECT_EQ(answer.status, 500);
+  EXPECT_EQ(answer.header("x-should-retry"), "true");
+  EXPECT_EQ(Json::parse(answer.body)["error"]["type"], "server_error");
+  EXPECT_EQ(client.call("POST", "/v1/completions", completion("ok", 3, 1, false)).status, 200);
+  EXPECT_NE(
+      client.call("GET", "/metrics")
+          .body.find(
+              R"(sluice_http_requests_total{code="500",model_name="test",route="/completions"} 1)"),
+      std::string::npos);
+}
+
 TEST_F(HttpServerTest, TooLongAPromptNamesTheLimit) {
   start();
   HttpClient client(port());

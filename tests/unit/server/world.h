@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <new>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -21,6 +22,7 @@ class CharTokenizer final : public Tokenizer {
   static constexpr TokenId kNewline = 95, kHalf1 = 96, kHalf2 = 97, kEos = 98, kBos = 99,
                            kHello = 100;
   static constexpr int kVocab = 101;
+  static constexpr std::string_view kTooMuch = "<too much>";  // for the memory that there is
 
   CharTokenizer() {
     for (int i = 0; i < 95; ++i) pieces_.push_back(std::string(1, static_cast<char>(32 + i)));
@@ -29,6 +31,7 @@ class CharTokenizer final : public Tokenizer {
   }
 
   std::vector<TokenId> encode(std::string_view text, bool add_special) const override {
+    if (text == kTooMuch) throw std::bad_alloc();
     std::vector<TokenId> ids;
     if (add_special) ids.push_back(kBos);
     for (size_t i = 0; i < text.size(); ++i) {
