@@ -4,8 +4,8 @@ made to fire by faults. Minutes; not part of tests/run.sh. From the root of the 
 
     build/venv/bin/python tests/deploy/observability.py
 
-Durations in the alerts are shortened, thresholds are not. No fault makes SluiceRequestsFail and SluiceLivelock
-fire (they mean bugs); these have promtool's tests alone, which run first.
+Durations in the alerts are shortened, thresholds are not. No fault makes SluiceLivelock fire (it means a bug):
+it has promtool's test alone, which runs first.
 """
 
 import ctypes
@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -29,7 +30,7 @@ BINARY = pathlib.Path(os.environ.get("SLUICE_BINARY_UNDER_TEST", ROOT / "build/r
 TOOLS = ROOT / "build/prometheus"
 WORK = pathlib.Path(tempfile.mkdtemp(prefix="sluice-observability-"))
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("SLUICE_")}
-BY_PROMTOOL = {"SluiceRequestsFail", "SluiceLivelock"}
+BY_PROMTOOL = {"SluiceLivelock"}
 
 
 def fetch_prometheus():
@@ -47,6 +48,9 @@ def free_port():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
+
+
+ENDLESS = '{"prompt":[' + ",".join(["1"] * 3_500_000) + "]}"
 
 
 class Daemon:
@@ -155,6 +159,23 @@ def stutters(_, slow):
     return daemon, fault
 
 
+def out_of_memory(nano, _):
+    """A limit on the process (ulimit -v) that leaves room for what is usual, and not for the 64 MiB in one piece that
+    such a list becomes."""
+    daemon = Daemon(nano)
+
+    def fault():
+        status = pathlib.Path(f"/proc/{daemon.process.pid}/status").read_text()
+        limit = int(re.search(r"VmSize:\s+(\d+)", status)[1]) * 1024 + (84 << 20)
+        resource.prlimit(daemon.process.pid, resource.RLIMIT_AS, (limit, limit))
+        daemon.keep_asking(1, max_tokens=8)
+        while not over.is_set():
+            reply = httpx.post(f"http://127.0.0.1:{daemon.port}/v1/completions", content=ENDLESS, timeout=60)
+            assert reply.status_code == 500, reply.text
+            time.sleep(0.2)
+    return daemon, fault
+
+
 def late(nano, _):
     daemon = Daemon(nano)
     return daemon, lambda: daemon.keep_asking(4, max_tokens=4000, timeout_ms=20)
@@ -171,7 +192,7 @@ def small_cache(nano, _):
 
 
 FAULTS = {"SluiceDown": dies, "SluiceEngineStuck": engine_stops, "SluiceRestarting": restarts,
-          "SluiceRefuses": short_queue, "SluiceQueueSlow": one_seat, "SluiceFirstTokenSlow": one_seat,
+          "SluiceRequestsFail": out_of_memory, "SluiceRefuses": short_queue, "SluiceQueueSlow": one_seat, "SluiceFirstTokenSlow": one_seat,
           "SluiceTokensSlow": stutters, "SluiceDeadlinesPass": late, "SluiceCacheFull": full_cache,
           "SluicePreempts": small_cache}
 
