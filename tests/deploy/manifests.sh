@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Renders every overlay of deploy/kubernetes and holds each object to the published schema of its kind:
+# Renders every overlay of deploy/kubernetes and holds each object to the published schema of its kind, and the dashboard
+# to the types that Grafana publishes:
 # tests/deploy/manifests.sh [CRD.yaml...]. Objects of a kind that Kubernetes does not come with (ServiceMonitor,
 # InferencePool) need the definition's file, and are named as not checked without. What selects Pods must select the
 # overlay's: the schemas allow a selector that is missing, or empty. Needs kubectl or kustomize;
@@ -7,12 +8,33 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 venv=build/manifests
-if [ ! -f $venv/ready ]; then
+if [ ! -f $venv/with-grafana ]; then
   python3 -m venv $venv
-  $venv/bin/pip install -q --disable-pip-version-check kubernetes-validate pyyaml jsonschema
-  touch $venv/ready
+  $venv/bin/pip install -q --disable-pip-version-check kubernetes-validate pyyaml jsonschema grafana-foundation-sdk
+  touch $venv/with-grafana
 fi
 if command -v kustomize > /dev/null; then render=(kustomize build); else render=(kubectl kustomize); fi
+
+$venv/bin/python - <<'PY'
+import json
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models.dashboard import Dashboard
+
+
+def lost(before, after, path=""):
+    """What Grafana's types do not know does not come back from them."""
+    if isinstance(before, dict):
+        return [p for k in before for p in (lost(before[k], after[k], f"{path}/{k}") if k in after else [f"{path}/{k}"])]
+    if isinstance(before, list) and len(before) == len(after):
+        return [p for i, (b, a) in enumerate(zip(before, after)) for p in lost(b, a, f"{path}/{i}")]
+    return [] if before == after else [path]
+
+
+board = json.load(open("deploy/grafana/sluice.json"))
+unknown = lost(board, json.loads(JSONEncoder().encode(Dashboard.from_json(board))))
+assert not unknown, f"deploy/grafana/sluice.json: Grafana does not know {unknown}"
+print(f"dashboard: {len(board['panels'])} panels as Grafana's types have them")
+PY
 
 exec $venv/bin/python - "$@" 3< <(
   for overlay in deploy/kubernetes/overlays/*/; do
