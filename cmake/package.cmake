@@ -37,7 +37,10 @@ install(FILES LICENSE DESTINATION share/doc/sluice-demo-model RENAME copyright C
 
 install(FILES deploy/systemd/sluice.service deploy/systemd/sluice.socket deploy/systemd/sluice-grpc.socket
         DESTINATION lib/systemd/system COMPONENT debian)
-install(FILES deploy/systemd/gpu.conf DESTINATION share/doc/sluice/examples COMPONENT debian)
+# For those who know only the package: what goes in front of it, and what watches it.
+install(FILES deploy/systemd/gpu.conf deploy/prometheus/alerts.yml DESTINATION share/doc/sluice/examples COMPONENT debian)
+install(FILES deploy/grafana/sluice.json DESTINATION share/doc/sluice/examples RENAME dashboard.json COMPONENT debian)
+install(DIRECTORY deploy/balancers DESTINATION share/doc/sluice/examples COMPONENT debian)
 install(FILES deploy/debian/sluice.toml DESTINATION /etc/sluice COMPONENT debian)
 
 # Of the C library and the compiler's every system has its own, and newer ones serve.

@@ -35,6 +35,7 @@ check "install" in_root sh -c 'apt-get install -y -qq --no-install-recommends /t
 check "a user of its own" in_root getent passwd sluice
 check "man page" in_root sh -c 'zcat /usr/share/man/man1/sluice.1.gz | grep -q server.http_port'
 check "notices" zgrep -q 'libgrpc' "$root/usr/share/doc/sluice/THIRD-PARTY-NOTICES.gz"
+check "alerts, dashboard and balancers" in_root sh -c 'cd /usr/share/doc/sluice/examples && cat alerts.yml dashboard.json balancers/*.cfg'
 check "completion in bash" in_root bash -c '. /usr/share/bash-completion/completions/sluice
   COMP_WORDS=(sluice serve --device cu) COMP_CWORD=3; _sluice 2>/dev/null; [ "${COMPREPLY[*]}" = cuda ]'
 as_service=(/usr/bin/sluice serve --config /etc/sluice/sluice.toml)
