@@ -398,7 +398,7 @@ std::string to_json(const Report& r) {
 absl::StatusOr<Inspection> inspect_model(const std::filesystem::path& dir) {
   std::error_code error;
   if (!std::filesystem::is_directory(dir, error))
-    return not_found("model: {} is not a directory", dir.string());
+    return not_found("model: {}: {}", dir.string(), error ? error.message() : "not a directory");
   Report report;
   report.dir = dir.string();
   report.config = review_model_config(dir);

@@ -27,7 +27,7 @@ absl::StatusOr<std::unique_ptr<Model>> open_model(const Config::Model& config, D
   const std::filesystem::path dir = config.path;
   std::error_code error;
   if (!std::filesystem::is_directory(dir, error))
-    return not_found("model: {} is not a directory", dir.string());
+    return not_found("model: {}: {}", dir.string(), error ? error.message() : "not a directory");
   absl::StatusOr<ModelConfig> model = read_model_config(dir);
   if (!model.ok()) return model.status();
   if (config.max_model_len < 0 || config.max_model_len > model->max_positions)

@@ -39,7 +39,7 @@ def test_wrong_command_lines():
                             (("serve", DEMO, "--port", "70000"), "65535"),
                             (("serve", DEMO, "--device", "tpu"), "device.kind"),
                             (("serve", DEMO, "--device", "cuda"), "cuda"),
-                            (("serve", "/nonexistent"), "/nonexistent"),
+                            (("serve", "/nonexistent"), "/nonexistent: No such file"),
                             (("serve", DEMO, "--config", "/nonexistent.toml"), "nonexistent.toml")]:
         result = run_cli(*arguments, env={"SLUICE_LOG_LEVEL": "error"})
         # A GPU that does not answer may do so later; the others are the configuration's.
