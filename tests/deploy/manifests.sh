@@ -72,7 +72,7 @@ for schema in custom.values():
     schema["properties"]["metadata"].pop("additionalProperties", None)
 
 def selectors(data):
-    """By which labels an object selects Pods, or what else it says of them."""
+    """By which labels an object selects Pods."""
     spec = data.get("spec", {})
     if data["kind"] == "Service":
         return [spec.get("selector")]

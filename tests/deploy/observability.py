@@ -170,7 +170,11 @@ def out_of_memory(nano, _):
         resource.prlimit(daemon.process.pid, resource.RLIMIT_AS, (limit, limit))
         daemon.keep_asking(1, max_tokens=8)
         while not over.is_set():
-            reply = httpx.post(f"http://127.0.0.1:{daemon.port}/v1/completions", content=ENDLESS, timeout=60)
+            try:
+                reply = httpx.post(f"http://127.0.0.1:{daemon.port}/v1/completions", content=ENDLESS, timeout=60)
+            except httpx.TransportError:
+                assert over.is_set()
+                return
             assert reply.status_code == 500, reply.text
             time.sleep(0.2)
     return daemon, fault
@@ -192,7 +196,8 @@ def small_cache(nano, _):
 
 
 FAULTS = {"SluiceDown": dies, "SluiceEngineStuck": engine_stops, "SluiceRestarting": restarts,
-          "SluiceRequestsFail": out_of_memory, "SluiceRefuses": short_queue, "SluiceQueueSlow": one_seat, "SluiceFirstTokenSlow": one_seat,
+          "SluiceRequestsFail": out_of_memory, "SluiceRefuses": short_queue,
+          "SluiceQueueSlow": one_seat, "SluiceFirstTokenSlow": one_seat,
           "SluiceTokensSlow": stutters, "SluiceDeadlinesPass": late, "SluiceCacheFull": full_cache,
           "SluicePreempts": small_cache}
 
