@@ -3,6 +3,7 @@
 #include <array>
 
 #include "base/check.h"
+#include "base/log.h"
 #include "server/json_text.h"
 
 namespace sluice {
@@ -117,6 +118,11 @@ ApiError api_error_from(const absl::Status& status, std::string_view param) {
       break;
   }
   return {kind, std::string(message_of(status)), std::string(param)};
+}
+
+ApiError api_error_thrown(const std::exception& e, std::string_view request) {
+  log_error("{}: {}", request, e.what());
+  return api_error(ErrorKind::internal, "", "the request could not be handled: {}", e.what());
 }
 
 }  // namespace sluice

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <exception>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -57,5 +58,9 @@ ApiError api_error(ErrorKind kind, std::string_view param, fmt::format_string<Ar
 
 // What the layers below said, in the client's words.
 ApiError api_error_from(const absl::Status& status, std::string_view param = {});
+
+// What a request's handler threw, for the client and the log: memory that the system refuses (a
+// ulimit, strict overcommit), or a bug. It costs that request alone.
+ApiError api_error_thrown(const std::exception&, std::string_view request);
 
 }  // namespace sluice

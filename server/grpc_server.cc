@@ -316,11 +316,16 @@ class InferenceService final : public v1::Inference::CallbackService {
     api.received = now();
     api.deadline = deadline_of(*context);
     auto job = std::make_shared<Job>();
-    MaybeError error = frontend_.accepting();  // cheap: before the template and the tokeniser run
-    api.body_bytes = static_cast<int64_t>(request.ByteSizeLong());
-    if (!error) error = frontend_.admit(api.body_bytes);
-    if (!error) error = from_proto(request, &api);
-    if (!error) error = frontend_.prepare(api, job.get());
+    MaybeError error;
+    try {
+      error = frontend_.accepting();  // cheap: before the template and the tokeniser run
+      api.body_bytes = static_cast<int64_t>(request.ByteSizeLong());
+      if (!error) error = frontend_.admit(api.body_bytes);
+      if (!error) error = from_proto(request, &api);
+      if (!error) error = frontend_.prepare(api, job.get());
+    } catch (const std::exception& e) {
+      error = api_error_thrown(e, Request::descriptor()->full_name());
+    }
     if (error) {
       frontend_.count_rejected(*error);
       call->refuse(*error);

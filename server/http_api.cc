@@ -2,7 +2,6 @@
 
 #include <exception>
 
-#include "base/log.h"
 #include "base/version.h"
 #include "server/json_text.h"
 #include "server/logprobs.h"
@@ -188,16 +187,12 @@ HttpResponse HttpApi::handle(const HttpRequest& request) {
   return out;
 }
 
-// What a handler throws is memory that the system refuses (a ulimit, strict overcommit) or a bug.
-// It costs that request, and its client is told.
 HttpResponse HttpApi::guarded(const Route& route, const HttpRequest& request,
                               std::string_view path) {
   try {
     return (this->*route.handler)(request, route.rest(path));
   } catch (const std::exception& e) {
-    log_error("{} {}: {}", request.method, route.path, e.what());
-    return refuse(
-        api_error(ErrorKind::internal, "", "the request could not be handled: {}", e.what()));
+    return refuse(api_error_thrown(e, fmt::format("{} {}", request.method, route.path)));
   }
 }
 
