@@ -436,8 +436,8 @@ Scheduler::Stats Engine::stats() const { return impl_->snapshot.load(); }
 
 Nanos Engine::since_progress() const {
   const Impl& e = *impl_;
-  if (e.at_rest) return Nanos{0};
-  return now().time_since_epoch() - Nanos(e.progress.load(std::memory_order_relaxed));
+  const Nanos since = now().time_since_epoch() - Nanos(e.progress.load(std::memory_order_relaxed));
+  return e.at_rest ? std::max(since - kHeartbeat, Nanos{0}) : since;
 }
 
 }  // namespace sluice

@@ -53,7 +53,8 @@ class Engine {
   // Any thread: the last published snapshot, and the cost model's figures.
   Scheduler::Stats stats() const;
   StepCost step_cost() const;
-  // Any thread: how long ago the loop last finished a step or found itself idle.
+  // Any thread: how long ago the loop last finished a step. Zero at rest, as long as its heart
+  // beats.
   Nanos since_progress() const;
 
  private:

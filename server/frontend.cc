@@ -343,7 +343,7 @@ Readiness Frontend::readiness() const {
 }
 
 bool Frontend::stalled() const {
-  return engine_.since_progress() > std::chrono::seconds(limits_.stall_seconds);  // 0 at rest
+  return engine_.since_progress() > std::chrono::seconds(limits_.stall_seconds);
 }
 
 }  // namespace sluice

@@ -110,6 +110,16 @@ def test_the_watchdog_starves_while_the_engine_stalls(start, nano_model, tmp_pat
     thread.join()
 
 
+def test_an_engine_that_stops_at_rest_is_missed_too(start, nano_model):
+    daemon = start(nano_model, "--server.stall_seconds=1")
+    daemon.wait_for(daemon.idle)
+    with frozen(daemon.process, "engine"):
+        assert httpx.get(f"{daemon.url}/health/live").status_code == 200  # a rest is no stall
+        daemon.wait_for(lambda: httpx.get(f"{daemon.url}/health/live").status_code != 200)
+    daemon.wait_for(lambda: httpx.get(f"{daemon.url}/health/ready").status_code == 200)
+    assert daemon.post("/v1/completions", ONE).status_code == 200
+
+
 def test_a_watchdog_and_sockets_of_another_process_are_left_alone(start, tmp_path):
     manager = Manager(tmp_path)
     env = {**manager.environment, "WATCHDOG_USEC": "1000", "WATCHDOG_PID": "1", "LISTEN_FDS": "2",
