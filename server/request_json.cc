@@ -33,13 +33,14 @@ void append_summary(std::string& out, const RequestView& view) {
 void append_trace(std::string& out, const RequestView& view) {
   append_summary(out, view);
   const RequestTrace& t = view.info.trace;
-  fmt::format_to(std::back_inserter(out),
-                 R"(,"queue_ms":{},"ttft_ms":{},"total_ms":{},"chunks":{},"demotions":{},)"
-                 R"("promotions":{},"recomputed_tokens":{},"swapped_blocks":{},"swap_ms":{:.3f},"copy_ms":{:.3f},)"
-                 R"("dropped_events":{},"events":[)",
-                 at_ms(t, t.admitted), at_ms(t, t.first_token), at_ms(t, t.ended), t.chunks,
-                 t.demotions, t.promotions, t.recomputed_tokens, t.swapped_blocks,
-                 to_millis(t.swapped_time), to_millis(t.copy_time), t.dropped_events);
+  fmt::format_to(
+      std::back_inserter(out),
+      R"(,"queue_ms":{},"ttft_ms":{},"total_ms":{},"chunks":{},"demotions":{},)"
+      R"("promotions":{},"recomputed_tokens":{},"swapped_blocks":{},"swap_ms":{:.3f},"copy_ms":{:.3f},)"
+      R"("dropped_events":{},"events":[)",
+      at_ms(t, t.admitted), at_ms(t, t.first_token), at_ms(t, t.ended), t.chunks, t.demotions,
+      t.promotions, t.recomputed_tokens, t.swapped_blocks, to_millis(t.swapped_time),
+      to_millis(t.copy_time), t.dropped_events);
   for (size_t i = 0; i < t.events.size(); ++i) {
     const RequestTrace::Event& e = t.events[i];
     fmt::format_to(std::back_inserter(out), R"({}{{"at_ms":{},"kind":"{}","value":{}}})",

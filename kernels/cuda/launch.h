@@ -31,8 +31,8 @@ void quantize_gated(Stream, Tensor out, Tensor scale, Tensor gate_up, Activation
 void gelu_mul(Stream, Tensor out, Tensor gate_up);
 void activate(Stream, Tensor x, Activation);
 void scale(Stream, Tensor x, float factor, float softcap);  // also of f32
-// At most 512 experts. w: [experts * columns of out, columns of x], of x's type, or of fp8_e4m3 with
-// a scale (f32) for each row, and columns that are a multiple of 16.
+// At most 512 experts. w: [experts * columns of out, columns of x], of x's type, or of fp8_e4m3
+// with a scale (f32) for each row, and columns that are a multiple of 16.
 void route(Stream, Tensor experts, Tensor weights, Tensor logits, bool normed);
 void expert_matmul(Stream, Tensor out, Tensor x, Tensor w, Tensor scale, Tensor experts);
 void mix_rows(Stream, Tensor out, Tensor x, Tensor weights);

@@ -76,8 +76,8 @@ void multiply_scaled(const Tensor& out, const Tensor& x, const Tensor& x_scale, 
 
 // A GPU without a GPU, for tests: the host's memory, streams that run at the last moment
 // (kernels/simt/stream.h), launches on the emulator, and a plain matrix product. It fails where the
-// file `faults`, once there is one, says so: "sync" or "launch"; "memory": there is none; "capture":
-// there is none for captured steps.
+// file `faults`, once there is one, says so: "sync" or "launch"; "memory": there is none;
+// "capture": there is none for captured steps.
 class EmulatedRuntime final : public Runtime {
  public:
   explicit EmulatedRuntime(std::string faults) : faults_(std::move(faults)) {}

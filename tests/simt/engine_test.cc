@@ -155,8 +155,7 @@ TEST_F(CudaEngine, ExpertsInFp8FollowTheCpus) {
     Config config;
     config.device.kind = "cpu";
     config.device.threads = 1;
-    Rank cpu = load_golden(*make_device(config), golden, "F8_E4M3"),
-         cuda = on_gpu("F8_E4M3");
+    Rank cpu = load_golden(*make_device(config), golden, "F8_E4M3"), cuda = on_gpu("F8_E4M3");
     EXPECT_EQ(cuda.model->weight_dtype(), DType::fp8_e4m3);
     size_t saved = 0;  // a byte of each weight, but for the scale of each row
     for (const Json& t : golden.json["tensors"])

@@ -304,11 +304,10 @@ TYPED_TEST(RowOps, ExpertsInFp8AreTheirCodesTimesTheirScales) {
     for (size_t i = 0; i < m; ++i) experts[i] = i % 2 ? 3 : int32_t(i / 2 % 3);
     simt::in_all_orders([&] {
       Array<T> out(m * size_t(width));
-      expert_matmul(Stream{}, out.tensor(dtype_of<T>(), {int64_t(m), width}),
-                    x.tensor(dtype_of<T>(), {kRows, in}),
-                    w.tensor(DType::fp8_e4m3, {kExperts * width, in}),
-                    scales.tensor(DType::f32, {kExperts * width}),
-                    experts.tensor(DType::i32, {int64_t(m)}));
+      expert_matmul(
+          Stream{}, out.tensor(dtype_of<T>(), {int64_t(m), width}),
+          x.tensor(dtype_of<T>(), {kRows, in}), w.tensor(DType::fp8_e4m3, {kExperts * width, in}),
+          scales.tensor(DType::f32, {kExperts * width}), experts.tensor(DType::i32, {int64_t(m)}));
       simt::Error product;
       for (size_t i = 0; i < m; ++i) {
         const size_t expert = size_t(experts[i]);
