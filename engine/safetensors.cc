@@ -238,11 +238,12 @@ void Safetensors::add_shards(const std::filesystem::path& index,
   for (const auto& [tensor, shard] : map->items()) {
     const std::string& file = shard.get_ref<const std::string&>();
     const StoredTensor* found = find(tensor);
-    if (unread.contains(file))
-      lost_.insert(tensor);
-    else if (!found || found->file != file)
+    if (unread.contains(file)) {
+      if (!found) lost_.insert(tensor);
+    } else if (!found || found->file != file) {
       add(invalid_argument("{}: tensor {} is not in {}", name, short_name(tensor),
                            short_name(file)));
+    }
   }
 }
 

@@ -49,7 +49,7 @@ class Safetensors {
   size_t bytes() const { return bytes_; }  // of all tensors
   size_t num_files() const { return files_.size(); }
   const std::string& source() const { return source_; }  // the file that says what there is
-  // The index says that it is in a file that could not be opened.
+  // There is none, and the index says that it is in a file that could not be opened.
   bool is_lost(std::string_view name) const;
 
  private:

@@ -44,6 +44,7 @@ def safetensors():
     files = {"a": "a.safetensors", "b": "b.safetensors"}
     yield dump({"metadata": {"total_size": 16}, "weight_map": files})
     yield dump({"weight_map": {"a": "a.safetensors", "c": "c.safetensors"}})
+    yield dump({"weight_map": {"b": "aors", "c": "b.safetensors"}})
     yield dump({"weight_map": {"a": "../a.safetensors", "b": 1}})
 
 

@@ -210,5 +210,19 @@ TEST_F(ShardsTest, FaultsAreNamed) {
               HasSubstr("tensor a is also in m-1.safetensors"));
 }
 
+// Found by fuzz_safetensors: a tensor that lies in another file than the index says is there.
+TEST_F(ShardsTest, WhatIsThereIsNotLostWithAFileThatIsNot) {
+  write_file(
+      dir_.path() / "model.safetensors.index.json",
+      R"({"weight_map":{"a":"m-3.safetensors","b":"m-1.safetensors","c":"m-3.safetensors"}})");
+  std::vector<absl::Status> problems;
+  const Safetensors opened = Safetensors::review(dir_.path(), problems);
+  ASSERT_EQ(problems.size(), 2u);
+  EXPECT_THAT(std::string(message_of(problems[0])), HasSubstr("shard m-3.safetensors is missing"));
+  EXPECT_THAT(std::string(message_of(problems[1])), HasSubstr("b is not in m-1.safetensors"));
+  EXPECT_TRUE(opened.find("a") != nullptr && !opened.is_lost("a"));
+  EXPECT_TRUE(opened.find("c") == nullptr && opened.is_lost("c"));
+}
+
 }  // namespace
 }  // namespace sluice
