@@ -2,7 +2,8 @@
 # Builds the images from their Dockerfiles with buildah and runs them: size, time to start, health, an answer, a
 # read-only root. tests/deploy/images.sh [cpu|cuda]. Many minutes, as root; not part of tests/run.sh.
 # BASE names another image than the Dockerfile's for a machine that reaches no registry; it is made by
-# debootstrap if it is `localhost/base`. CCACHE=DIR lends the build a compiler cache, SOURCE says where the sources lay
+# debootstrap if it is `localhost/base`, and NVIDIA's three are then replaced by it and the toolkit in
+# CUDA_HOME (/usr/local/cuda). CCACHE=DIR lends the build a compiler cache, SOURCE says where the sources lay
 # that filled it.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -29,6 +30,18 @@ if [ -n "${BASE:-}" ]; then
     cp -a "$store/bookworm/." "$m/"
     cp /etc/apt/sources.list.d/debian.sources "$m/etc/apt/sources.list.d/" && rm -f "$m/etc/apt/sources.list"
     b umount "$c" > /dev/null && b commit -q --rm "$c" "$BASE" > /dev/null
+  fi
+  if [ "$BASE" = localhost/base ] && [ "$kind" = cuda ]; then
+    toolkit=${CUDA_HOME:-/usr/local/cuda}
+    if ! b inspect --type image localhost/toolkit > /dev/null 2>&1; then
+      say "making localhost/toolkit of $toolkit"
+      c=$(b from --pull-never "$BASE") && m=$(b mount "$c")
+      mkdir -p "$m/usr/local/cuda/lib64"
+      cp -a "$toolkit"/{bin,include,nvvm} "$m/usr/local/cuda/"
+      cp -a "$toolkit"/lib64/lib{cudart,cudadevrt,cublasLt}* "$m/usr/local/cuda/lib64/"
+      b umount "$c" > /dev/null && b commit -q --rm "$c" localhost/toolkit > /dev/null
+    fi
+    arguments+=(--build-arg CUDA_DEVEL=localhost/toolkit --build-arg CUDA_RUNTIME=localhost/toolkit --build-arg CUDA_BASE="$BASE")
   fi
 fi
 if [ -n "${CCACHE:-}" ]; then arguments+=(-v "$CCACHE:/ccache"); fi
