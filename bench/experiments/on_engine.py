@@ -62,17 +62,17 @@ METRICS = {
 
 CLAIMS = {
     "iteration_level": Claim(
-        "--workload orca-u --scale 0.25", 3.5, 60, "--cache.bytes 300000000",
+        "--workload orca-u --scale 0.25", 26, 260, "--cache.bytes 300000000",
         preset("static", "orca", "sluice"), ["p50", "p95"]),
     "transient": Claim(
-        "--workload sharegpt4-2k --scale 0.25", 4, 30,
+        "--workload sharegpt4-2k --scale 0.25", 8, 60,
         "--scheduler.max_rows 4 --cache.bytes 600000000 --cache.host_bytes 300000000",
         {"FCFS, same engine": FCFS, **preset("fastserve", "sluice")}, ["mean", "p95"]),
     "chunked_prefill": Claim(
-        "--workload sharegpt4-8k --scale 0.1", 0.8, 20, "--cache.bytes 300000000",
+        "--workload sharegpt4-8k --scale 0.1", 5, 100, "--cache.bytes 300000000",
         preset("vllm", "sarathi", "sluice"), ["gap", "ttft"]),
     "head_of_line": Claim(
-        "--workload short-plus-long --scale 0.1 --long-len 20000", 1.5, 30,
+        "--workload short-plus-long --scale 0.1 --long-len 20000", 20, 150,
         "--cache.bytes 300000000", preset("vllm", "sarathi", "sluice"), ["beside", "gap"]),
     "swap": Claim(
         "--workload sharegpt4-2k --scale 0.25", 2.5, 60,
@@ -83,7 +83,7 @@ CLAIMS = {
          "reactive, swap": "--scheduler.proactive off",
          "proactive, swap": ""}, ["mean", "p95"]),
     "prefix_cache": Claim(
-        "--workload shared-prefix --prefix-tokens 341 --scale 0.5", 1.2, 30, "--cache.bytes 300000000",
+        "--workload shared-prefix --prefix-tokens 341 --scale 0.5", 12, 150, "--cache.bytes 300000000",
         {"sluice, no cache": "--cache.prefix_caching=false", "sluice": ""}, ["mean", "ttft"]),
 }
 
