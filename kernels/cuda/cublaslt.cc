@@ -1,11 +1,12 @@
 #include "kernels/cuda/cublaslt.h"
 
 #include <dlfcn.h>
-#include <glob.h>
 
 #include <cstdio>
 #include <cstdlib>
 #include <vector>
+
+#include "kernels/cuda/libraries.h"
 
 namespace sluice::cuda {
 namespace {
@@ -13,30 +14,6 @@ namespace {
 #define SLUICE_STRING_OF(x) #x
 #define SLUICE_STRING(x) SLUICE_STRING_OF(x)
 constexpr const char* kName = "libcublasLt.so." SLUICE_STRING(CUBLAS_VER_MAJOR);
-
-// In this order; a * stands for any version, ~ for the home of the user who starts the daemon.
-constexpr const char* kFolders[] = {
-    "/usr/local/cuda/lib64",
-    "/usr/local/cuda-*/lib64",
-    "/usr/local/cuda-*/targets/*/lib",
-    "/usr/local/lib/python3*/*-packages/nvidia/*/lib",
-    "/usr/lib/python3*/*-packages/nvidia/*/lib",
-    "/opt/*/lib/python3*/site-packages/nvidia/*/lib",
-    "~/.local/lib/python3*/site-packages/nvidia/*/lib",
-};
-
-std::vector<std::string> candidates(const std::string& folder) {
-  std::vector<std::string> files;
-  if (!folder.empty()) files.push_back(folder + "/" + kName);
-  files.push_back(kName);
-  for (const char* pattern : kFolders) {
-    glob_t found{};
-    if (glob(fmt::format("{}/{}", pattern, kName).c_str(), GLOB_TILDE, nullptr, &found) == 0)
-      for (size_t i = 0; i < found.gl_pathc; ++i) files.push_back(found.gl_pathv[i]);
-    globfree(&found);
-  }
-  return files;
-}
 
 cudaDataType_t type_of(DType t) {
   switch (t) {
@@ -116,7 +93,7 @@ struct CublasLt::Plan {
 
 absl::StatusOr<std::unique_ptr<CublasLt>> CublasLt::open(const std::string& folder) {
   auto library = std::make_unique<Library>();
-  for (const std::string& file : candidates(folder)) {
+  for (const std::string& file : library_candidates(kName, folder)) {
     library->handle = dlopen(file.c_str(), RTLD_NOW | RTLD_LOCAL);
     if (library->handle != nullptr) break;
   }
