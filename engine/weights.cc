@@ -171,7 +171,7 @@ class Packer {
   absl::Status status_;
 };
 
-// Hands out pieces of the one buffer and fills f32 vectors.
+// Hands out pieces of the one buffer and fills vectors.
 class Filler {
  public:
   Filler(Device& device, void* memory) : device_(device), at_(static_cast<char*>(memory)) {}
@@ -184,7 +184,7 @@ class Filler {
   Tensor vector(const StoredTensor* t, float plus) {
     std::vector<float> host;
     for (int64_t i = 0; i < t->shape[0]; ++i) host.push_back(element(t->data, *t->dtype, i) + plus);
-    return upload(host);
+    return upload(host, DType::f32);
   }
   Tensor biases(const std::vector<LinearPart>& parts, const Safetensors& stored) {
     std::vector<float> host;
@@ -193,14 +193,19 @@ class Filler {
       for (int64_t i = 0; i < part.rows; ++i)
         host.push_back(element(t->data, *t->dtype, part.stored_row(i)));
     }
-    return upload(host);
+    return upload(host, device_.ops().act_dtype());
   }
 
  private:
-  Tensor upload(const std::vector<float>& host) {
-    const size_t bytes = host.size() * sizeof(float);
-    Tensor out = Tensor::of(take(bytes), DType::f32, {static_cast<int64_t>(host.size())});
-    device_.copy(out.data, host.data(), bytes, device_.copy_stream());
+  Tensor upload(const std::vector<float>& values, DType type) {
+    std::vector<uint16_t> narrow(type == DType::f32 ? 0 : values.size());
+    if (type != DType::f32)
+      std::transform(values.begin(), values.end(), narrow.begin(),
+                     type == DType::bf16 ? to_bf16 : to_f16);
+    const void* host = type == DType::f32 ? static_cast<const void*>(values.data()) : narrow.data();
+    const size_t bytes = values.size() * size_t(bits_of(type)) / 8;
+    Tensor out = Tensor::of(take(bytes), type, {static_cast<int64_t>(values.size())});
+    device_.copy(out.data, host, bytes, device_.copy_stream());
     device_.sync(device_.record(device_.copy_stream()));  // `host` ends here
     return out;
   }
@@ -251,7 +256,7 @@ absl::StatusOr<WeightPlan> plan_weights(const WeightList& list, const Safetensor
     const bool experts = linear.use == LinearSpec::Use::experts;
     plan.dtypes.push_back(experts ? ops.expert_dtype(wanted) : ops.weight_dtype(wanted));
     plan.bytes += rounded(ops.weight_bytes(plan.dtypes.back(), rows, linear.in_features));
-    if (has_bias) plan.bytes += rounded(rows * sizeof(float));
+    if (has_bias) plan.bytes += rounded(size_t(rows * bits_of(ops.act_dtype()) / 8));
     if (bits_of(plan.dtypes.back()) < bits_of(plan.dtype)) plan.dtype = plan.dtypes.back();
   }
   for (const VectorSpec& v : list.vectors) plan.bytes += rounded(v.size * sizeof(float));

@@ -51,12 +51,12 @@ void check_scale(const Tensor& scale, DType values, int64_t rows) {
   if (scale) check(scale, DType::f32, {rows});
 }
 
-void check_weight(const Weight& w) {
+void check_weight(const Weight& w, DType act) {
   CHECK(w.data && w.data.rank == 2);
   CHECK(is_weight(w.data.dtype));
   CHECK(reinterpret_cast<uintptr_t>(w.data.data) % 64 == 0);
   check_scale(w.scale, w.data.dtype, w.out_features());
-  if (w.bias) check(w.bias, DType::f32, {w.out_features()});
+  if (w.bias) check(w.bias, act, {w.out_features()});
 }
 
 void check_cache(const KvView& c) {
@@ -97,13 +97,13 @@ size_t CheckedOps::weight_bytes(DType t, int64_t out_features, int64_t in_featur
 Weight CheckedOps::make_weight(void* memory, DType t, int64_t out_features, int64_t in_features) {
   CHECK(out_features > 0 && in_features > 0);
   const Weight w = ops_.make_weight(memory, t, out_features, in_features);
-  check_weight(w);
+  check_weight(w, act_dtype());
   return w;
 }
 
 void CheckedOps::pack_rows(const Weight& dst, int64_t first_row, const Tensor& src,
                            const Tensor& src_scale) {
-  check_weight(dst);
+  check_weight(dst, act_dtype());
   check(src, src.dtype, {-1, dst.in_features()});
   CHECK(is_weight(src.dtype));
   check_scale(src_scale, src.dtype, src.shape[0]);
@@ -112,14 +112,14 @@ void CheckedOps::pack_rows(const Weight& dst, int64_t first_row, const Tensor& s
 }
 
 void CheckedOps::embed(Tensor out, const Weight& table, Tensor ids) {
-  check_weight(table);
+  check_weight(table, act_dtype());
   check(out, act_dtype(), {-1, table.in_features()});
   check_indices(ids, out.shape[0], 0, table.out_features());
   ops_.embed(out, table, ids);
 }
 
 void CheckedOps::matmul(Tensor out, Tensor x, const Weight& w) {
-  check_weight(w);
+  check_weight(w, act_dtype());
   check(x, act_dtype(), {-1, w.in_features()});
   check(out, out.dtype == DType::f32 ? DType::f32 : act_dtype(), {x.shape[0], w.out_features()});
   ops_.matmul(out, x, w);
@@ -236,7 +236,7 @@ void CheckedOps::route(Tensor experts, Tensor weights, Tensor logits, bool norme
 }
 
 void CheckedOps::expert_matmul(Tensor out, Tensor x, const Weight& w, Tensor experts) {
-  check_weight(w);
+  check_weight(w, act_dtype());
   check(x, act_dtype(), {-1, w.in_features()});
   check(out, act_dtype(), {-1, -1});
   CHECK(!w.bias && out.shape[1] % 16 == 0 && w.out_features() % out.shape[1] == 0);
@@ -341,8 +341,15 @@ void CheckedOps::qkv_rope_write(Tensor qkv, const QkvParams& p, Tensor positions
   ops_.qkv_rope_write(qkv, p, positions, cache, slot_mapping);
 }
 
+void CheckedOps::matmul_activate(Tensor out, Tensor x, const Weight& w, Activation activation) {
+  check_weight(w, act_dtype());
+  check(x, act_dtype(), {-1, w.in_features()});
+  check(out, act_dtype(), {x.shape[0], w.out_features()});
+  ops_.matmul_activate(out, x, w, activation);
+}
+
 void CheckedOps::matmul_silu_mul(Tensor out, Tensor x, const Weight& w, Tensor scratch) {
-  check_weight(w);
+  check_weight(w, act_dtype());
   CHECK(w.out_features() % 2 == 0);
   check(x, act_dtype(), {-1, w.in_features()});
   check(out, act_dtype(), {x.shape[0], w.out_features() / 2});

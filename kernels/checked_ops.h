@@ -45,6 +45,7 @@ class CheckedOps final : public Ops {
   void add_rms_norm(Tensor out, Tensor residual, Tensor x, Tensor weight, float eps) override;
   void qkv_rope_write(Tensor qkv, const QkvParams& p, Tensor positions, KvView cache,
                       Tensor slot_mapping) override;
+  void matmul_activate(Tensor out, Tensor x, const Weight& w, Activation) override;
   void matmul_silu_mul(Tensor out, Tensor x, const Weight& w, Tensor scratch) override;
 
  private:

@@ -253,6 +253,11 @@ class Ops {
     if (p.cos_sin) rope(k, positions, p.cos_sin);
     write_kv(cache, k, v, slot_mapping);
   }
+  // out [n, out_features] = activation(x * w^T (+ bias)).
+  virtual void matmul_activate(Tensor out, Tensor x, const Weight& w, Activation activation) {
+    matmul(out, x, w);
+    activate(out, activation);
+  }
   // out [n, d] = silu(gate) * up where [gate | up] = x * w^T; w is [2 * d, in]. `scratch` [n, 2 *
   // d].
   virtual void matmul_silu_mul(Tensor out, Tensor x, const Weight& w, Tensor scratch) {

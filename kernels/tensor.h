@@ -121,7 +121,7 @@ struct Tensor {
 struct Weight {
   Tensor data;   // [out_features, in_features]
   Tensor scale;  // f32 [out_features], of each output's weights; absent unless data is fp8_e4m3
-  Tensor bias;   // f32 [out_features]; absent if none
+  Tensor bias;   // [out_features], of its device's activations' type; absent if none
 
   int64_t out_features() const { return data.shape[0]; }
   int64_t in_features() const { return data.shape[1]; }

@@ -112,8 +112,7 @@ void DenseModel::mlp(const ForwardContext& ctx, int i, Tensor x, Tensor out,
   Tensor activated = Buffers::of(b.activated, ffn);
   if (config_.gated_mlp && ctx.ops.takes_fp8_rows(layer.down)) activated = fp8_rows(activated);
   if (!config_.gated_mlp) {
-    ctx.ops.matmul(activated, x, layer.up);
-    ctx.ops.activate(activated, config_.activation);
+    ctx.ops.matmul_activate(activated, x, layer.up, config_.activation);
   } else if (config_.activation == Activation::silu) {
     ctx.ops.matmul_silu_mul(activated, x, layer.up, Buffers::of(b.up, up_rows(ffn)));
   } else {

@@ -4,6 +4,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <utility>
 #include <vector>
 
 #include "kernels/cuda/libraries.h"
@@ -14,6 +15,18 @@ namespace {
 #define SLUICE_STRING_OF(x) #x
 #define SLUICE_STRING(x) SLUICE_STRING_OF(x)
 constexpr const char* kName = "libcublasLt.so." SLUICE_STRING(CUBLAS_VER_MAJOR);
+
+// The activations that the library knows: its GELU is the approximation with tanh.
+bool has(std::optional<Activation> activation) {
+  return !activation || activation == Activation::relu || activation == Activation::gelu_tanh;
+}
+
+cublasLtEpilogue_t epilogue_of(const Epilogue& e) {
+  if (!e.activation) return e.bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
+  if (*e.activation == Activation::relu)
+    return e.bias ? CUBLASLT_EPILOGUE_RELU_BIAS : CUBLASLT_EPILOGUE_RELU;
+  return e.bias ? CUBLASLT_EPILOGUE_GELU_BIAS : CUBLASLT_EPILOGUE_GELU;
+}
 
 cudaDataType_t type_of(DType t) {
   switch (t) {
@@ -82,7 +95,7 @@ struct CublasLt::Plan {
   cublasLtMatmulDesc_t desc = nullptr;
   cublasLtMatrixLayout_t w = nullptr, x = nullptr, out = nullptr;
   cublasLtMatmulAlgo_t algo{};
-  bool other = false;  // than the first that is proposed
+  bool bias = false, activation = false;  // what of the epilogue is in it
 
   explicit Plan(const Library& l) : library(l) {}
   ~Plan() {
@@ -117,15 +130,17 @@ void CublasLt::on_failure(std::function<void(const std::string&)> f) {
   library_->on_failure = std::move(f);
 }
 
+void CublasLt::set_pointer(const Plan& plan, cublasLtMatmulDescAttributes_t name,
+                           const Tensor& t) const {
+  const void* value = t.data;
+  library_->check(library_->desc_set(plan.desc, name, &value, sizeof value),
+                  "MatmulDescSetAttribute");
+}
+
 // Its w is the library's A.
 void CublasLt::set_scales(const Plan& plan, const Product& product) const {
-  const auto set = [&](cublasLtMatmulDescAttributes_t name, const Tensor& scale) {
-    const auto* value = scale.as<const float>();
-    library_->check(library_->desc_set(plan.desc, name, &value, sizeof value),
-                    "MatmulDescSetAttribute");
-  };
-  set(CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, product.w_scale);
-  set(CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, product.x_scale);
+  set_pointer(plan, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, product.w_scale);
+  set_pointer(plan, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, product.x_scale);
 }
 
 size_t CublasLt::version() const { return library_->version(); }
@@ -140,19 +155,26 @@ bool CublasLt::has_fp8_products() const {
 }
 
 // In the library's words, which count columns first: out^T [m, n] = w [k, m]^T * x^T [k, n].
-std::unique_ptr<CublasLt::Plan> CublasLt::describe(const Product& product) const {
+std::unique_ptr<CublasLt::Plan> CublasLt::describe(const Product& product,
+                                                   const Epilogue& epilogue) const {
   const Library& l = *library_;
   auto plan = std::make_unique<Plan>(l);
-  const cublasOperation_t transposed = CUBLAS_OP_T;
   l.check(l.desc_create(&plan->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F), "MatmulDescCreate");
-  l.check(l.desc_set(plan->desc, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed),
-          "MatmulDescSetAttribute");
+  const auto set = [&](cublasLtMatmulDescAttributes_t name, const auto& value) {
+    l.check(l.desc_set(plan->desc, name, &value, sizeof value), "MatmulDescSetAttribute");
+  };
+  set(CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T);
   if (product.w_scale) {
-    const int32_t of_rows = CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
     for (const auto mode : {CUBLASLT_MATMUL_DESC_A_SCALE_MODE, CUBLASLT_MATMUL_DESC_B_SCALE_MODE})
-      l.check(l.desc_set(plan->desc, mode, &of_rows, sizeof of_rows), "MatmulDescSetAttribute");
+      set(mode, int32_t{CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F});
     set_scales(*plan, product);
   }
+  set(CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue_of(epilogue));
+  if (epilogue.bias) {
+    set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, type_of(epilogue.bias.dtype));
+    set_pointer(*plan, CUBLASLT_MATMUL_DESC_BIAS_POINTER, epilogue.bias);
+  }
+  plan->bias = bool(epilogue.bias), plan->activation = epilogue.activation.has_value();
   const auto layout = [&](cublasLtMatrixLayout_t* to, const Tensor& t) {
     l.check(l.layout_create(to, type_of(t.dtype), uint64_t(t.shape[1]), uint64_t(t.shape[0]),
                             t.stride[0]),
@@ -181,14 +203,16 @@ CublasLt::Algorithms CublasLt::proposed(const Plan& plan) const {
   const cublasStatus_t status = l.heuristic(handle_, plan.desc, plan.w, plan.x, plan.out, plan.out,
                                             preference, int(all.size()), all.data(), &found);
   l.preference_destroy(preference);
-  if (status != CUBLAS_STATUS_NOT_SUPPORTED) l.check(status, "MatmulAlgoGetHeuristic");
+  // It says either of what it does not have.
+  if (status != CUBLAS_STATUS_NOT_SUPPORTED && status != CUBLAS_STATUS_INVALID_VALUE)
+    l.check(status, "MatmulAlgoGetHeuristic");
   all.resize(status == CUBLAS_STATUS_SUCCESS ? size_t(found) : 0);
   std::erase_if(all, [](const auto& a) { return a.state != CUBLAS_STATUS_SUCCESS; });
   return all;
 }
 
 int CublasLt::num_ways(const Product& product) const {
-  return int(proposed(*describe(product)).size());
+  return int(proposed(*describe(product, {})).size());
 }
 
 // False: there is no such algorithm, or it does not do for this product.
@@ -196,7 +220,7 @@ bool CublasLt::take(Way way, const Product& product, Plan& plan) const {
   Product measured = product;
   for (Tensor* t : {&measured.x, &measured.out})
     *t = Tensor::of(t->data, t->dtype, {way.rows, t->shape[1]});
-  const Algorithms all = proposed(*describe(measured));
+  const Algorithms all = proposed(*describe(measured, {}));
   if (way.index >= int(all.size())) return false;
   plan.algo = all[size_t(way.index)].algo;
   cublasLtMatmulHeuristicResult_t needs{};
@@ -205,35 +229,63 @@ bool CublasLt::take(Way way, const Product& product, Plan& plan) const {
          needs.workspaceSize <= kWorkspaceBytes;
 }
 
-std::unique_ptr<CublasLt::Plan> CublasLt::make_plan(const Product& product, Way way) const {
-  auto plan = describe(product);
-  plan->other = way.index > 0 && take(way, product, *plan);
-  if (plan->other) return plan;
+std::unique_ptr<CublasLt::Plan> CublasLt::make_plan(const Product& product, Epilogue epilogue,
+                                                    Way way) const {
+  if (!has(epilogue.activation)) epilogue.activation.reset();
+  auto plan = describe(product, epilogue);
+  if (way.index > 0 && take(way, product, *plan)) return plan;
   const Algorithms all = proposed(*plan);
-  if (all.empty()) return nullptr;
+  if (all.empty()) return epilogue.empty() ? nullptr : make_plan(product, {}, way);
   plan->algo = all[0].algo;
   return plan;
 }
 
-void CublasLt::matmul(cudaStream_t stream, void* workspace, const Product& product, Way way) {
+cublasStatus_t CublasLt::run(cudaStream_t stream, void* workspace, const Product& product,
+                             const Plan& plan) const {
+  const float one = 1, zero = 0;
+  void* out = product.out.data;
+  return library_->matmul(handle_, plan.desc, &one, product.w.data, plan.w, product.x.data, plan.x,
+                          &zero, out, plan.out, out, plan.out, &plan.algo, workspace,
+                          kWorkspaceBytes, stream);
+}
+
+Epilogue CublasLt::matmul(cudaStream_t stream, void* workspace, const Product& product,
+                          const Epilogue& epilogue, Way way) {
   const auto& [out, x, w, x_scale, w_scale] = product;
-  const Key key{x.shape[0],    w.shape[0],       w.shape[1],         x.stride[0],
-                out.stride[0], int64_t(x.dtype), int64_t(out.dtype), way.index > 0 ? way.rows : 0,
+  const Key key{x.shape[0],
+                w.shape[0],
+                w.shape[1],
+                x.stride[0],
+                out.stride[0],
+                int64_t(x.dtype),
+                int64_t(out.dtype),
+                int64_t(bool(epilogue.bias)),
+                epilogue.activation ? int64_t(*epilogue.activation) : -1,
+                way.index > 0 ? way.rows : 0,
                 way.index};
   std::unique_ptr<Plan>& plan = plans_[key];
-  if (plan == nullptr) plan = make_plan(product, way);
-  if (plan == nullptr)
-    library_->fail(fmt::format("cuBLASLt: no algorithm for {} [{}, {}] times {} [{}, {}]",
-                               name_of(x.dtype), x.shape[0], x.shape[1], name_of(w.dtype),
-                               w.shape[0], w.shape[1]));
-  if (w_scale) set_scales(*plan, product);
-  const float one = 1, zero = 0;
-  const cublasStatus_t status = library_->matmul(
-      handle_, plan->desc, &one, w.data, plan->w, x.data, plan->x, &zero, out.data, plan->out,
-      out.data, plan->out, &plan->algo, workspace, kWorkspaceBytes, stream);
-  if (status == CUBLAS_STATUS_SUCCESS || !plan->other) return library_->check(status, "Matmul");
-  plan = make_plan(product, {});  // what it proposed and checked it may still refuse
-  matmul(stream, workspace, product, way);
+  cublasStatus_t status = CUBLAS_STATUS_NOT_SUPPORTED;
+  if (plan != nullptr) {
+    if (w_scale) set_scales(*plan, product);
+    if (plan->bias) set_pointer(*plan, CUBLASLT_MATMUL_DESC_BIAS_POINTER, epilogue.bias);
+    status = run(stream, workspace, product, *plan);
+  }
+  // What it proposed and checked it may still refuse.
+  const std::pair<Epilogue, Way> attempts[] = {{epilogue, way}, {epilogue, {}}, {{}, {}}};
+  for (const auto& [with, in_way] : attempts) {
+    if (status == CUBLAS_STATUS_SUCCESS) break;
+    plan = make_plan(product, with, in_way);
+    if (plan == nullptr)
+      library_->fail(fmt::format("cuBLASLt: no algorithm for {} [{}, {}] times {} [{}, {}]",
+                                 name_of(x.dtype), x.shape[0], x.shape[1], name_of(w.dtype),
+                                 w.shape[0], w.shape[1]));
+    status = run(stream, workspace, product, *plan);
+  }
+  library_->check(status, "Matmul");
+  Epilogue left = epilogue;
+  if (plan->bias) left.bias = {};
+  if (plan->activation) left.activation.reset();
+  return left;
 }
 
 }  // namespace sluice::cuda

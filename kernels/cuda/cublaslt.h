@@ -18,8 +18,7 @@ namespace sluice::cuda {
 // for at run time. One owner thread.
 class CublasLt {
  public:
-  // Looks into `folder` first, if there is one, then where the loader looks, and where packages of
-  // the system and of pip put it. Fails with one line that says what was looked for.
+  // `folder`: as library_candidates(). Fails with one line that says what was looked for.
   static absl::StatusOr<std::unique_ptr<CublasLt>> open(const std::string& folder);
   ~CublasLt();
   // What a call that fails is told to, which does not return.
@@ -28,7 +27,7 @@ class CublasLt {
   // As Runtime. `workspace`: kWorkspaceBytes on the device, for this stream alone. An algorithm is
   // chosen when a shape comes for the first time in a way, which must not be under capture.
   static constexpr size_t kWorkspaceBytes = size_t{32} << 20;
-  void matmul(cudaStream_t, void* workspace, const Product&, Way);
+  Epilogue matmul(cudaStream_t, void* workspace, const Product&, const Epilogue&, Way);
   int num_ways(const Product&) const;
   // Whether it has a product of fp8 with these scales for this GPU (Hopper has; the library tells).
   bool has_fp8_products() const;
@@ -38,16 +37,18 @@ class CublasLt {
   struct Library;  // its functions
   struct Plan;     // a shape's descriptors and algorithm
   using Algorithms = std::vector<cublasLtMatmulHeuristicResult_t>;
-  // Rows, columns, inputs, strides of x and out, types, and the way.
-  using Key = std::array<int64_t, 9>;
+  // Rows, columns, inputs, strides of x and out, types, the epilogue, and the way.
+  using Key = std::array<int64_t, 11>;
 
   CublasLt() = default;
   // Without an algorithm.
-  std::unique_ptr<Plan> describe(const Product&) const;
+  std::unique_ptr<Plan> describe(const Product&, const Epilogue&) const;
   Algorithms proposed(const Plan&) const;
-  // Null: there is no algorithm.
-  std::unique_ptr<Plan> make_plan(const Product&, Way) const;
+  // With as much of the epilogue as there is an algorithm for. Null: there is none at all.
+  std::unique_ptr<Plan> make_plan(const Product&, Epilogue, Way) const;
   bool take(Way, const Product&, Plan&) const;
+  cublasStatus_t run(cudaStream_t, void* workspace, const Product&, const Plan&) const;
+  void set_pointer(const Plan&, cublasLtMatmulDescAttributes_t, const Tensor&) const;
   void set_scales(const Plan&, const Product&) const;
 
   std::unique_ptr<Library> library_;

@@ -187,9 +187,14 @@ void CudaOps::embed(Tensor out, const Weight& table, Tensor ids) {
 }
 
 void CudaOps::matmul(Tensor out, Tensor x, const Weight& w) {
-  if (out.shape[0] == 0) return;
   note("matmul", {&out, &x, &w.data});
-  if (w.data.dtype != DType::fp8_e4m3) return products_.multiply(out, x, w);
+  multiply(out, x, w, {});
+}
+
+void CudaOps::multiply(const Tensor& out, const Tensor& x, const Weight& w,
+                       std::optional<Activation> activation) {
+  if (out.shape[0] == 0) return;
+  if (w.data.dtype != DType::fp8_e4m3) return products_.multiply(out, x, w, activation);
   Tensor codes = x, scale;
   if (x.dtype == DType::fp8_e4m3) {
     scale = scales_of(x);
@@ -201,7 +206,7 @@ void CudaOps::matmul(Tensor out, Tensor x, const Weight& w) {
     scale = Tensor::of(memory + q.codes, DType::f32, {x.shape[0]});
     quantize_rows(stream_, codes, scale, x);
   }
-  products_.multiply_scaled(out, codes, scale, w);
+  products_.multiply_scaled(out, codes, scale, w, activation);
 }
 
 void CudaOps::rms_norm(Tensor out, Tensor x, Tensor weight, float eps) {
@@ -348,6 +353,11 @@ void CudaOps::token_logprobs(const SampleOut& out, Tensor logits, Tensor targets
 }
 
 // --- fusions ---
+
+void CudaOps::matmul_activate(Tensor out, Tensor x, const Weight& w, Activation activation) {
+  note("matmul_activate", {&out, &x, &w.data});
+  multiply(out, x, w, activation);
+}
 
 void CudaOps::matmul_silu_mul(Tensor out, Tensor x, const Weight& w, Tensor scratch) {
   note("matmul_silu_mul", {&out, &x, &w.data});

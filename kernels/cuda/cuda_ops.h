@@ -75,6 +75,7 @@ class CudaOps final : public Ops {
   void sample(const SampleOut&, Tensor logits, const SampleBatch&) override;
   void token_logprobs(const SampleOut& out, Tensor logits, Tensor targets, int top) override;
 
+  void matmul_activate(Tensor out, Tensor x, const Weight& w, Activation) override;
   void matmul_silu_mul(Tensor out, Tensor x, const Weight& w, Tensor scratch) override;
   void add_rms_norm(Tensor out, Tensor residual, Tensor x, Tensor weight, float eps) override;
   void qkv_rope_write(Tensor qkv, const QkvParams& p, Tensor positions, KvView cache,
@@ -92,6 +93,7 @@ class CudaOps final : public Ops {
     Quantized(const OpsLimits&);
   };
   DType kept_as(DType wanted, int64_t out_features, int64_t in_features) const;
+  void multiply(const Tensor& out, const Tensor& x, const Weight&, std::optional<Activation>);
   // First of all in an op.
   void note(const char* op, std::initializer_list<const Tensor*> operands);
   int sample_blocks(const OpsLimits&) const;

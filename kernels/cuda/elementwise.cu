@@ -60,18 +60,19 @@ void add(Stream stream, Tensor out, Tensor a, Tensor b) {
 
 void add_bias(Stream stream, Tensor out, Tensor bias) {
   const int64_t dim = out.shape[1];
-  const bool by_8 = out.dtype != DType::f32 && wide(dim, {&out});
-  const auto start = [&]<class T>(T) {
-    AddBiasParams<T> p;
-    p.out = out.as<T>(), p.bias = bias.as<float>();
-    p.out_stride = out.stride[0];
-    p.dim = int32_t(dim);
-    p.parts = parts_of(dim, by_8 ? 8 : 1);
-    simt::launch<AddBiasParams<T>>(by_8 ? add_bias_kernel<T, 8> : add_bias_kernel<T, 1>,
-                                   {int(out.shape[0]) * p.parts, kElementThreads, 0}, stream, p);
+  const bool by_8 = out.dtype != DType::f32 && wide(dim, {&out, &bias});
+  const auto start = [&]<class Out, class T>(Out, T) {
+    const AddBiasParams<Out, T> p{out.as<Out>(), bias.as<T>(), out.stride[0], int32_t(dim),
+                                  parts_of(dim, by_8 ? 8 : 1)};
+    simt::launch<AddBiasParams<Out, T>>(
+        by_8 ? add_bias_kernel<Out, T, 8> : add_bias_kernel<Out, T, 1>,
+        {int(out.shape[0]) * p.parts, kElementThreads, 0}, stream, p);
   };
-  if (out.dtype == DType::f32) return start(0.0f);
-  dispatch(out.dtype, start);
+  dispatch(bias.dtype, [&]<class T>(T t) {
+    if (out.dtype == DType::f32) return start(0.0f, t);
+    CHECK(out.dtype == bias.dtype);
+    start(t, t);
+  });
 }
 
 void silu_mul(Stream stream, Tensor out, Tensor gate_up) {

@@ -36,32 +36,34 @@ add_kernel(AddParams<T> p) {
 }
 
 // out [rows, dim] += bias.
-template <class T>
+template <class Out, class T>
 struct AddBiasParams {
-  T* out;
-  const float* bias;  // [dim]
+  Out* out;
+  const T* bias;  // [dim]
   int64_t out_stride;
   int32_t dim;
   int32_t parts;
 };
 
-template <class T, int kVector>
+template <class Out, class T, int kVector>
 SIMT_KERNEL(kElementThreads, 1)
-add_bias_kernel(AddBiasParams<T> p) {
+add_bias_kernel(AddBiasParams<Out, T> p) {
   simt::wait_for_earlier();
   const int64_t row = simt::block_id() / p.parts;
   const int part = simt::block_id() % p.parts;
   for (int i = (part * kElementThreads + simt::thread_id()) * kVector; i < p.dim;
        i += p.parts * kElementThreads * kVector) {
-    T* out = p.out + row * p.out_stride + i;
-    if constexpr (sizeof(T) == sizeof(float)) {  // logits
+    Out* out = p.out + row * p.out_stride + i;
+    float bias[kVector];
+    load<kVector>(bias, p.bias + i);
+    if constexpr (sizeof(Out) == sizeof(float)) {  // logits
       SIMT_UNROLL
-      for (int k = 0; k < kVector; ++k) out[k] += p.bias[i + k];
+      for (int k = 0; k < kVector; ++k) out[k] += bias[k];
     } else {
       float x[kVector];
       load<kVector>(x, out);
       SIMT_UNROLL
-      for (int k = 0; k < kVector; ++k) x[k] += p.bias[i + k];
+      for (int k = 0; k < kVector; ++k) x[k] += bias[k];
       store<kVector>(out, x);
     }
   }
@@ -69,7 +71,7 @@ add_bias_kernel(AddBiasParams<T> p) {
 
 // silu(x) = x / (1 + exp(-x)); gelu_tanh as Gemma has it; gelu(x) = max(x, 0) - |x| * Phi(-|x|), by
 // Abramowitz and Stegun's 7.1.26.
-enum class Gate { silu, gelu, gelu_tanh, relu };
+enum class Gate { none, silu, gelu, gelu_tanh, relu };
 
 template <Gate kGate>
 SIMT_DEVICE float activate(float x) {
@@ -88,6 +90,23 @@ SIMT_DEVICE float activate(float x) {
     constexpr float kRootOf2OverPi = 0.7978845608028654f;
     return 0.5f * x * (1 + simt::tanh(kRootOf2OverPi * (x + 0.044715f * x * x * x)));
   }
+}
+
+// Where which one it is is not worth a kernel of its own.
+SIMT_DEVICE float activate(Gate gate, float x) {
+  switch (gate) {
+    case Gate::silu:
+      return activate<Gate::silu>(x);
+    case Gate::gelu:
+      return activate<Gate::gelu>(x);
+    case Gate::gelu_tanh:
+      return activate<Gate::gelu_tanh>(x);
+    case Gate::relu:
+      return activate<Gate::relu>(x);
+    case Gate::none:
+      break;
+  }
+  return x;
 }
 
 // x [rows, dim] = kGate(x).

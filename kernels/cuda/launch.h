@@ -1,5 +1,7 @@
 #pragma once
 
+#include <optional>
+
 #include "kernels/cuda/attention_decode.h"
 #include "kernels/cuda/attention_prefill.h"
 #include "kernels/device.h"
@@ -20,7 +22,7 @@ void rms_norm(Stream, Tensor out, Tensor residual, Tensor x, Tensor weight, floa
 // weight, bias: f32; the bias may be absent. Rank 2; out may be x.
 void layer_norm(Stream, Tensor out, Tensor x, Tensor weight, Tensor bias, float eps);
 void add(Stream, Tensor out, Tensor a, Tensor b);
-void add_bias(Stream, Tensor out, Tensor bias);  // bias: f32 [columns]
+void add_bias(Stream, Tensor out, Tensor bias);  // [columns]; out: of the bias's type, or f32
 void silu_mul(Stream, Tensor out, Tensor gate_up);
 // out (fp8_e4m3, dense) * scale (f32 [rows]) ~ x; rows of a multiple of 16 elements.
 void quantize_rows(Stream, Tensor out, Tensor scale, Tensor x);
@@ -42,10 +44,12 @@ void write_kv(Stream, KvView cache, Tensor k, Tensor v, Tensor slots);
 void qkv_rope_write(Stream, Tensor qkv, const QkvParams&, Tensor positions, KvView cache,
                     Tensor slots);
 
-// Products with few rows; see skinny_matmul.h. x, w: the same type; out: that or f32. bias: f32
-// [out_features], or absent. Only where skinny_can().
+// Products with few rows; see skinny_matmul.h. x, w, bias: the same type; out: that or f32. bias:
+// [out_features], or absent; what the activation makes of a sum is rounded once. Only where
+// skinny_can().
 bool skinny_can(const Tensor& x, const Tensor& w);
-void skinny_matmul(Stream, Tensor out, Tensor x, Tensor w, Tensor bias);
+void skinny_matmul(Stream, Tensor out, Tensor x, Tensor w, Tensor bias,
+                   std::optional<Activation> = std::nullopt);
 // out [n, d] = silu(gate) * up of [gate | up] = x * w^T + bias; w: [2 * d, k].
 void skinny_silu_mul(Stream, Tensor out, Tensor x, Tensor w, Tensor bias);
 

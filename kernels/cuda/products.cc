@@ -35,16 +35,21 @@ Way Products::way(const Tensor& out, const Tensor& w) const {
   return way == shape->second.end() ? Way{} : Way{way->first, way->second};
 }
 
-void Products::multiply(const Tensor& out, const Tensor& x, const Weight& w) {
-  if (own(out, x, w)) return skinny_matmul(stream_, out, x, w.data, w.bias);
-  runtime_.matmul(stream_, {out, x, w.data, {}, {}}, way(out, w.data));
-  if (w.bias) add_bias(stream_, out, w.bias);
+void Products::by_library(const Product& product, const Epilogue& epilogue) {
+  Epilogue left = runtime_.matmul(stream_, product, epilogue, way(product.out, product.w));
+  if (left.bias) add_bias(stream_, product.out, left.bias);
+  if (left.activation) activate(stream_, product.out, *left.activation);
+}
+
+void Products::multiply(const Tensor& out, const Tensor& x, const Weight& w,
+                        std::optional<Activation> activation) {
+  if (own(out, x, w)) return skinny_matmul(stream_, out, x, w.data, w.bias, activation);
+  by_library({out, x, w.data, {}, {}}, {w.bias, activation});
 }
 
 void Products::multiply_scaled(const Tensor& out, const Tensor& x, const Tensor& x_scale,
-                               const Weight& w) {
-  runtime_.matmul(stream_, {out, x, w.data, x_scale, w.scale}, way(out, w.data));
-  if (w.bias) add_bias(stream_, out, w.bias);
+                               const Weight& w, std::optional<Activation> activation) {
+  by_library({out, x, w.data, x_scale, w.scale}, {w.bias, activation});
 }
 
 bool Products::multiply_silu_mul(const Tensor& out, const Tensor& x, const Weight& w) {
@@ -117,7 +122,7 @@ class Products::Trial {
             x_scale_ ? x_scale_.rows(0, rows) : Tensor(), w.scale};
   }
   double library(int64_t rows, Way way, int calls) {
-    return seconds(calls, [&](int i) { runtime_.matmul(stream_, product(i, rows), way); });
+    return seconds(calls, [&](int i) { runtime_.matmul(stream_, product(i, rows), {}, way); });
   }
   double own(int64_t rows, int calls) {
     return seconds(calls, [&](int i) {

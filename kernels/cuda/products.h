@@ -1,6 +1,7 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -29,10 +30,13 @@ class Products {
   static constexpr double kMostSeconds = 5;
   void measure(std::span<const Weight> layers, DType out);
 
-  // out [n, m] = x [n, k] * w^T + bias (f32; may be absent); out: x's type or f32.
-  void multiply(const Tensor& out, const Tensor& x, const Weight& w);
+  // out [n, m] = activation(x [n, k] * w^T + bias), without either where it is absent; out: x's
+  // type, or f32 without activation. In one launch where the library or our own kernel can.
+  void multiply(const Tensor& out, const Tensor& x, const Weight& w,
+                std::optional<Activation> activation = std::nullopt);
   // The same of fp8_e4m3, where x has a scale for each row.
-  void multiply_scaled(const Tensor& out, const Tensor& x, const Tensor& x_scale, const Weight& w);
+  void multiply_scaled(const Tensor& out, const Tensor& x, const Tensor& x_scale, const Weight& w,
+                       std::optional<Activation> activation = std::nullopt);
   // out [n, d] = silu(gate) * up of [gate | up] = x * w^T + bias, in one launch; false: nothing was
   // done, since our own kernel is not the one to take.
   bool multiply_silu_mul(const Tensor& out, const Tensor& x, const Weight& w);
@@ -44,6 +48,7 @@ class Products {
   }
   bool own(const Tensor& out, const Tensor& x, const Weight& w) const;
   Way way(const Tensor& out, const Tensor& w) const;
+  void by_library(const Product&, const Epilogue&);
   void measure(Trial&);
 
   Runtime& runtime_;

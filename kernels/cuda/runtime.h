@@ -3,10 +3,12 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 
 #include "base/status.h"
 #include "kernels/device.h"
+#include "kernels/ops.h"
 
 namespace sluice::cuda {
 
@@ -27,8 +29,16 @@ struct Product {
   Tensor out, x, w;
   Tensor x_scale, w_scale;  // f32 [n], [m]; absent but for fp8_e4m3
 };
-// The algorithm that the library takes: of those that it proposes for so many rows, that of this
-// index, where it does for the product; else, and by default, the first that it proposes.
+// What is done to a product's sums before they are rounded: a bias [m] of out's type (or, of
+// results in f32, of x's) is added, then an activation is taken. Either may be absent.
+struct Epilogue {
+  Tensor bias;
+  std::optional<Activation> activation;
+  bool empty() const { return !bias && !activation; }
+};
+// The algorithm that the library takes: of those that it proposes for so many rows and no epilogue,
+// that of this index, where it does for the product; else, and by default, the first that it
+// proposes.
 struct Way {
   int64_t rows = 0;
   int index = 0;
@@ -75,8 +85,9 @@ class Runtime {
   // Null: there is no memory for it.
   virtual std::unique_ptr<Graph> capture(Stream, const std::function<void()>& body) = 0;
 
-  // By one thread.
-  virtual void matmul(Stream, const Product&, Way) = 0;
+  // By one thread. Returns what is left of the epilogue: what the library does not have for such a
+  // product.
+  virtual Epilogue matmul(Stream, const Product&, const Epilogue&, Way) = 0;
   // How many algorithms the library proposes: a Way's index is below that.
   virtual int num_ways(const Product&) = 0;
 

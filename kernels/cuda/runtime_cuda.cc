@@ -141,9 +141,10 @@ class CudaRuntime final : public Runtime {
     return std::make_unique<CudaGraph>(*this, executable);
   }
 
-  void matmul(Stream stream, const Product& product, Way way) override {
+  Epilogue matmul(Stream stream, const Product& product, const Epilogue& epilogue,
+                  Way way) override {
     use();
-    blas_->matmul(of(stream), workspace_, product, way);
+    return blas_->matmul(of(stream), workspace_, product, epilogue, way);
   }
   int num_ways(const Product& product) override {
     use();

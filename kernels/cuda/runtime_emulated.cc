@@ -1,5 +1,7 @@
+#include <algorithm>
 #include <array>
 #include <chrono>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <deque>
@@ -46,8 +48,22 @@ void store(float& to, float v) { to = v; }
 void store(simt::Bf16& to, float v) { simt::from_float(to, v); }
 void store(simt::F16& to, float v) { simt::from_float(to, v); }
 
+// What the library does, which has neither for results in f32, nor all activations.
+struct Finish {
+  Tensor bias;
+  std::optional<Activation> activation;
+
+  float operator()(float sum, int64_t column) const {
+    if (bias) dispatch(bias.dtype, [&]<class T>(T) { sum += load(bias.as<const T>()[column]); });
+    if (activation == Activation::relu) sum = std::max(sum, 0.0f);
+    if (activation == Activation::gelu_tanh)
+      sum *= 0.5f * (1 + std::tanh(0.7978845608f * (sum + 0.044715f * sum * sum * sum)));
+    return sum;
+  }
+};
+
 template <class Out, class T>
-void multiply(const Tensor& out, const Tensor& x, const Tensor& w) {
+void multiply(const Tensor& out, const Tensor& x, const Tensor& w, const Finish& finish) {
   const int64_t in = w.shape[1];
   std::vector<float> row(static_cast<size_t>(in));
   for (int64_t i = 0; i < x.shape[0]; ++i) {
@@ -56,20 +72,21 @@ void multiply(const Tensor& out, const Tensor& x, const Tensor& w) {
       const T* weights = w.row<const T>(j);
       float sum = 0;
       for (int64_t k = 0; k < in; ++k) sum += row[size_t(k)] * load(weights[k]);
-      store(out.row<Out>(i)[j], sum);
+      store(out.row<Out>(i)[j], finish(sum, j));
     }
   }
 }
 
 template <class Out>
 void multiply_scaled(const Tensor& out, const Tensor& x, const Tensor& x_scale, const Tensor& w,
-                     const Tensor& w_scale) {
+                     const Tensor& w_scale, const Finish& finish) {
   for (int64_t i = 0; i < x.shape[0]; ++i) {
     for (int64_t j = 0; j < w.shape[0]; ++j) {
       const uint8_t *a = x.row<const uint8_t>(i), *b = w.row<const uint8_t>(j);
       float sum = 0;
       for (int64_t k = 0; k < w.shape[1]; ++k) sum += from_e4m3(a[k]) * from_e4m3(b[k]);
-      store(out.row<Out>(i)[j], x_scale.as<float>()[i] * w_scale.as<float>()[j] * sum);
+      const float scale = x_scale.as<float>()[i] * w_scale.as<float>()[j];
+      store(out.row<Out>(i)[j], finish(scale * sum, j));
     }
   }
 }
@@ -127,32 +144,46 @@ class EmulatedRuntime final : public Runtime {
     return fault("capture") ? nullptr : std::move(graph);
   }
 
-  void matmul(Stream stream, const Product& product, Way) override {
+  Epilogue matmul(Stream stream, const Product& product, const Epilogue& epilogue, Way) override {
     const auto& [out, x, w, x_scale, w_scale] = product;
-    if (x_scale) return scaled_matmul(stream, out, x, x_scale, w, w_scale);
-    CHECK(x.dtype == w.dtype && x.shape[1] == w.shape[1] && out.shape[0] == x.shape[0]);
-    CHECK(out.shape[1] == w.shape[0] && (out.dtype == x.dtype || out.dtype == DType::f32));
-    choose_algorithm(stream, x, w);
-    dispatch(x.dtype, [&]<class T>(T) {
-      const bool wide_out = out.dtype == DType::f32;
-      of(stream).put([=] { wide_out ? multiply<float, T>(out, x, w) : multiply<T, T>(out, x, w); });
-    });
+    Finish finish;
+    Epilogue left = epilogue;
+    if (out.dtype != DType::f32) {
+      std::swap(finish.bias, left.bias);
+      CHECK(!finish.bias || (finish.bias.dtype == out.dtype && finish.bias.shape[0] == w.shape[0]));
+      if (left.activation == Activation::relu || left.activation == Activation::gelu_tanh)
+        std::swap(finish.activation, left.activation);
+    }
+    x_scale ? scaled_matmul(stream, product, finish) : plain_matmul(stream, product, finish);
+    return left;
   }
 
   int num_ways(const Product&) override { return 1; }
 
  private:
-  void scaled_matmul(Stream stream, Tensor out, Tensor x, Tensor x_scale, Tensor w,
-                     Tensor w_scale) {
+  void plain_matmul(Stream stream, const Product& product, const Finish& finish) {
+    const auto [out, x, w, x_scale, w_scale] = product;
+    CHECK(x.dtype == w.dtype && x.shape[1] == w.shape[1] && out.shape[0] == x.shape[0]);
+    CHECK(out.shape[1] == w.shape[0] && (out.dtype == x.dtype || out.dtype == DType::f32));
+    choose_algorithm(stream, x, w);
+    dispatch(x.dtype, [&]<class T>(T) {
+      const bool wide_out = out.dtype == DType::f32;
+      of(stream).put([=] {
+        wide_out ? multiply<float, T>(out, x, w, finish) : multiply<T, T>(out, x, w, finish);
+      });
+    });
+  }
+  void scaled_matmul(Stream stream, const Product& product, const Finish& finish) {
+    const auto [out, x, w, x_scale, w_scale] = product;
     CHECK(x.dtype == DType::fp8_e4m3 && w.dtype == DType::fp8_e4m3 && w.contiguous());
     CHECK(x.shape[1] == w.shape[1] && out.shape[0] == x.shape[0] && out.shape[1] == w.shape[0]);
     CHECK(w.shape[0] % 16 == 0 && w.shape[1] % 16 == 0 && x.stride[0] % 16 == 0);
     CHECK(x_scale.shape[0] == x.shape[0] && w_scale.shape[0] == w.shape[0]);
     choose_algorithm(stream, x, w);
     if (out.dtype == DType::f32)
-      return of(stream).put([=] { multiply_scaled<float>(out, x, x_scale, w, w_scale); });
+      return of(stream).put([=] { multiply_scaled<float>(out, x, x_scale, w, w_scale, finish); });
     dispatch(out.dtype, [&]<class T>(T) {
-      of(stream).put([=] { multiply_scaled<T>(out, x, x_scale, w, w_scale); });
+      of(stream).put([=] { multiply_scaled<T>(out, x, x_scale, w, w_scale, finish); });
     });
   }
 

@@ -13,12 +13,28 @@ constexpr int64_t kManyRows = 4096;
 
 template <class T, class Out>
 SkinnyParams<T, Out> params_of(const Tensor& out, const Tensor& x, const Tensor& w,
-                               const Tensor& bias) {
+                               const Tensor& bias, Gate activation = Gate::none) {
+  CHECK(!bias || bias.dtype == x.dtype);
   SkinnyParams<T, Out> p;
-  p.out = out.as<Out>(), p.x = x.as<T>(), p.w = w.as<T>(), p.bias = bias.as<float>();
+  p.out = out.as<Out>(), p.x = x.as<T>(), p.w = w.as<T>(), p.bias = bias.as<T>();
+  p.activation = activation;
   p.out_stride = out.stride[0], p.x_stride = x.stride[0], p.w_stride = w.stride[0];
   p.n = int32_t(out.shape[0]), p.m = int32_t(out.shape[1]), p.k = int32_t(w.shape[1]);
   return p;
+}
+
+Gate gate_of(Activation activation) {
+  switch (activation) {
+    case Activation::silu:
+      return Gate::silu;
+    case Activation::gelu:
+      return Gate::gelu;
+    case Activation::gelu_tanh:
+      return Gate::gelu_tanh;
+    case Activation::relu:
+      break;
+  }
+  return Gate::relu;
 }
 
 int blocks_of(int64_t rows, int rows_of_block, int64_t tokens, int tiles) {
@@ -56,15 +72,17 @@ void start_by_shape(Stream stream, const SkinnyParams<T, Out>& p) {
 
 bool skinny_can(const Tensor& x, const Tensor& w) { return wide(w.shape[1], {&x, &w}); }
 
-void skinny_matmul(Stream stream, Tensor out, Tensor x, Tensor w, Tensor bias) {
+void skinny_matmul(Stream stream, Tensor out, Tensor x, Tensor w, Tensor bias,
+                   std::optional<Activation> activation) {
   CHECK(skinny_can(x, w) && x.dtype == w.dtype && x.shape[1] == w.shape[1]);
   CHECK(out.shape[0] == x.shape[0] && out.shape[1] == w.shape[0]);
+  const Gate gate = activation ? gate_of(*activation) : Gate::none;
   dispatch(x.dtype, [&]<class T>(T) {
     if (out.dtype == DType::f32) {
-      start_by_shape(stream, params_of<T, float>(out, x, w, bias));
+      start_by_shape(stream, params_of<T, float>(out, x, w, bias, gate));
     } else {
       CHECK(out.dtype == x.dtype);
-      start_by_shape(stream, params_of<T, T>(out, x, w, bias));
+      start_by_shape(stream, params_of<T, T>(out, x, w, bias, gate));
     }
   });
 }

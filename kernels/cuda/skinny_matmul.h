@@ -20,9 +20,14 @@ struct SkinnyParams {
   Out* out;
   const T* x;
   const T* w;
-  const float* bias;  // [m]; may be null
+  const T* bias;  // [m]; may be null
   int64_t out_stride, x_stride, w_stride;
   int32_t n, m, k;  // k: a multiple of 8. Gated: m is that of `out`, w has twice as many
+  Gate activation;  // not where gated
+
+  SIMT_DEVICE float bias_of(int row) const {
+    return bias != nullptr ? simt::to_float(bias[row]) : 0;
+  }
 };
 
 constexpr int kSkinnyWarps = 8;
@@ -153,9 +158,8 @@ skinny_matmul_kernel(SkinnyParams<T, Out> p) {
   for (int i = simt::thread_id(); i < Shared::kRows * 8 * kTiles; i += kSkinnyThreads) {
     const int row = first_row + i % Shared::kRows, token = i / Shared::kRows;
     if (row >= p.m || first_token + token >= p.n) continue;
-    const float bias = p.bias != nullptr ? p.bias[row] : 0;
-    skinny_store(p.out[(first_token + token) * p.out_stride + row],
-                 shared.sum(token, i % Shared::kRows) + bias);
+    const float sum = shared.sum(token, i % Shared::kRows) + p.bias_of(row);
+    skinny_store(p.out[(first_token + token) * p.out_stride + row], activate(p.activation, sum));
   }
 }
 
@@ -176,9 +180,8 @@ skinny_silu_mul_kernel(SkinnyParams<T, T> p) {
     const int row = first_row + i % 16, token = i / 16;
     if (row >= p.m || first_token + token >= p.n) continue;
     T gate, up;
-    simt::from_float(gate, shared.sum(token, i % 16) + (p.bias != nullptr ? p.bias[row] : 0));
-    simt::from_float(up,
-                     shared.sum(token, 16 + i % 16) + (p.bias != nullptr ? p.bias[p.m + row] : 0));
+    simt::from_float(gate, shared.sum(token, i % 16) + p.bias_of(row));
+    simt::from_float(up, shared.sum(token, 16 + i % 16) + p.bias_of(p.m + row));
     const float value = activate<Gate::silu>(simt::to_float(gate)) * simt::to_float(up);
     simt::from_float(p.out[(first_token + token) * p.out_stride + row], value);
   }

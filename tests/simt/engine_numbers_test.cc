@@ -186,6 +186,79 @@ TEST_F(CudaEngine, Fp8ProductsAreOfQuantisedRows) {
   }
 }
 
+// Biases and activations, of which the library has some on the way, our own kernel has all, and the
+// rest are launches of their own.
+TEST_F(CudaEngine, ProductsAddTheirBiasAndActivate) {
+  constexpr int kOut = 48, kIn = 272;
+  std::mt19937 rng(5);
+  std::normal_distribution<float> normal;
+  for (const auto& [type, invariant] :
+       {std::pair{DType::bf16, false}, {DType::bf16, true}, {DType::fp8_e4m3, false}}) {
+    if (type == DType::fp8_e4m3 && !has_fp8()) continue;
+    const auto device = cuda::make_device(*cuda::open_runtime(0, ""), DType::bf16, invariant);
+    Ops& ops = device->ops();
+    OpsLimits limits;
+    limits.max_seqs = limits.max_tokens = limits.max_context = 64, limits.max_fp8_inputs = kIn;
+    limits.vocab_size = 300, limits.heads = {{2, 2, 32}};
+    ops.reserve(limits);
+    std::vector<Device::Buffer> memory;
+    const auto take = [&](DType t, int64_t rows, int64_t columns) {
+      memory.push_back(device->allocate(size_t(rows * columns) * 4, Memory::pinned_host));
+      return Tensor::of(memory.back().get(), t, {rows, columns});
+    };
+    const auto noise = [&](Tensor t) {
+      for (int64_t i = 0; i < t.size(); ++i) t.as<uint16_t>()[i] = to_bf16(normal(rng));
+      return t;
+    };
+    memory.push_back(device->allocate(ops.weight_bytes(type, kOut, kIn), Memory::device));
+    Weight w = ops.make_weight(memory.back().get(), type, kOut, kIn);
+    ASSERT_EQ(w.data.dtype, type);
+    ops.pack_rows(w, 0, noise(take(DType::bf16, kOut, kIn)));
+    const Tensor noisy = noise(take(DType::bf16, 1, kOut));
+    const Tensor bias = Tensor::of(noisy.data, DType::bf16, {kOut});
+    for (int i = 0; i < kOut; ++i) bias.as<uint16_t>()[i] = to_bf16(20 * normal(rng));
+    for (const int rows : {3, 40}) {
+      const Tensor x = noise(take(DType::bf16, rows, kIn)), sums = take(DType::f32, rows, kOut),
+                   wide = take(DType::f32, rows, kOut), narrow = take(DType::bf16, rows, kOut);
+      w.bias = {};
+      ops.matmul(sums, x, w);
+      for (const Tensor& with : {Tensor{}, bias}) {
+        w.bias = with;
+        ops.matmul(wide, x, w);
+        ops.matmul(narrow, x, w);
+        device->sync(device->record(device->compute_stream()));
+        const auto biased = [&](int i) {
+          return sums.as<float>()[i] + (with ? from_bf16(with.as<uint16_t>()[i % kOut]) : 0);
+        };
+        const auto error = [&](const auto& value, const auto& of) {
+          std::vector<float> got, want;
+          for (int i = 0; i < rows * kOut; ++i)
+            got.push_back(value(i)), want.push_back(of(biased(i)));
+          return relative_error(got, want);
+        };
+        const auto plain = [](float v) { return v; };
+        const auto rounded = [&](int i) { return from_bf16(narrow.as<uint16_t>()[i]); };
+        EXPECT_LT(error([&](int i) { return wide.as<float>()[i]; }, plain), 1e-6);
+        EXPECT_LT(error(rounded, plain), 0.004);
+        const std::pair<Activation, float (*)(float)> activations[] = {
+            {Activation::relu, [](float v) { return std::max(v, 0.0f); }},
+            {Activation::silu, [](float v) { return v / (1 + std::exp(-v)); }},
+            {Activation::gelu,
+             [](float v) { return v * 0.5f * (1 + std::erf(v * std::sqrt(0.5f))); }},
+            {Activation::gelu_tanh, [](float v) {
+               return v * 0.5f * (1 + std::tanh(0.7978845608f * (v + 0.044715f * v * v * v)));
+             }}};
+        for (const auto& [activation, of] : activations) {
+          ops.matmul_activate(narrow, x, w, activation);
+          device->sync(device->record(device->compute_stream()));
+          EXPECT_LT(error(rounded, of), 0.005) << int(activation) << " of " << rows << " rows, "
+                                               << name_of(type) << (with ? " with bias" : "");
+        }
+      }
+    }
+  }
+}
+
 // What norms and gates hand on as codes gives the products of what they hand on in 16 bits.
 TEST_F(CudaEngine, Fp8RowsGiveTheSameProducts) {
   if (!has_fp8()) GTEST_SKIP() << "this GPU has no products of fp8";

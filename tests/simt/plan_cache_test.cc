@@ -166,10 +166,11 @@ class FakeRuntime final : public Runtime {
         int64_t(1e9 * (*static_cast<double*>(b.handle) - *static_cast<double*>(a.handle))));
   }
   std::unique_ptr<Graph> capture(Stream, const std::function<void()>&) override { return nullptr; }
-  void matmul(Stream, const Product& product, Way way) override {
-    last = product, taken = way;
+  Epilogue matmul(Stream, const Product& product, const Epilogue& epilogue, Way way) override {
+    last = product, last_epilogue = epilogue, taken = way;
     ++calls;
     clock += seconds(product, way);
+    return {};
   }
   int num_ways(const Product&) override { return ways; }
 
@@ -181,6 +182,7 @@ class FakeRuntime final : public Runtime {
     return unit * (way.index == (n < 64 ? 2 : 0) ? 0.5 : 1 + way.index);
   }
   Product last;
+  Epilogue last_epilogue;
   Way taken;
   double clock = 0, unit = 1e-5;
   int calls = 0, ways = 5;
@@ -219,6 +221,19 @@ TEST_F(WaysTest, TheFastestIsTaken) {
     EXPECT_EQ(way_of(products, 1, DType::f32), Way{});
   }
   EXPECT_THAT(log_, IsEmpty());
+}
+
+// Ways are tried without it, and taken with it.
+TEST_F(WaysTest, TheEpilogueIsTheLibrarys) {
+  Products products(runtime_, {}, false, open());
+  w_.bias = Tensor::of(memory_ + 32, DType::bf16, {40});
+  products.measure({&w_, 1}, DType::bf16);
+  EXPECT_TRUE(runtime_.last_epilogue.empty());
+  products.multiply(Tensor::of(memory_, DType::bf16, {1, 40}),
+                    Tensor::of(memory_, DType::bf16, {1, 60}), w_, Activation::relu);
+  EXPECT_EQ(runtime_.taken, (Way{1, 2}));
+  EXPECT_EQ(runtime_.last_epilogue.bias.data, w_.bias.data);
+  EXPECT_EQ(runtime_.last_epilogue.activation, Activation::relu);
 }
 
 // A head's results are f32: it is tried with such, and nobody else's way is taken for it.

@@ -22,12 +22,12 @@ struct Product {
   static constexpr int64_t kGap = 8;
   int64_t n, m, k;
   Array<T> x, w;
-  Array<float> bias;
+  Array<T> bias;
 
   Product(int64_t n, int64_t m, int64_t k)
       : n(n), m(m), k(k), x(size_t(n * (k + kGap))), w(size_t(m * (k + kGap))), bias(size_t(m)) {
     fill_rows(x, n, 1), fill_rows(w, m, 2);
-    for (size_t i = 0; i < bias.size(); ++i) bias[i] = float(i % 11) / 8 - 0.5f;
+    for (size_t i = 0; i < bias.size(); ++i) simt::from_float(bias[i], float(i % 11) / 8 - 0.5f);
   }
   void fill_rows(Array<T>& to, int64_t rows, uint32_t seed) {
     Array<T> dense(size_t(rows * k));
@@ -40,7 +40,7 @@ struct Product {
   }
   Tensor tokens(int64_t first, int64_t count) { return rows_of(x, n).rows(first, count); }
   Tensor weights() { return rows_of(w, m); }
-  Tensor biases() { return bias.tensor(DType::f32, {m}); }
+  Tensor biases() { return bias.tensor(dtype_of<T>(), {m}); }
   double exact(int64_t token, int64_t row) const {
     double sum = 0;
     for (int64_t i = 0; i < k; ++i)
@@ -77,7 +77,7 @@ TYPED_TEST(SkinnyMatmul, IsTheProduct) {
       for (int64_t r = 0; r < s.m; ++r) {
         const size_t at = size_t(t * s.m + r);
         error.add(exact[at], p.exact(t, r));
-        ASSERT_EQ(with_bias[at], exact[at] + p.bias[size_t(r)]);
+        ASSERT_EQ(with_bias[at], exact[at] + to_float(p.bias[size_t(r)]));
         T want;
         simt::from_float(want, exact[at]);
         ASSERT_EQ(rounded[size_t(t * (s.m + 3) + r)].bits, want.bits);
