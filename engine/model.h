@@ -46,6 +46,8 @@ class Model {
   // Of the linear layers in memory; f32 only if all are. Decides what `cache.dtype = auto` means,
   // unless config().fp8_cache does.
   virtual DType weight_dtype() const = 0;
+  // Most inputs of a layer that multiplies in fp8 (OpsLimits::max_fp8_inputs).
+  virtual int max_fp8_inputs() const = 0;
   // Device memory held: packed weights, norms and the rotary table.
   virtual size_t weight_bytes() const = 0;
   // What hidden() of max_tokens rows and logits() of max_logit_rows of them take of the Arena.

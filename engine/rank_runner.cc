@@ -34,11 +34,7 @@ OpsLimits ops_limits(const Model& model, const RunnerOptions& o) {
   l.max_logit_rows = logit_rows(o, model.config().vocab_size);
   l.vocab_size = model.config().vocab_size;
   l.heads = model.heads();
-  if (model.weight_dtype() == DType::fp8_e4m3) {
-    const ModelConfig& c = model.config();
-    l.max_fp8_inputs = std::max({c.hidden_size, c.most(&LayerConfig::ffn_size), c.shared_ffn_size,
-                                 c.most(&LayerConfig::num_heads) * c.head_dim});
-  }
+  l.max_fp8_inputs = model.max_fp8_inputs();
   return l;
 }
 

@@ -236,11 +236,9 @@ absl::StatusOr<std::optional<DType>> parse_weight_dtype(std::string_view name) {
 absl::StatusOr<WeightPlan> plan_weights(const WeightList& list, const Safetensors& stored,
                                         const Ops& ops, std::optional<DType> dtype) {
   WeightPlan plan;
-  if (dtype && ops.weight_dtype(*dtype) != *dtype)
-    return invalid_argument("model.dtype: this device keeps weights as {}, not as {}",
-                            name_of(ops.weight_dtype(*dtype)), name_of(*dtype));
   const WeightReview review = review_weights(list, stored);
   if (!review.problems.empty()) return review.problems.front();
+  bool as_asked = false, refused = false;
   for (const LinearSpec& linear : list.linears) {
     int64_t rows = 0;
     bool has_bias = false;
@@ -257,8 +255,14 @@ absl::StatusOr<WeightPlan> plan_weights(const WeightList& list, const Safetensor
     plan.dtypes.push_back(experts ? ops.expert_dtype(wanted) : ops.weight_dtype(wanted));
     plan.bytes += rounded(ops.weight_bytes(plan.dtypes.back(), rows, linear.in_features));
     if (has_bias) plan.bytes += rounded(size_t(rows * bits_of(ops.act_dtype()) / 8));
+    if (dtype && !stays) (plan.dtypes.back() == *dtype ? as_asked : refused) = true;
     if (bits_of(plan.dtypes.back()) < bits_of(plan.dtype)) plan.dtype = plan.dtypes.back();
+    if (plan.dtypes.back() == DType::fp8_e4m3 && !experts)
+      plan.max_fp8_inputs = std::max(plan.max_fp8_inputs, int(linear.in_features));
   }
+  if (!as_asked && refused)
+    return invalid_argument("model.dtype: this device keeps weights as {}, not as {}",
+                            name_of(ops.weight_dtype(*dtype)), name_of(*dtype));
   for (const VectorSpec& v : list.vectors) plan.bytes += rounded(v.size * sizeof(float));
   return plan;
 }

@@ -88,13 +88,15 @@ struct WeightPlan {
   size_t bytes = 0;           // of device memory
   std::vector<DType> dtypes;  // of each linear layer in memory
   DType dtype = DType::f32;   // the first of those with the fewest bits
+  int max_fp8_inputs = 0;     // of a layer in fp8, experts aside; 0: there is none
 };
 
 // "auto" is absent: as stored (f32 where the parts of a fused layer differ). "fp8" quantises layers
 // that are stored as something else, each row to a scale of its own.
 absl::StatusOr<std::optional<DType>> parse_weight_dtype(std::string_view name);
 
-// Fails where the review has problems, with the first.
+// Fails where the review has problems, with the first, and where the device would keep nothing as
+// the type that is asked for.
 absl::StatusOr<WeightPlan> plan_weights(const WeightList&, const Safetensors&, const Ops&,
                                         std::optional<DType> dtype);
 

@@ -25,6 +25,7 @@ class DenseModel final : public Model {
   KvShape kv_shape() const override;
   std::vector<AttentionHeads> heads() const override;
   DType weight_dtype() const override { return weight_dtype_; }
+  int max_fp8_inputs() const override { return max_fp8_inputs_; }
   size_t weight_bytes() const override { return weight_bytes_; }
   size_t scratch_bytes(int64_t max_tokens, int64_t max_logit_rows) const override;
 
@@ -103,6 +104,7 @@ class DenseModel final : public Model {
   const int max_len_;
   bool has_local_rope_ = false;
   DType weight_dtype_ = DType::f32;
+  int max_fp8_inputs_ = 0;
   size_t weight_bytes_ = 0;
   Device::Buffer memory_, rope_memory_, alibi_memory_;
 

@@ -170,7 +170,7 @@ absl::Status DenseModel::open(const Safetensors& stored, Device& device,
   absl::StatusOr<WeightPlan> plan = plan_weights(list, stored, device.ops(), options.dtype);
   if (!plan.ok()) return plan.status();
   for (const LayerConfig& layer : config_.layers) has_local_rope_ |= layer.local_rope;
-  weight_dtype_ = plan->dtype;
+  weight_dtype_ = plan->dtype, max_fp8_inputs_ = plan->max_fp8_inputs;
   weight_bytes_ =
       plan->bytes + rope_bytes() * (has_local_rope_ ? 2 : 1) + config_.alibi.size() * sizeof(float);
   if (options.plan_only) return absl::OkStatus();

@@ -39,13 +39,13 @@ inline Scenario roomy() {
 }
 
 inline Rank load_golden(std::unique_ptr<Device> device, const GoldenCase& golden,
-                        const std::string& stored = "BF16") {
+                        const std::string& stored = "BF16", const std::string& dtype = "auto") {
   TempDir dir;
   const Json& config_json = golden.json["config"];
   write_golden_model(golden, dir.path(), stored,
                      stored == "F8_E4M3" ? with_fp8(config_json) : config_json);
   Config::Model config;
-  config.path = dir.path().string();
+  config.path = dir.path().string(), config.dtype = dtype;
   config.max_model_len = golden.json.value("max_model_len", 0);
   Rank rank;
   rank.device = std::move(device);

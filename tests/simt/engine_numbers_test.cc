@@ -92,19 +92,22 @@ TEST_F(CudaEngine, FamiliesFollowTheCpu) {
   }
 }
 
-// Here layers are widened, since results must not depend on the batch; experts stay as stored.
+// Here layers are widened, since results must not depend on the batch; experts stay as stored, or
+// become what is asked for.
 TEST_F(CudaEngine, ExpertsInFp8FollowTheCpus) {
   for (const char* name : {"mixtral", "qwen2_moe"}) {
     const GoldenCase golden(name);
-    const auto on_gpu = [&](const char* stored) {
+    const auto on_gpu = [&](const char* stored, const char* dtype = "auto") {
       return load_golden(cuda::make_device(*cuda::open_runtime(0, ""), DType::bf16, true), golden,
-                         stored);
+                         stored, dtype);
     };
     Config config;
     config.device.kind = "cpu";
     config.device.threads = 1;
     Rank cpu = load_golden(*make_device(config), golden, "F8_E4M3"), cuda = on_gpu("F8_E4M3");
     EXPECT_EQ(cuda.model->weight_dtype(), DType::fp8_e4m3);
+    EXPECT_EQ(cuda.model->max_fp8_inputs(), 0);
+    EXPECT_EQ(on_gpu("BF16", "fp8").model->weight_bytes(), cuda.model->weight_bytes());
     size_t saved = 0;  // a byte of each weight, but for the scale of each row
     for (const Json& t : golden.json["tensors"])
       if (t["name"].get<std::string>().find(".experts.") != std::string::npos)
@@ -317,6 +320,8 @@ TEST_F(CudaEngine, Fp8LogprobsFollowTheCpus) {
   for (const TinyModel& tiny : {llama(true), qwen3()}) {
     Rank cpu = load(tiny, "auto", 1, "fp8"), cuda = load_cuda(tiny, "fp8");
     EXPECT_EQ(cuda.model->weight_dtype(), DType::fp8_e4m3);
+    const ModelConfig& c = cuda.model->config();
+    EXPECT_EQ(cuda.model->max_fp8_inputs(), c.most(&LayerConfig::num_heads) * c.head_dim);
     const std::vector<float> want = prompt_logprobs(cpu, 150), got = prompt_logprobs(cuda, 150);
     const double error = relative_error(got, want);
     std::printf("logprobs are %.3f off\n", error);
