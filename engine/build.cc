@@ -7,6 +7,7 @@
 
 #include "base/check.h"
 #include "base/log.h"
+#include "base/text.h"
 #include "config/load.h"
 #include "config/presets.h"
 #include "engine/make_device.h"
@@ -64,7 +65,9 @@ absl::StatusOr<MemoryPlan> plan_for(const Config& config, Device& device, const 
   Config::Cache cache = config.cache;
   if (cache.memory_fraction == 0) cache.memory_fraction = device.is_host() ? 0.5 : 0.92;
   if (device.is_host()) return plan_memory(cache, needs, read_memory_limit());
-  const MemoryLimit own{int64_t(device.free_bytes()), "free memory of " + device.name()};
+  const MemoryLimit own{int64_t(device.free_bytes()),
+                        fmt::format("free memory of the {} of {}",
+                                    bytes_text(int64_t(device.total_bytes())), device.name())};
   return plan_memory(cache, needs, own, read_memory_limit());
 }
 

@@ -45,6 +45,7 @@ class Device {
   // Zeroed, aligned to 64 bytes at least. Fatal when memory runs out: the plan was checked before.
   virtual Buffer allocate(size_t bytes, Memory) = 0;
   virtual size_t free_bytes() const = 0;
+  virtual size_t total_bytes() const = 0;  // free, or held by anybody
   // The processor reads and writes Memory::device like its own.
   virtual bool is_host() const = 0;
   // Puts real pages behind a part of a buffer, which keeps its contents. From any thread, also

@@ -45,6 +45,7 @@ class CudaDevice final : public Device {
     return cuda::allocate(*runtime_, bytes, kind);
   }
   size_t free_bytes() const override { return runtime_->free_bytes(); }
+  size_t total_bytes() const override { return runtime_->info().memory_bytes; }
   bool is_host() const override { return false; }
   void on_failure(std::function<void()> f) override { runtime_->on_failure(std::move(f)); }
   Ops& ops() override { return ops_; }

@@ -18,7 +18,8 @@ struct DeviceInfo {
   std::string name;  // "NVIDIA H200"
   int num_multiprocessors = 0;
   bool has_fp8_products = false;
-  std::string versions;  // of what computes, in a line: "compute 9.0, driver 13000, .."
+  size_t memory_bytes = 0;  // free or not
+  std::string versions;     // of what computes, in a line: "compute 9.0, driver 13000, .."
 };
 
 // out [n, m] = x [n, k] * w [m, k]^T, summed up in f32. x, w: the same of bf16 and f16; out: that

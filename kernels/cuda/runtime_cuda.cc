@@ -221,7 +221,7 @@ absl::StatusOr<std::unique_ptr<Runtime>> open_runtime(int index, const std::stri
   int driver = 0;
   cudaDriverGetVersion(&driver);  // else 0
   const DeviceInfo info{properties.name, properties.multiProcessorCount,
-                        (*blas)->has_fp8_products(),
+                        (*blas)->has_fp8_products(), properties.totalGlobalMem,
                         fmt::format("compute {}.{}, driver {}, cuBLASLt {}", properties.major,
                                     properties.minor, driver, (*blas)->version())};
   return std::make_unique<CudaRuntime>(index, info, *std::move(blas));

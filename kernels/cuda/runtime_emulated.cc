@@ -100,7 +100,7 @@ class EmulatedRuntime final : public Runtime {
   explicit EmulatedRuntime(std::string faults) : faults_(std::move(faults)) {}
 
   const DeviceInfo& info() const override { return info_; }
-  size_t free_bytes() const override { return size_t{4} << 30; }
+  size_t free_bytes() const override { return info_.memory_bytes; }
   void* allocate(size_t bytes, Memory kind) override {
     if (kind == Memory::device && fault("memory")) return nullptr;
     void* p = std::aligned_alloc(256, (bytes + 256) & ~size_t{255});
@@ -202,7 +202,7 @@ class EmulatedRuntime final : public Runtime {
     CHECK(known || !of(stream).capturing());
   }
 
-  const DeviceInfo info_{"emulated", 2, true, "emulator"};
+  const DeviceInfo info_{"emulated", 2, true, size_t{4} << 30, "emulator"};
   const std::string faults_;
   std::set<std::array<int64_t, 4>> shapes_;  // of matrix products
   std::mutex mutex_;                         // guards the lists; what is in them stays where it is

@@ -171,6 +171,7 @@ def test_refuses_what_the_device_cannot(daemon):
         (["--cache.block_size=8"], "cache.block_size = 8 (a power of two, at least 16)"),
         (["--cache.dtype=f16"], "cache.dtype: this device keeps keys and values as bf16, not as f16"),
         (["--cache.dtype=f32"], "cache.dtype: this device keeps keys and values as bf16, not as f32"),
+        (["--cache.bytes=8GiB"], "the free memory of the 4.00 GiB of cuda (emulated, bf16) is 4.00 GiB"),
         (["--dtype=f32"], "model.dtype: this device keeps weights as bf16, not as f32"),
         (["--device.index=1"], "device.index = 1: there is one emulated GPU"),
     ]:

@@ -188,7 +188,7 @@ class FakeRuntime final : public Runtime {
   int calls = 0, ways = 5;
 
  private:
-  const DeviceInfo info_{"fake", 1, true, ""};
+  const DeviceInfo info_{"fake", 1, true, 0, ""};
   std::deque<double> events_;
 };
 

@@ -89,6 +89,37 @@ TYPED_TEST(SkinnyMatmul, IsTheProduct) {
   }
 }
 
+// A sum and its bias, once they are there, and rounded after that alone.
+TYPED_TEST(SkinnyMatmul, ActivatesWhatIsWhole) {
+  using T = TypeParam;
+  Product<T> p(9, 40, 96);
+  Array<float> whole(9 * 40);
+  skinny_matmul(Stream{}, whole.tensor(DType::f32, {9, 40}), p.tokens(0, 9), p.weights(),
+                p.biases());
+  const std::pair<Activation, double (*)(double)> activations[] = {
+      {Activation::silu, [](double x) { return x / (1 + std::exp(-x)); }},
+      {Activation::gelu, [](double x) { return 0.5 * x * (1 + std::erf(x * std::sqrt(0.5))); }},
+      {Activation::gelu_tanh,
+       [](double x) {
+         return 0.5 * x * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
+       }},
+      {Activation::relu, [](double x) { return std::max(x, 0.0); }}};
+  for (const auto& [activation, of] : activations) {
+    Array<T> out(9 * 40);
+    skinny_matmul(Stream{}, out.tensor(dtype_of<T>(), {9, 40}), p.tokens(0, 9), p.weights(),
+                  p.biases(), activation);
+    simt::Error error, rounding;
+    for (size_t i = 0; i < out.size(); ++i) {
+      const double want = of(whole[i]);
+      T rounded;
+      simt::from_float(rounded, float(want));
+      error.add(to_float(out[i]), want);
+      rounding.add(to_float(rounded), want);
+    }
+    EXPECT_LT(error.relative(), 1.01 * rounding.relative()) << int(activation);
+  }
+}
+
 // The promise that batch-invariant mode is built on.
 TYPED_TEST(SkinnyMatmul, ATokenHasTheSameBitsInAnyCompany) {
   using T = TypeParam;

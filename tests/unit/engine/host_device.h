@@ -19,6 +19,7 @@ class HostDevice final : public Device {
     return Buffer(p, [](void* q) { std::free(q); });
   }
   size_t free_bytes() const override { return size_t{1} << 40; }
+  size_t total_bytes() const override { return size_t{1} << 40; }
   bool is_host() const override { return true; }
   void populate(void*, size_t bytes) override { populated += bytes; }
   Ops& ops() override { std::abort(); }
