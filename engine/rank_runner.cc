@@ -35,6 +35,8 @@ OpsLimits ops_limits(const Model& model, const RunnerOptions& o) {
   l.vocab_size = model.config().vocab_size;
   l.heads = model.heads();
   l.max_fp8_inputs = model.max_fp8_inputs();
+  l.num_experts = model.config().num_experts;
+  l.max_expert_rows = o.max_step_tokens * model.config().experts_per_token;
   return l;
 }
 

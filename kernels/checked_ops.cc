@@ -245,6 +245,18 @@ void CheckedOps::expert_matmul(Tensor out, Tensor x, const Weight& w, Tensor exp
   ops_.expert_matmul(out, x, w, experts);
 }
 
+void CheckedOps::expert_silu_mul(Tensor out, Tensor x, const Weight& w, Tensor experts,
+                                 Tensor scratch) {
+  check_weight(w);
+  check(x, act_dtype(), {-1, w.in_features()});
+  check(out, act_dtype(), {-1, -1});
+  check(scratch, act_dtype(), {out.shape[0], 2 * out.shape[1]});
+  CHECK(!w.bias && out.shape[1] % 8 == 0 && w.out_features() % scratch.shape[1] == 0);
+  CHECK(x.shape[0] == 0 || out.shape[0] % x.shape[0] == 0);
+  check_indices(experts, out.shape[0], 0, w.out_features() / scratch.shape[1]);
+  ops_.expert_silu_mul(out, x, w, experts, scratch);
+}
+
 void CheckedOps::mix_rows(Tensor out, Tensor x, Tensor weights) {
   check(weights, DType::f32, {-1, -1});
   check(out, act_dtype(), {weights.shape[0], -1});

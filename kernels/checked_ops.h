@@ -35,6 +35,8 @@ class CheckedOps final : public Ops {
   void attention(Tensor out, Tensor q, KvView cache, const AttnBatch&, const AttnParams&) override;
   void route(Tensor experts, Tensor weights, Tensor logits, bool normed) override;
   void expert_matmul(Tensor out, Tensor x, const Weight& w, Tensor experts) override;
+  void expert_silu_mul(Tensor out, Tensor x, const Weight& w, Tensor experts,
+                       Tensor scratch) override;
   void mix_rows(Tensor out, Tensor x, Tensor weights) override;
   void add_gated(Tensor out, Tensor x, Tensor gate) override;
   void gather_rows(Tensor out, Tensor x, Tensor rows) override;

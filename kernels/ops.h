@@ -123,7 +123,8 @@ struct OpsLimits {
   int max_logit_rows = 0;  // of one sample() or token_logprobs()
   int max_fp8_inputs = 0;  // in_features of a layer in fp8; 0: there is none
   int vocab_size = 0;
-  std::vector<AttentionHeads> heads;  // of all layers, each once
+  int num_experts = 0, max_expert_rows = 0;  // of one expert_matmul(); 0: there is none
+  std::vector<AttentionHeads> heads;         // of all layers, each once
 };
 
 // The instruction set of the machine: everything a model may ask of a device.
@@ -262,6 +263,12 @@ class Ops {
   // d].
   virtual void matmul_silu_mul(Tensor out, Tensor x, const Weight& w, Tensor scratch) {
     matmul(scratch, x, w);
+    silu_mul(out, scratch);
+  }
+  // The same by each row's expert, as expert_matmul() has them: w [num_experts * 2 * d, in].
+  virtual void expert_silu_mul(Tensor out, Tensor x, const Weight& w, Tensor experts,
+                               Tensor scratch) {
+    expert_matmul(scratch, x, w, experts);
     silu_mul(out, scratch);
   }
 };

@@ -50,8 +50,7 @@ void ExpertLayer::run(Ops& ops, const ModelConfig& c, Tensor out, Tensor x,
   ops.matmul(b.logits, x, router);
   ops.route(b.experts, b.weights, b.logits.cols(0, c.num_experts), c.normed_experts);
   const Tensor of_row = Tensor::of(b.experts.data, DType::i32, {b.experts.size()});
-  ops.expert_matmul(b.up, x, up, of_row);
-  ops.silu_mul(b.activated, b.up);
+  ops.expert_silu_mul(b.activated, x, up, of_row, b.up);
   ops.expert_matmul(b.out, b.activated, down, of_row);
   ops.mix_rows(out, b.out, b.weights);
   if (c.shared_ffn_size == 0) return;

@@ -16,6 +16,10 @@ namespace {
 
 constexpr int kHeadDims[] = {32, 64, 96, 128, 256};
 constexpr int kMostGroup = 16;
+// Rows to an expert, in the mean, from which on tiles are computed. Below, reading the weights is
+// what takes the time, and the kernel that reads them has no rows to sort first; its arithmetic
+// takes longer from about here on, by the instructions it needs for a weight. Not measured.
+constexpr int kRowsForTiles = 4;
 constexpr int kBlocksPerMultiprocessor = 2;  // of the kernels that stay for several items
 
 size_t rounded(size_t bytes) { return (bytes + 255) & ~size_t{255}; }
@@ -90,7 +94,8 @@ size_t CudaOps::workspace_bytes(const OpsLimits& l) const {
   for (const AttentionHeads& h : l.heads)
     for (const int window : h.windows) list_bytes += AttentionLists::bytes(shape_of(h, window), l);
   return size_t(p.out + p.stats + p.tickets) * 4 + q.codes + q.scales +
-         sample_scratch_bytes(l.vocab_size, sample_blocks(l)) + list_bytes;
+         sample_scratch_bytes(l.vocab_size, sample_blocks(l)) +
+         grouped_scratch_bytes(l.max_expert_rows, l.num_experts) + list_bytes;
 }
 
 void CudaOps::reserve(const OpsLimits& limits) {
@@ -101,6 +106,8 @@ void CudaOps::reserve(const OpsLimits& limits) {
       runtime_, sample_scratch_bytes(limits.vocab_size, sample_blocks(limits)), Memory::device);
   const Quantized q(limits);
   quantized_ = allocate(runtime_, q.codes + q.scales, Memory::device);
+  grouped_ = allocate(runtime_, grouped_scratch_bytes(limits.max_expert_rows, limits.num_experts),
+                      Memory::device);
   lists_.clear();
   for (const AttentionHeads& h : limits.heads)
     for (const int window : h.windows)
@@ -318,7 +325,27 @@ void CudaOps::route(Tensor experts, Tensor weights, Tensor logits, bool normed) 
 
 void CudaOps::expert_matmul(Tensor out, Tensor x, const Weight& w, Tensor experts) {
   note("expert_matmul", {&out, &x, &w.data});
+  if (takes_tiles(out, x, w, out.shape[1]))
+    return grouped_matmul(stream_, out, x, w.data, experts, false, grouped_.get());
   cuda::expert_matmul(stream_, out, x, w.data, w.scale, experts);
+}
+
+// By the number of rows, or, where results must not depend on that, always.
+bool CudaOps::takes_tiles(const Tensor& out, const Tensor& x, const Weight& w,
+                          int64_t width) const {
+  const int64_t rows = out.shape[0], num_experts = w.out_features() / width;
+  if (!grouped_can(out, x, w.data)) return false;
+  if (!products_.invariant() && rows < kRowsForTiles * num_experts) return false;
+  CHECK(rows <= limits_.max_expert_rows && num_experts <= limits_.num_experts);
+  return true;
+}
+
+void CudaOps::expert_silu_mul(Tensor out, Tensor x, const Weight& w, Tensor experts,
+                              Tensor scratch) {
+  if (!takes_tiles(out, x, w, 2 * out.shape[1]))
+    return Ops::expert_silu_mul(out, x, w, experts, scratch);
+  note("expert_silu_mul", {&out, &x, &w.data});
+  grouped_matmul(stream_, out, x, w.data, experts, true, grouped_.get());
 }
 
 void CudaOps::mix_rows(Tensor out, Tensor x, Tensor weights) {

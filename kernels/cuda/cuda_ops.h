@@ -68,6 +68,8 @@ class CudaOps final : public Ops {
   void attention(Tensor out, Tensor q, KvView cache, const AttnBatch&, const AttnParams&) override;
   void route(Tensor experts, Tensor weights, Tensor logits, bool normed) override;
   void expert_matmul(Tensor out, Tensor x, const Weight& w, Tensor experts) override;
+  void expert_silu_mul(Tensor out, Tensor x, const Weight& w, Tensor experts,
+                       Tensor scratch) override;
   void mix_rows(Tensor out, Tensor x, Tensor weights) override;
   void add_gated(Tensor out, Tensor x, Tensor gate) override;
   void gather_rows(Tensor out, Tensor x, Tensor rows) override;
@@ -97,6 +99,8 @@ class CudaOps final : public Ops {
   // First of all in an op.
   void note(const char* op, std::initializer_list<const Tensor*> operands);
   int sample_blocks(const OpsLimits&) const;
+  // Whether a product by these experts, of as many rows as `out` has, is one of tiles.
+  bool takes_tiles(const Tensor& out, const Tensor& x, const Weight& w, int64_t width) const;
   const AttentionLists& lists(const AttentionShape&) const;
 
   Runtime& runtime_;
@@ -107,7 +111,7 @@ class CudaOps final : public Ops {
 
   // --- from reserve() on ---
   OpsLimits limits_;
-  Device::Buffer partials_, sample_scratch_, quantized_;
+  Device::Buffer partials_, sample_scratch_, quantized_, grouped_;
   std::vector<std::unique_ptr<AttentionLists>> lists_;  // for each window of each kind of heads
 };
 

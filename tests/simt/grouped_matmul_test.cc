@@ -1,0 +1,190 @@
+// Products of mixtures of experts with many rows: on the emulator, against the same in double
+// precision and against the kernel for few rows.
+#include "kernels/cuda/launch.h"
+#include "tests/simt/kernel_test.h"
+
+namespace sluice::cuda {
+namespace {
+
+using simt::Array;
+using simt::Bf16;
+using simt::dtype_of;
+using simt::F16;
+using simt::to_float;
+
+template <class T>
+class GroupedMatmul : public ::testing::Test {};
+using Types = ::testing::Types<Bf16, F16>;
+TYPED_TEST_SUITE(GroupedMatmul, Types);
+
+constexpr double kTolerance = 3.9e-3;  // of a rounding to bf16
+
+struct Case {
+  const char* what;
+  int64_t tokens, per_token, num_experts, width, k;
+  int (*expert)(int row);
+};
+// Tiles of rows, of columns (128, or 64 gates and their ups) and of k (32, four at a time) that are
+// full, that are not, and that there are several of.
+constexpr Case kCases[] = {
+    {"one row", 1, 1, 3, 16, 8, [](int) { return 1; }},
+    {"one expert has all rows", 150, 1, 4, 48, 40, [](int) { return 2; }},
+    {"the last expert has all rows, just one tile", 32, 2, 5, 64, 32, [](int) { return 4; }},
+    {"a tile and a row", 65, 1, 2, 128, 64, [](int) { return 0; }},
+    {"uneven, and every other is empty", 61, 3, 9, 136, 104,
+     [](int row) {
+       return row % 7 == 0 ? 0 : row % 5 == 0 ? 4 : row < 90 ? 6 : 8;
+     }},
+    {"all alike", 40, 4, 8, 80, 296, [](int row) { return row * 3 % 8; }},
+    {"more experts than rows", 5, 2, 300, 24, 72, [](int row) { return 31 * row + 3; }},
+    {"many columns", 24, 1, 3, 272, 200, [](int row) { return row % 3; }},
+};
+
+// Rows of x lie further apart than they are long, and what lies between them is NaN.
+template <class T>
+struct Mixture {
+  static constexpr int64_t kGap = 8;
+  int64_t tokens, rows, num_experts, width, k;  // width: that of the weights
+  Array<T> x, w;
+  Array<int32_t> experts;
+
+  Mixture(const Case& c, int64_t width)
+      : tokens(c.tokens),
+        rows(c.tokens * c.per_token),
+        num_experts(c.num_experts),
+        width(width),
+        k(c.k),
+        x(size_t(tokens * (k + kGap))),
+        w(size_t(num_experts * width * k)),
+        experts(size_t(rows)) {
+    Array<T> dense(size_t(tokens * k));
+    simt::fill(dense, 1), simt::fill(w, 2);
+    for (int64_t r = 0; r < tokens; ++r)
+      for (int64_t i = 0; i < k; ++i) x[size_t(r * (k + kGap) + i)] = dense[size_t(r * k + i)];
+    for (int64_t i = 0; i < rows; ++i) experts[size_t(i)] = c.expert(int(i));
+  }
+  Tensor inputs() { return x.tensor(dtype_of<T>(), {tokens, k + kGap}).cols(0, k); }
+  Tensor weights() { return w.tensor(dtype_of<T>(), {num_experts * width, k}); }
+  Tensor ids() { return experts.tensor(DType::i32, {rows}); }
+  double exact(int64_t row, int64_t col) const {
+    const int64_t token = row / (rows / tokens), expert = experts[size_t(row)];
+    double sum = 0;
+    for (int64_t i = 0; i < k; ++i)
+      sum += double(to_float(x[size_t(token * (k + kGap) + i)])) *
+             to_float(w[size_t((expert * width + col) * k + i)]);
+    return sum;
+  }
+  // The last columns of what is written belong to somebody else.
+  Array<T> product(bool gated) {
+    const int64_t cols = gated ? width / 2 : width;
+    Array<T> out(size_t(rows * (cols + kGap)));
+    Array<simt::Vec4> scratch(grouped_scratch_bytes(rows, num_experts) / sizeof(simt::Vec4) + 1);
+    grouped_matmul(Stream{}, out.tensor(dtype_of<T>(), {rows, cols + kGap}).cols(0, cols), inputs(),
+                   weights(), ids(), gated, scratch.data());
+    return out;
+  }
+};
+
+TYPED_TEST(GroupedMatmul, IsEachRowsProductByItsExpert) {
+  using T = TypeParam;
+  for (const Case& c : kCases) {
+    SCOPED_TRACE(c.what);
+    Mixture<T> m(c, c.width);
+    const Array<T> out = m.product(false);
+    simt::Error error;
+    for (int64_t r = 0; r < m.rows; ++r) {
+      const T* row = &out[size_t(r * (c.width + m.kGap))];
+      for (int64_t o = 0; o < c.width; ++o) error.add(to_float(row[o]), m.exact(r, o));
+      for (int64_t o = c.width; o < c.width + m.kGap; ++o) ASSERT_EQ(row[o].bits, 0xffff);
+    }
+    EXPECT_LT(error.relative(), kTolerance);
+  }
+}
+
+TYPED_TEST(GroupedMatmul, GatedIsTheProductAndTheGate) {
+  using T = TypeParam;
+  for (const Case& c : kCases) {
+    SCOPED_TRACE(c.what);
+    Mixture<T> m(c, 2 * c.width);
+    Array<T> both = m.product(false), apart(size_t(m.rows * (c.width + m.kGap)));
+    const auto view = [&](Array<T>& a, int64_t cols) {
+      return a.tensor(dtype_of<T>(), {m.rows, cols + m.kGap}).cols(0, cols);
+    };
+    silu_mul(Stream{}, view(apart, c.width), view(both, 2 * c.width));
+    EXPECT_TRUE(m.product(true).same_bits(apart));
+  }
+}
+
+// The promise that batch-invariant mode is built on.
+TYPED_TEST(GroupedMatmul, ARowHasTheSameBitsInAnyCompany) {
+  using T = TypeParam;
+  const Case all_of = {"", 140, 1, 4, 48, 168, [](int row) { return row % 9 == 0 ? 1 : 3; }};
+  Mixture<T> all(all_of, 48);
+  const Array<T> together = all.product(false);
+  const size_t row_bytes = 48 * sizeof(T), stride = size_t(48 + all.kGap);
+  for (const auto& [first, count] :
+       {std::pair<int64_t, int64_t>{0, 1}, {139, 1}, {60, 17}, {3, 90}}) {
+    Case c = all_of;
+    c.tokens = count;
+    Mixture<T> some(c, 48);
+    std::memcpy(some.x.data(), &all.x[size_t(first * (all.k + all.kGap))],
+                some.x.size() * sizeof(T));
+    for (int64_t i = 0; i < count; ++i) some.experts[size_t(i)] = all.experts[size_t(first + i)];
+    const Array<T> out = some.product(false);
+    for (int64_t r = 0; r < count; ++r)
+      EXPECT_EQ(
+          std::memcmp(&out[size_t(r) * stride], &together[size_t(first + r) * stride], row_bytes),
+          0)
+          << first << " " << count << " " << r;
+  }
+}
+
+TYPED_TEST(GroupedMatmul, ARowThatIsNoNumberHarmsNobodyElse) {
+  using T = TypeParam;
+  const Case c = {"", 70, 1, 2, 32, 72, [](int row) { return row / 66; }};
+  Mixture<T> m(c, 32);
+  const Array<T> before = m.product(false);
+  for (int64_t i = 0; i < m.k; ++i)
+    simt::from_float(m.x[size_t(7 * (m.k + m.kGap) + i)], i % 2 ? HUGE_VALF : std::nanf(""));
+  const Array<T> after = m.product(false);
+  for (int64_t r = 0; r < m.rows; ++r)
+    for (size_t i = size_t(r * (32 + m.kGap)); i < size_t(r * (32 + m.kGap) + 32); ++i)
+      EXPECT_TRUE(r == 7 ? std::isnan(to_float(after[i])) : after[i].bits == before[i].bits);
+}
+
+TYPED_TEST(GroupedMatmul, WhateverTheOrderOfThreads) {
+  using T = TypeParam;
+  for (const bool gated : {false, true}) {
+    const Case c = {"", 75, 2, 6, 96, 296, [](int row) { return row % 3 == 0 ? row % 6 : 2; }};
+    Mixture<T> m(c, 2 * c.width);
+    const Array<T> first = m.product(gated);
+    simt::in_all_orders([&] { EXPECT_TRUE(m.product(gated).same_bits(first)) << gated; });
+  }
+}
+
+TEST(GroupedMatmulShapes, NoBankIsMetTwice) {
+  Mixture<Bf16> m(kCases[4], kCases[4].width);
+  const uint64_t before = simt::emulator_counters().bank_conflicts;
+  m.product(false);
+  EXPECT_EQ(simt::emulator_counters().bank_conflicts, before);
+}
+
+TEST(GroupedMatmulShapes, WhatCannotBeReadBySixteenBytesIsRefused) {
+  Array<Bf16> memory(64 * 80);
+  const auto rows = [&](int64_t n, int64_t cols, int64_t stride, int64_t offset) {
+    return memory.tensor(DType::bf16, {n, stride}).cols(offset, cols);
+  };
+  const Tensor out = rows(8, 16, 24, 0), x = rows(4, 40, 48, 8), w = rows(32, 40, 40, 0);
+  EXPECT_TRUE(grouped_can(out, x, w));
+  EXPECT_FALSE(grouped_can(rows(8, 12, 24, 0), x, w));
+  EXPECT_FALSE(grouped_can(rows(8, 16, 20, 0), x, w));
+  EXPECT_FALSE(grouped_can(rows(8, 16, 24, 4), x, w));
+  EXPECT_FALSE(grouped_can(out, rows(4, 36, 48, 0), rows(32, 36, 36, 0)));
+  EXPECT_FALSE(grouped_can(out, rows(4, 40, 48, 4), w));
+  Tensor codes = w;
+  codes.dtype = DType::fp8_e4m3;
+  EXPECT_FALSE(grouped_can(out, x, codes));
+}
+
+}  // namespace
+}  // namespace sluice::cuda
