@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 #include <vector>
 
+#include "base/hash.h"
 #include "base/status.h"
 #include "bench/ceilings.h"
 #include "bench/on_device.h"
@@ -19,17 +20,26 @@
 namespace sluice {
 namespace {
 
-// A model's layer.
+// The experts of a model's layer: `taken` of them for each token.
+struct Mixture {
+  const char* name;
+  int64_t hidden, ffn, experts, taken;
+};
+constexpr Mixture kGranite = {"1b-a400m", 1024, 512, 32, 8};  // Granite 3.0
+constexpr Mixture kQwen = {"30b-a3b", 2048, 768, 128, 8};     // Qwen3
+
+// A model's layer, and a mixture of about its size.
 struct Shapes {
   const char* name;
   int64_t hidden, ffn, heads, kv_heads, head_dim, vocab;
+  Mixture mixture;
   int64_t q_cols() const { return heads * head_dim; }
   int64_t kv_cols() const { return kv_heads * head_dim; }
   int64_t qkv_cols() const { return q_cols() + 2 * kv_cols(); }
 };
-constexpr Shapes kShapes[] = {{"110m", 768, 2048, 12, 12, 64, 32000},
-                              {"1b", 2048, 8192, 32, 8, 64, 128256},
-                              {"8b", 4096, 14336, 32, 8, 128, 128256}};
+constexpr Shapes kShapes[] = {{"110m", 768, 2048, 12, 12, 64, 32000, kGranite},
+                              {"1b", 2048, 8192, 32, 8, 64, 128256, kQwen},
+                              {"8b", 4096, 14336, 32, 8, 128, 128256, kQwen}};
 
 // What is worth measuring on a processor, and on a device that computes a thousand times as fast.
 struct Cases {
@@ -91,6 +101,8 @@ class Bench {
     l.max_seqs = std::max(l.max_seqs, l.max_logit_rows);
     if (has_fp8_products()) l.max_fp8_inputs = int(std::max(s_.hidden, s_.ffn));
     l.vocab_size = int(s_.vocab);
+    l.num_experts = int(s_.mixture.experts);
+    l.max_expert_rows = int(cases_.rows.back() * s_.mixture.taken);
     l.heads = {{int(s_.heads), int(s_.kv_heads), int(s_.head_dim), {0}}};
     ops_.reserve(l);
   }
@@ -105,6 +117,7 @@ class Bench {
       if (m <= cases_.most_head_rows) matmul("head", m, s_.vocab, s_.hidden, DType::f32);
     }
     for (const int64_t m : cases_.rows) rows(m);
+    for (const DType t : {DType::bf16, DType::fp8_e4m3}) experts(t);
     for (const Cases::Decode& d : cases_.decodes) decode_attention(d.seqs, d.context);
     for (const int64_t n : cases_.prefills) prefill_attention(n);
     for (const int64_t n : cases_.draws) sampling(n);
@@ -260,6 +273,70 @@ class Bench {
     if (!wanted(name)) return;
     line(name, bytes, flops, fused);
     line(name + ", not fused", bytes, flops, plain);
+  }
+
+  // The experts that `m` tokens go to, evenly at random, and how many different ones these are.
+  struct Routes {
+    DeviceTensor experts;
+    int64_t different = 0;
+  };
+  Routes routes(int64_t m, uint64_t seed) const {
+    const Mixture& x = s_.mixture;
+    std::vector<int32_t> ids, all(static_cast<size_t>(x.experts));
+    for (size_t i = 0; i < all.size(); ++i) all[i] = int32_t(i);
+    std::vector<bool> seen(all.size());
+    for (int64_t i = 0; i < m; ++i) {
+      for (size_t j = 0; j < size_t(x.taken); ++j) {
+        const uint64_t random = mix64(seed, uint64_t(i) * uint64_t(x.taken) + j);
+        std::swap(all[j], all[j + random % (all.size() - j)]);
+        ids.push_back(all[j]);
+        seen[size_t(all[j])] = true;
+      }
+    }
+    return {copy_of(device_, ids.data(), DType::i32, {int64_t(ids.size())}),
+            std::count(seen.begin(), seen.end(), true)};
+  }
+
+  // All of a mixture behind its routing, with one layer's weights: calls take turns at which
+  // experts few tokens go to, so that they are not in a cache. Bytes are of the experts that are
+  // taken.
+  void experts(DType stored) {
+    const Mixture& x = s_.mixture;
+    const DType type = ops_.expert_dtype(stored);
+    const std::string of =
+        fmt::format(" of {}{}", x.name, stored == DType::fp8_e4m3 ? ", fp8" : "");
+    const auto name = [&](int64_t m) { return fmt::format("experts m={}{}", m, of); };
+    if (std::none_of(cases_.rows.begin(), cases_.rows.end(),
+                     [&](int64_t m) { return wanted(name(m)); }))
+      return;
+    const DeviceWeight up = noise_weight(device_, type, x.experts * 2 * x.ffn, x.hidden),
+                       down = noise_weight(device_, type, x.experts * x.hidden, x.ffn);
+    for (const int64_t m : cases_.rows) {
+      if (!wanted(name(m))) continue;
+      const int64_t n = m * x.taken;
+      const DeviceTensor in = noise(device_, act_, {m, x.hidden}),
+                         weights = noise(device_, DType::f32, {m, x.taken}),
+                         gates = zeros(device_, act_, {n, 2 * x.ffn}),
+                         activated = zeros(device_, act_, {n, x.ffn}),
+                         each = zeros(device_, act_, {n, x.hidden}),
+                         out = zeros(device_, act_, {m, x.hidden});
+      std::vector<Routes> turns;
+      double different = 0;
+      for (uint64_t i = 0; i < 16; ++i) {
+        turns.push_back(routes(m, i));
+        different += double(turns.back().different) / 16;
+      }
+      size_t next = 0;
+      line(name(m),
+           bits_of(type) / 8.0 * different * double(3 * x.hidden * x.ffn) +
+               act_bytes_ * double(2 * m * x.hidden),
+           6.0 * double(n * x.hidden * x.ffn), [&] {
+             const Tensor& experts = turns[next++ % turns.size()].experts.tensor;
+             ops_.expert_silu_mul(activated.tensor, in.tensor, up.weight, experts, gates.tensor);
+             ops_.expert_matmul(each.tensor, activated.tensor, down.weight, experts);
+             ops_.mix_rows(out.tensor, each.tensor, weights.tensor);
+           });
+    }
   }
 
   struct Cache {

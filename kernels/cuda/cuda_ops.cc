@@ -326,7 +326,7 @@ void CudaOps::route(Tensor experts, Tensor weights, Tensor logits, bool normed) 
 void CudaOps::expert_matmul(Tensor out, Tensor x, const Weight& w, Tensor experts) {
   note("expert_matmul", {&out, &x, &w.data});
   if (takes_tiles(out, x, w, out.shape[1]))
-    return grouped_matmul(stream_, out, x, w.data, experts, false, grouped_.get());
+    return grouped_matmul(stream_, out, x, w.data, w.scale, experts, false, grouped_.get());
   cuda::expert_matmul(stream_, out, x, w.data, w.scale, experts);
 }
 
@@ -345,7 +345,7 @@ void CudaOps::expert_silu_mul(Tensor out, Tensor x, const Weight& w, Tensor expe
   if (!takes_tiles(out, x, w, 2 * out.shape[1]))
     return Ops::expert_silu_mul(out, x, w, experts, scratch);
   note("expert_silu_mul", {&out, &x, &w.data});
-  grouped_matmul(stream_, out, x, w.data, experts, true, grouped_.get());
+  grouped_matmul(stream_, out, x, w.data, w.scale, experts, true, grouped_.get());
 }
 
 void CudaOps::mix_rows(Tensor out, Tensor x, Tensor weights) {

@@ -19,15 +19,17 @@ size_t grouped_scratch_bytes(int64_t rows, int64_t experts) {
 }
 
 bool grouped_can(const Tensor& out, const Tensor& x, const Tensor& w) {
-  return w.dtype == x.dtype && wide(x.shape[1], {&x, &w}) && wide(out.shape[1], {&out});
+  return (w.dtype == x.dtype || w.dtype == DType::fp8_e4m3) && wide(x.shape[1], {&x, &w}) &&
+         wide(out.shape[1], {&out});
 }
 
-void grouped_matmul(Stream stream, Tensor out, Tensor x, Tensor w, Tensor experts, bool gated,
-                    void* scratch) {
+void grouped_matmul(Stream stream, Tensor out, Tensor x, Tensor w, Tensor scale, Tensor experts,
+                    bool gated, void* scratch) {
   if (out.shape[0] == 0) return;
   const int64_t rows = out.shape[0], width = out.shape[1];
   const int64_t num_experts = w.shape[0] / (gated ? 2 * width : width);
   CHECK(grouped_can(out, x, w) && num_experts <= kMostGroups);
+  CHECK(bool(scale) == (w.dtype == DType::fp8_e4m3));
   GroupParams g;
   g.num_tiles = int32_t(tiles_of(rows, num_experts));
   g.tiles = static_cast<GroupedTile*>(scratch);
@@ -35,19 +37,19 @@ void grouped_matmul(Stream stream, Tensor out, Tensor x, Tensor w, Tensor expert
   g.experts = experts.as<int32_t>();
   g.rows = int32_t(rows), g.num_experts = int32_t(num_experts);
   simt::launch<GroupParams>(group_rows_kernel, {1, kGroupThreads, sizeof(GroupShared)}, stream, g);
-  dispatch(x.dtype, [&]<class T>(T) {
-    GroupedParams<T> p;
-    p.out = out.as<T>(), p.x = x.as<T>(), p.w = w.as<T>();
+  dispatch(x.dtype, w.dtype, [&]<class T, class W>(T, W) {
+    GroupedParams<T, W> p;
+    p.out = out.as<T>(), p.x = x.as<T>(), p.w = w.as<W>(), p.scale = scale.as<float>();
     p.tiles = g.tiles, p.order = g.order;
     p.out_stride = out.stride[0], p.x_stride = x.stride[0];
     p.per_x = int32_t(rows / x.shape[0]);
     p.width = int32_t(width), p.k = int32_t(x.shape[1]);
+    p.gated = gated;
     const int cols = gated ? kGroupedCols / 2 : kGroupedCols;
     p.parts = int32_t((width + cols - 1) / cols);
-    p.gated = gated;
-    simt::launch<GroupedParams<T>>(
-        grouped_matmul_kernel<T>,
-        {g.num_tiles * p.parts, kGroupedThreads, sizeof(GroupedShared<T>)}, stream, p);
+    simt::launch<GroupedParams<T, W>>(
+        grouped_matmul_kernel<T, W>,
+        {g.num_tiles * p.parts, kGroupedThreads, sizeof(GroupedShared<T, W>)}, stream, p);
   });
 }
 

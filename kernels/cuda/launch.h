@@ -39,12 +39,12 @@ void route(Stream, Tensor experts, Tensor weights, Tensor logits, bool normed);
 void expert_matmul(Stream, Tensor out, Tensor x, Tensor w, Tensor scale, Tensor experts);
 void mix_rows(Stream, Tensor out, Tensor x, Tensor weights);
 // The same product for many rows, where grouped_can(); gated: out [n, d] = silu(gate) * up of an
-// expert's [gate | up], w being [experts * 2 * d, columns of x]. `scratch`: grouped_scratch_bytes(),
-// 16-byte aligned.
+// expert's [gate | up], w being [experts * 2 * d, columns of x]. `scratch`:
+// grouped_scratch_bytes(), 16-byte aligned.
 size_t grouped_scratch_bytes(int64_t rows, int64_t experts);
 bool grouped_can(const Tensor& out, const Tensor& x, const Tensor& w);
-void grouped_matmul(Stream, Tensor out, Tensor x, Tensor w, Tensor experts, bool gated,
-                    void* scratch);
+void grouped_matmul(Stream, Tensor out, Tensor x, Tensor w, Tensor scale, Tensor experts,
+                    bool gated, void* scratch);
 void add_gated(Stream, Tensor out, Tensor x, Tensor gate);
 void rope(Stream, Tensor qk, Tensor positions, Tensor cos_sin);
 void write_kv(Stream, KvView cache, Tensor k, Tensor v, Tensor slots);

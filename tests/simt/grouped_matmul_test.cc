@@ -1,5 +1,6 @@
 // Products of mixtures of experts with many rows: on the emulator, against the same in double
 // precision and against the kernel for few rows.
+#include "base/float8.h"
 #include "kernels/cuda/launch.h"
 #include "tests/simt/kernel_test.h"
 
@@ -12,9 +13,16 @@ using simt::dtype_of;
 using simt::F16;
 using simt::to_float;
 
-template <class T>
+// Of activations and of weights.
+template <class Activation, class Weight>
+struct Pair {
+  using T = Activation;
+  using W = Weight;
+};
+template <class P>
 class GroupedMatmul : public ::testing::Test {};
-using Types = ::testing::Types<Bf16, F16>;
+using Types = ::testing::Types<Pair<Bf16, Bf16>, Pair<F16, F16>, Pair<Bf16, simt::E4m3>,
+                               Pair<F16, simt::E4m3>>;
 TYPED_TEST_SUITE(GroupedMatmul, Types);
 
 constexpr double kTolerance = 3.9e-3;  // of a rounding to bf16
@@ -24,8 +32,8 @@ struct Case {
   int64_t tokens, per_token, num_experts, width, k;
   int (*expert)(int row);
 };
-// Tiles of rows, of columns (128, or 64 gates and their ups) and of k (32, four at a time) that are
-// full, that are not, and that there are several of.
+// Tiles of rows, of columns (128, or 64 gates and their ups) and of k (32 or 64, four or three at a
+// time) that are full, that are not, and that there are several of.
 constexpr Case kCases[] = {
     {"one row", 1, 1, 3, 16, 8, [](int) { return 1; }},
     {"one expert has all rows", 150, 1, 4, 48, 40, [](int) { return 2; }},
@@ -41,11 +49,16 @@ constexpr Case kCases[] = {
 };
 
 // Rows of x lie further apart than they are long, and what lies between them is NaN.
-template <class T>
+template <class P>
 struct Mixture {
+  using T = typename P::T;
+  using W = typename P::W;
+  static constexpr bool kFp8 = sizeof(W) == 1;
   static constexpr int64_t kGap = 8;
   int64_t tokens, rows, num_experts, width, k;  // width: that of the weights
-  Array<T> x, w;
+  Array<T> x;
+  Array<W> w;
+  Array<float> scale;  // of each row of w, where it is of fp8
   Array<int32_t> experts;
 
   Mixture(const Case& c, int64_t width)
@@ -53,26 +66,38 @@ struct Mixture {
         rows(c.tokens * c.per_token),
         num_experts(c.num_experts),
         width(width),
-        k(c.k),
+        k(kFp8 ? (c.k + 15) / 16 * 16 : c.k),
         x(size_t(tokens * (k + kGap))),
         w(size_t(num_experts * width * k)),
+        scale(kFp8 ? size_t(num_experts * width) : 0),
         experts(size_t(rows)) {
     Array<T> dense(size_t(tokens * k));
     simt::fill(dense, 1), simt::fill(w, 2);
     for (int64_t r = 0; r < tokens; ++r)
       for (int64_t i = 0; i < k; ++i) x[size_t(r * (k + kGap) + i)] = dense[size_t(r * k + i)];
+    for (size_t i = 0; i < scale.size(); ++i) scale[i] = 0.25f + float(i % 37) / 16;
     for (int64_t i = 0; i < rows; ++i) experts[size_t(i)] = c.expert(int(i));
   }
   Tensor inputs() { return x.tensor(dtype_of<T>(), {tokens, k + kGap}).cols(0, k); }
-  Tensor weights() { return w.tensor(dtype_of<T>(), {num_experts * width, k}); }
+  Tensor weights() {
+    return w.tensor(kFp8 ? DType::fp8_e4m3 : dtype_of<T>(), {num_experts * width, k});
+  }
+  Tensor scales() { return kFp8 ? scale.tensor(DType::f32, {num_experts * width}) : Tensor{}; }
+  static double value(W v) {
+    if constexpr (kFp8) {
+      return from_e4m3(v.bits);
+    } else {
+      return to_float(v);
+    }
+  }
   Tensor ids() { return experts.tensor(DType::i32, {rows}); }
   double exact(int64_t row, int64_t col) const {
     const int64_t token = row / (rows / tokens), expert = experts[size_t(row)];
     double sum = 0;
     for (int64_t i = 0; i < k; ++i)
       sum += double(to_float(x[size_t(token * (k + kGap) + i)])) *
-             to_float(w[size_t((expert * width + col) * k + i)]);
-    return sum;
+             value(w[size_t((expert * width + col) * k + i)]);
+    return kFp8 ? sum * scale[size_t(expert * width + col)] : sum;
   }
   // The last columns of what is written belong to somebody else.
   Array<T> product(bool gated) {
@@ -80,16 +105,16 @@ struct Mixture {
     Array<T> out(size_t(rows * (cols + kGap)));
     Array<simt::Vec4> scratch(grouped_scratch_bytes(rows, num_experts) / sizeof(simt::Vec4) + 1);
     grouped_matmul(Stream{}, out.tensor(dtype_of<T>(), {rows, cols + kGap}).cols(0, cols), inputs(),
-                   weights(), ids(), gated, scratch.data());
+                   weights(), scales(), ids(), gated, scratch.data());
     return out;
   }
 };
 
 TYPED_TEST(GroupedMatmul, IsEachRowsProductByItsExpert) {
-  using T = TypeParam;
+  using T = typename TypeParam::T;
   for (const Case& c : kCases) {
     SCOPED_TRACE(c.what);
-    Mixture<T> m(c, c.width);
+    Mixture<TypeParam> m(c, c.width);
     const Array<T> out = m.product(false);
     simt::Error error;
     for (int64_t r = 0; r < m.rows; ++r) {
@@ -102,10 +127,10 @@ TYPED_TEST(GroupedMatmul, IsEachRowsProductByItsExpert) {
 }
 
 TYPED_TEST(GroupedMatmul, GatedIsTheProductAndTheGate) {
-  using T = TypeParam;
+  using T = typename TypeParam::T;
   for (const Case& c : kCases) {
     SCOPED_TRACE(c.what);
-    Mixture<T> m(c, 2 * c.width);
+    Mixture<TypeParam> m(c, 2 * c.width);
     Array<T> both = m.product(false), apart(size_t(m.rows * (c.width + m.kGap)));
     const auto view = [&](Array<T>& a, int64_t cols) {
       return a.tensor(dtype_of<T>(), {m.rows, cols + m.kGap}).cols(0, cols);
@@ -117,16 +142,16 @@ TYPED_TEST(GroupedMatmul, GatedIsTheProductAndTheGate) {
 
 // The promise that batch-invariant mode is built on.
 TYPED_TEST(GroupedMatmul, ARowHasTheSameBitsInAnyCompany) {
-  using T = TypeParam;
+  using T = typename TypeParam::T;
   const Case all_of = {"", 140, 1, 4, 48, 168, [](int row) { return row % 9 == 0 ? 1 : 3; }};
-  Mixture<T> all(all_of, 48);
+  Mixture<TypeParam> all(all_of, 48);
   const Array<T> together = all.product(false);
   const size_t row_bytes = 48 * sizeof(T), stride = size_t(48 + all.kGap);
   for (const auto& [first, count] :
        {std::pair<int64_t, int64_t>{0, 1}, {139, 1}, {60, 17}, {3, 90}}) {
     Case c = all_of;
     c.tokens = count;
-    Mixture<T> some(c, 48);
+    Mixture<TypeParam> some(c, 48);
     std::memcpy(some.x.data(), &all.x[size_t(first * (all.k + all.kGap))],
                 some.x.size() * sizeof(T));
     for (int64_t i = 0; i < count; ++i) some.experts[size_t(i)] = all.experts[size_t(first + i)];
@@ -140,9 +165,9 @@ TYPED_TEST(GroupedMatmul, ARowHasTheSameBitsInAnyCompany) {
 }
 
 TYPED_TEST(GroupedMatmul, ARowThatIsNoNumberHarmsNobodyElse) {
-  using T = TypeParam;
+  using T = typename TypeParam::T;
   const Case c = {"", 70, 1, 2, 32, 72, [](int row) { return row / 66; }};
-  Mixture<T> m(c, 32);
+  Mixture<TypeParam> m(c, 32);
   const Array<T> before = m.product(false);
   for (int64_t i = 0; i < m.k; ++i)
     simt::from_float(m.x[size_t(7 * (m.k + m.kGap) + i)], i % 2 ? HUGE_VALF : std::nanf(""));
@@ -153,19 +178,20 @@ TYPED_TEST(GroupedMatmul, ARowThatIsNoNumberHarmsNobodyElse) {
 }
 
 TYPED_TEST(GroupedMatmul, WhateverTheOrderOfThreads) {
-  using T = TypeParam;
+  using T = typename TypeParam::T;
   for (const bool gated : {false, true}) {
     const Case c = {"", 75, 2, 6, 96, 296, [](int row) { return row % 3 == 0 ? row % 6 : 2; }};
-    Mixture<T> m(c, 2 * c.width);
+    Mixture<TypeParam> m(c, 2 * c.width);
     const Array<T> first = m.product(gated);
     simt::in_all_orders([&] { EXPECT_TRUE(m.product(gated).same_bits(first)) << gated; });
   }
 }
 
 TEST(GroupedMatmulShapes, NoBankIsMetTwice) {
-  Mixture<Bf16> m(kCases[4], kCases[4].width);
+  Mixture<Pair<Bf16, Bf16>> m(kCases[4], kCases[4].width);
+  Mixture<Pair<Bf16, simt::E4m3>> codes(kCases[4], kCases[4].width);
   const uint64_t before = simt::emulator_counters().bank_conflicts;
-  m.product(false);
+  m.product(false), codes.product(false);
   EXPECT_EQ(simt::emulator_counters().bank_conflicts, before);
 }
 
@@ -183,7 +209,10 @@ TEST(GroupedMatmulShapes, WhatCannotBeReadBySixteenBytesIsRefused) {
   EXPECT_FALSE(grouped_can(out, rows(4, 40, 48, 4), w));
   Tensor codes = w;
   codes.dtype = DType::fp8_e4m3;
-  EXPECT_FALSE(grouped_can(out, x, codes));
+  EXPECT_FALSE(grouped_can(out, x, codes));  // their rows begin anywhere
+  codes.stride[0] = 48;
+  EXPECT_FALSE(grouped_can(out, x, codes));  // 40 of them
+  EXPECT_TRUE(grouped_can(out, rows(4, 48, 48, 0), codes.rows(0, 32).cols(0, 48)));
 }
 
 }  // namespace
