@@ -297,9 +297,8 @@ class Bench {
             std::count(seen.begin(), seen.end(), true)};
   }
 
-  // All of a mixture behind its routing, with one layer's weights: calls take turns at which
-  // experts few tokens go to, so that they are not in a cache. Bytes are of the experts that are
-  // taken.
+  // All of a mixture behind its routing. Calls take turns at which experts the tokens go to; bytes
+  // are of those that are taken.
   void experts(DType stored) {
     const Mixture& x = s_.mixture;
     const DType type = ops_.expert_dtype(stored);
@@ -309,8 +308,12 @@ class Bench {
     if (std::none_of(cases_.rows.begin(), cases_.rows.end(),
                      [&](int64_t m) { return wanted(name(m)); }))
       return;
-    const DeviceWeight up = noise_weight(device_, type, x.experts * 2 * x.ffn, x.hidden),
-                       down = noise_weight(device_, type, x.experts * x.hidden, x.ffn);
+    std::vector<DeviceWeight> ups, downs;
+    const size_t bytes = size_t(3 * x.experts * x.hidden * x.ffn * bits_of(type) / 8);
+    for (size_t i = 0; i < 1 + cases_.rotate_bytes / bytes; ++i) {
+      ups.push_back(noise_weight(device_, type, x.experts * 2 * x.ffn, x.hidden));
+      downs.push_back(noise_weight(device_, type, x.experts * x.hidden, x.ffn));
+    }
     for (const int64_t m : cases_.rows) {
       if (!wanted(name(m))) continue;
       const int64_t n = m * x.taken;
@@ -331,9 +334,11 @@ class Bench {
            bits_of(type) / 8.0 * different * double(3 * x.hidden * x.ffn) +
                act_bytes_ * double(2 * m * x.hidden),
            6.0 * double(n * x.hidden * x.ffn), [&] {
-             const Tensor& experts = turns[next++ % turns.size()].experts.tensor;
-             ops_.expert_silu_mul(activated.tensor, in.tensor, up.weight, experts, gates.tensor);
-             ops_.expert_matmul(each.tensor, activated.tensor, down.weight, experts);
+             const Tensor& experts = turns[next % turns.size()].experts.tensor;
+             const size_t l = next++ % ups.size();
+             ops_.expert_silu_mul(activated.tensor, in.tensor, ups[l].weight, experts,
+                                  gates.tensor);
+             ops_.expert_matmul(each.tensor, activated.tensor, downs[l].weight, experts);
              ops_.mix_rows(out.tensor, each.tensor, weights.tensor);
            });
     }

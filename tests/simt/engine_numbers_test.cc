@@ -120,6 +120,58 @@ TEST_F(CudaEngine, ExpertsInFp8FollowTheCpus) {
   }
 }
 
+// A row alone, a few, and enough of them for tiles: where that is asked for, the same bits.
+TEST_F(CudaEngine, ExpertsDoNotDependOnTheBatchWhereAsked) {
+  const auto device = cuda::make_device(*cuda::open_runtime(0, ""), DType::bf16, true);
+  Ops& ops = device->ops();
+  constexpr int kRows = 40, kExperts = 4, kWidth = 48, kIn = 272;
+  OpsLimits limits;
+  limits.max_seqs = limits.max_tokens = limits.max_context = kRows, limits.vocab_size = 300;
+  limits.heads = {{2, 2, 32}}, limits.num_experts = kExperts, limits.max_expert_rows = kRows;
+  ops.reserve(limits);
+  std::vector<Device::Buffer> memory;
+  const auto take = [&](DType type, int64_t rows, int64_t columns) {
+    memory.push_back(device->allocate(size_t(rows * columns) * 4, Memory::pinned_host));
+    return Tensor::of(memory.back().get(), type, {rows, columns});
+  };
+  std::mt19937 rng(5);
+  std::normal_distribution<float> normal;
+  const Tensor source = take(DType::f32, kExperts * kWidth, kIn);
+  const Tensor x = take(DType::bf16, kRows, kIn), ids = take(DType::i32, 1, kRows);
+  for (int64_t i = 0; i < source.size(); ++i) source.as<float>()[i] = normal(rng);
+  for (int64_t i = 0; i < x.size(); ++i) x.as<uint16_t>()[i] = to_bf16(normal(rng));
+  // Two large terms that cancel out, so that sums in another order are seen to be others.
+  for (int64_t r = 0; r < source.shape[0]; ++r)
+    source.row<float>(r)[0] = 1024, source.row<float>(r)[kIn - 1] = -1024;
+  for (int64_t r = 0; r < kRows; ++r)
+    x.row<uint16_t>(r)[0] = x.row<uint16_t>(r)[kIn - 1] = to_bf16(1024);
+  for (int i = 0; i < kRows; ++i) ids.as<int32_t>()[i] = i % 3;
+  for (const DType type : {DType::bf16, DType::fp8_e4m3}) {
+    memory.push_back(
+        device->allocate(ops.weight_bytes(type, kExperts * kWidth, kIn), Memory::device));
+    const Weight w = ops.make_weight(memory.back().get(), type, kExperts * kWidth, kIn);
+    ops.pack_rows(w, 0, source);
+    const Tensor all = take(DType::bf16, kRows, kWidth), gated = take(DType::bf16, kRows, kWidth),
+                 scratch = take(DType::bf16, kRows, kWidth);
+    for (const int count : {kRows, 1, 5}) {
+      const Tensor some = take(DType::bf16, count, kWidth),
+                   some_gated = take(DType::bf16, count, kWidth / 2);
+      const Tensor of = Tensor::of(ids.data, DType::i32, {count});
+      ops.expert_matmul(some, x.rows(0, count), w, of);
+      ops.expert_silu_mul(some_gated, x.rows(0, count), w, of, scratch.rows(0, count));
+      device->sync(device->record(device->compute_stream()));
+      const auto bytes = [](const Tensor& t) { return size_t(t.size()) * 2; };
+      if (count == kRows) {
+        EXPECT_NE(some.as<uint16_t>()[0], 0);
+        std::memcpy(all.data, some.data, bytes(some));
+        std::memcpy(gated.data, some_gated.data, bytes(some_gated));
+      }
+      EXPECT_EQ(std::memcmp(all.data, some.data, bytes(some)), 0) << count;
+      EXPECT_EQ(std::memcmp(gated.data, some_gated.data, bytes(some_gated)), 0) << count;
+    }
+  }
+}
+
 // A product in fp8 is that of the stored codes with x quantised by the row; a layer whose sizes do
 // not suit it is widened. Sources are of every type.
 TEST_F(CudaEngine, Fp8ProductsAreOfQuantisedRows) {

@@ -218,6 +218,16 @@ TEST_F(CudaEngine, WorkspaceIsForEveryKindOfHeads) {
   EXPECT_EQ(bytes({many, few}), bytes({many}) + lists);
 }
 
+TEST_F(CudaEngine, WorkspaceIsForTheExpertsOfALargestStep) {
+  const auto device = cuda::make_device(*cuda::open_runtime(0, ""), DType::bf16);
+  OpsLimits limits;
+  limits.max_seqs = limits.max_tokens = limits.max_context = 32, limits.vocab_size = 300;
+  limits.heads = {{2, 1, 32}};
+  const size_t without = device->ops().workspace_bytes(limits);
+  limits.num_experts = 128, limits.max_expert_rows = 1 << 20;
+  EXPECT_GT(device->ops().workspace_bytes(limits), without + (sizeof(int32_t) << 20));
+}
+
 // Lists of attention's work for each kind of heads, and layers without any.
 TEST_F(CudaEngine, WhateverHappensAroundLayersThatDiffer) {
   auto device = cuda::make_device(*cuda::open_runtime(0, ""), DType::bf16, true);
