@@ -1,6 +1,6 @@
 // Mixtures of experts: which experts a row goes to, their products, and the sum of what they say.
-// Written to be right and the same in any batch: a product reads its expert's weights once for a
-// few rows, which is what decoding takes; for long prompts it lacks tensor cores.
+// A product reads its expert's weights once for a few rows, which is what decoding takes; for many
+// there is grouped_matmul.h.
 #pragma once
 
 #include "kernels/cuda/vector.h"

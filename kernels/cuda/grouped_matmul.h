@@ -22,8 +22,8 @@
 
 namespace sluice::cuda {
 
-constexpr int kGroupThreads = 1024;
 constexpr int kMostGroups = 512;
+constexpr int kGroupThreads = kMostGroups;  // one for each
 
 constexpr int kGroupedWarps = 4;
 constexpr int kGroupedThreads = 32 * kGroupedWarps;
@@ -71,7 +71,7 @@ group_rows_kernel(GroupParams p) {
   simt::wait_for_earlier();
   auto& shared = simt::shared<GroupShared>();
   const int thread = simt::thread_id();
-  if (thread < kMostGroups) shared.count[thread] = 0;
+  shared.count[thread] = 0;
   simt::sync_block();
   for (int i = thread; i < p.rows; i += kGroupThreads)
     simt::atomic_add_shared(&shared.count[p.experts[i]], 1);
@@ -92,7 +92,7 @@ group_rows_kernel(GroupParams p) {
     }
   }
   simt::sync_block();
-  const int first = thread < kMostGroups ? int(shared.next[thread]) : 0;
+  const int first = int(shared.next[thread]);
   simt::sync_block();  // `next` moves on
   for (int i = thread; i < p.rows; i += kGroupThreads)
     p.order[simt::atomic_add_shared(&shared.next[p.experts[i]], 1)] = i;

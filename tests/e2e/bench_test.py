@@ -68,6 +68,18 @@ def test_bench_ops_measures_what_is_asked_for(device, only, ops, tmp_path):
     assert all(line["seconds"] > 0 and line["op"] in result.stdout for line in out["lines"])
 
 
+def test_bench_ops_counts_the_experts_that_are_taken(tmp_path):
+    """On a CPU: the emulator would take its time."""
+    path = tmp_path / "ops.json"
+    result = run_cli("bench", "ops", "--device=cpu", "--threads=1", "--only=experts m=1 ", "--seconds=0.01", "--json", path)
+    assert result.returncode == 0, result.stderr
+    lines = json.loads(path.read_text())["lines"]
+    assert [line["op"] for line in lines] == ["experts m=1 of 1b-a400m", "experts m=1 of 1b-a400m, fp8"]
+    weights = 8 * 3 * 1024 * 512
+    assert [line["bytes"] - 2 * 1024 * 4 for line in lines] == [2 * weights, weights]
+    assert all(line["flops"] == 2 * weights and line["seconds"] > 0 for line in lines)
+
+
 def test_bench_tokenizer(tmp_path):
     """Of made-up texts and of a file."""
     path = tmp_path / "tokenizer.json"

@@ -39,13 +39,13 @@ constexpr Case kCases[] = {
     {"one expert has all rows", 150, 1, 4, 48, 40, [](int) { return 2; }},
     {"the last expert has all rows, just one tile", 32, 2, 5, 64, 32, [](int) { return 4; }},
     {"a tile and a row", 65, 1, 2, 128, 64, [](int) { return 0; }},
-    {"uneven, and every other is empty", 61, 3, 9, 136, 104,
+    {"uneven, and every other is empty", 31, 3, 9, 72, 104,
      [](int row) {
-       return row % 7 == 0 ? 0 : row % 5 == 0 ? 4 : row < 90 ? 6 : 8;
+       return row % 7 == 0 ? 0 : row % 5 == 0 ? 4 : row < 80 ? 6 : 8;
      }},
-    {"all alike", 40, 4, 8, 80, 296, [](int row) { return row * 3 % 8; }},
-    {"more experts than rows", 5, 2, 300, 24, 72, [](int row) { return 31 * row + 3; }},
-    {"many columns", 24, 1, 3, 272, 200, [](int row) { return row % 3; }},
+    {"all alike", 20, 4, 4, 80, 168, [](int row) { return row * 3 % 4; }},
+    {"more experts than rows", 3, 2, 300, 24, 72, [](int row) { return 59 * row + 3; }},
+    {"many columns", 24, 1, 2, 208, 40, [](int row) { return row % 2; }},
 };
 
 // Rows of x lie further apart than they are long, and what lies between them is NaN.
@@ -103,52 +103,51 @@ struct Mixture {
   Array<T> product(bool gated) {
     const int64_t cols = gated ? width / 2 : width;
     Array<T> out(size_t(rows * (cols + kGap)));
-    Array<simt::Vec4> scratch(grouped_scratch_bytes(rows, num_experts) / sizeof(simt::Vec4) + 1);
+    // As an earlier call may have left it: every tile has a row.
+    Array<simt::Vec4> scratch((grouped_scratch_bytes(rows, num_experts) + 15) / 16);
+    for (size_t i = 0; i < scratch.size(); ++i) scratch[i] = {0, 0, 1, 0};
     grouped_matmul(Stream{}, out.tensor(dtype_of<T>(), {rows, cols + kGap}).cols(0, cols), inputs(),
                    weights(), scales(), ids(), gated, scratch.data());
     return out;
   }
 };
 
+// Plain, with the gates' and the ups' columns side by side, and gated: silu(gate) * up of what the
+// plain one wrote.
 TYPED_TEST(GroupedMatmul, IsEachRowsProductByItsExpert) {
   using T = typename TypeParam::T;
   for (const Case& c : kCases) {
     SCOPED_TRACE(c.what);
-    Mixture<TypeParam> m(c, c.width);
-    const Array<T> out = m.product(false);
-    simt::Error error;
+    Mixture<TypeParam> m(c, 2 * c.width);
+    const Array<T> plain = m.product(false), gated = m.product(true);
+    simt::Error error, gated_error;
     for (int64_t r = 0; r < m.rows; ++r) {
-      const T* row = &out[size_t(r * (c.width + m.kGap))];
-      for (int64_t o = 0; o < c.width; ++o) error.add(to_float(row[o]), m.exact(r, o));
-      for (int64_t o = c.width; o < c.width + m.kGap; ++o) ASSERT_EQ(row[o].bits, 0xffff);
+      const T* row = &plain[size_t(r * (2 * c.width + m.kGap))];
+      const T* gated_row = &gated[size_t(r * (c.width + m.kGap))];
+      for (int64_t o = 0; o < 2 * c.width; ++o) error.add(to_float(row[o]), m.exact(r, o));
+      for (int64_t o = 0; o < c.width; ++o) {
+        const double gate = to_float(row[o]), up = to_float(row[o + c.width]);
+        gated_error.add(to_float(gated_row[o]), gate / (1 + std::exp(-gate)) * up);
+      }
+      for (int64_t gap = 0; gap < m.kGap; ++gap) {
+        ASSERT_EQ(row[2 * c.width + gap].bits, 0xffff);
+        ASSERT_EQ(gated_row[c.width + gap].bits, 0xffff);
+      }
     }
     EXPECT_LT(error.relative(), kTolerance);
-  }
-}
-
-TYPED_TEST(GroupedMatmul, GatedIsTheProductAndTheGate) {
-  using T = typename TypeParam::T;
-  for (const Case& c : kCases) {
-    SCOPED_TRACE(c.what);
-    Mixture<TypeParam> m(c, 2 * c.width);
-    Array<T> both = m.product(false), apart(size_t(m.rows * (c.width + m.kGap)));
-    const auto view = [&](Array<T>& a, int64_t cols) {
-      return a.tensor(dtype_of<T>(), {m.rows, cols + m.kGap}).cols(0, cols);
-    };
-    silu_mul(Stream{}, view(apart, c.width), view(both, 2 * c.width));
-    EXPECT_TRUE(m.product(true).same_bits(apart));
+    EXPECT_LT(gated_error.relative(), kTolerance);
   }
 }
 
 // The promise that batch-invariant mode is built on.
 TYPED_TEST(GroupedMatmul, ARowHasTheSameBitsInAnyCompany) {
   using T = typename TypeParam::T;
-  const Case all_of = {"", 140, 1, 4, 48, 168, [](int row) { return row % 9 == 0 ? 1 : 3; }};
+  const Case all_of = {"", 80, 1, 4, 48, 104, [](int row) { return row % 9 == 0 ? 1 : 3; }};
   Mixture<TypeParam> all(all_of, 48);
   const Array<T> together = all.product(false);
   const size_t row_bytes = 48 * sizeof(T), stride = size_t(48 + all.kGap);
   for (const auto& [first, count] :
-       {std::pair<int64_t, int64_t>{0, 1}, {139, 1}, {60, 17}, {3, 90}}) {
+       {std::pair<int64_t, int64_t>{0, 1}, {79, 1}, {40, 17}, {3, 75}}) {
     Case c = all_of;
     c.tokens = count;
     Mixture<TypeParam> some(c, 48);
@@ -179,12 +178,10 @@ TYPED_TEST(GroupedMatmul, ARowThatIsNoNumberHarmsNobodyElse) {
 
 TYPED_TEST(GroupedMatmul, WhateverTheOrderOfThreads) {
   using T = typename TypeParam::T;
-  for (const bool gated : {false, true}) {
-    const Case c = {"", 75, 2, 6, 96, 296, [](int row) { return row % 3 == 0 ? row % 6 : 2; }};
-    Mixture<TypeParam> m(c, 2 * c.width);
-    const Array<T> first = m.product(gated);
-    simt::in_all_orders([&] { EXPECT_TRUE(m.product(gated).same_bits(first)) << gated; });
-  }
+  const Case c = {"", 40, 2, 4, 40, 200, [](int row) { return row % 6 == 0 ? 3 : 1; }};
+  Mixture<TypeParam> m(c, 2 * c.width);
+  const Array<T> first = m.product(true);
+  simt::in_all_orders([&] { EXPECT_TRUE(m.product(true).same_bits(first)); });
 }
 
 TEST(GroupedMatmulShapes, NoBankIsMetTwice) {

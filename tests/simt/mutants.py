@@ -22,19 +22,19 @@ CUDA = "kernels/cuda/"
 SOURCES = ["base/check.cc", "kernels/simt/emulator.cc", "kernels/simt/emulator_ops.cc",
            "kernels/simt/fiber.cc", "kernels/simt/stream.cc", CUDA + "attention_work.cc"] + [
     CUDA + name + ".cu" for name in ["attention_decode", "attention_decode_fp8", "attention_prefill",
-                                     "attention_prefill_fp8", "elementwise", "experts", "norm",
+                                     "attention_prefill_fp8", "elementwise", "experts", "grouped_matmul", "norm",
                                      "quantize_rows", "rope", "rows", "sample", "skinny_matmul"]]
 DECODES = ["attention_decode.cu", "attention_decode_fp8.cu"]
 PREFILLS = ["attention_prefill.cu", "attention_prefill_fp8.cu"]
 USERS = {  # what has a header's kernels in it
     "attention_decode.h": DECODES,
     "attention_prefill.h": PREFILLS,
-    "paged_kv.h": DECODES + PREFILLS,
-    "vector.h": ["norm.cu", "elementwise.cu", "experts.cu", "quantize_rows.cu"],
-    "elementwise.h": ["elementwise.cu", "skinny_matmul.cu", "quantize_rows.cu"],
+    "paged_kv.h": DECODES + PREFILLS + ["grouped_matmul.cu"],
+    "vector.h": ["norm.cu", "elementwise.cu", "experts.cu", "grouped_matmul.cu", "quantize_rows.cu"],
+    "elementwise.h": ["elementwise.cu", "grouped_matmul.cu", "skinny_matmul.cu", "quantize_rows.cu"],
     "norm.h": ["norm.cu", "quantize_rows.cu"],
 }
-PROGRAMS = {name: [f"tests/simt/{name}_test.cc"] for name in ["rows", "attention", "sample", "skinny_matmul"]}
+PROGRAMS = {name: [f"tests/simt/{name}_test.cc"] for name in ["rows", "attention", "sample", "skinny_matmul", "grouped_matmul"]}
 PROGRAMS["rows"].append("tests/simt/qkv_test.cc")
 
 DECODE, PREFILL = CUDA + "attention_decode.h", CUDA + "attention_prefill.h"
@@ -42,7 +42,7 @@ PAGED, WORK, NORM = CUDA + "paged_kv.h", CUDA + "attention_work.cc", CUDA + "nor
 QUANTIZE = CUDA + "quantize_rows.h"
 ROPE, ELEMENT, ROWS = CUDA + "rope.h", CUDA + "elementwise.h", CUDA + "rows.h"
 SAMPLE, SKINNY, EXPERTS = CUDA + "sample.h", CUDA + "skinny_matmul.h", CUDA + "experts.h"
-VECTOR = CUDA + "vector.h"
+VECTOR, GROUPED = CUDA + "vector.h", CUDA + "grouped_matmul.h"
 # (what is wrong, file, text, text in its place); the text must occur exactly once.
 MUTANTS = [
     # --- both attentions ---
@@ -340,6 +340,42 @@ MUTANTS = [
     ("upper codes of a word are its lower ones", VECTOR, "simt::widen_e4m3<2, 3>(simt::Bf16{}, words[i])",
      "simt::widen_e4m3<0, 1>(simt::Bf16{}, words[i])"),
     ("of sixteen elements the first eight come twice", VECTOR, "simt::load_16(from + at)", "simt::load_16(from)"),
+    # --- experts by tiles ---
+    ("rows are counted before there is a zero", GROUPED, "shared.count[thread] = 0;\n  simt::sync_block();\n",
+     "shared.count[thread] = 0;\n"),
+    ("counts are read before they are whole", GROUPED,
+     "&shared.count[p.experts[i]], 1);\n  simt::sync_block();\n", "&shared.count[p.experts[i]], 1);\n"),
+    ("an expert's first row moves while it is read", GROUPED, "  simt::sync_block();  // `next` moves on\n", ""),
+    ("sums before a lane are of all", GROUPED, "if (lane >= step) sum += other;", "sum += other;"),
+    ("every tile begins at its expert's first row", GROUPED, "*tile = {thread, first + at,", "*tile = {thread, first,"),
+    ("an expert's last tile is full", GROUPED, "left < kGroupedRows ? left : kGroupedRows, 0};", "kGroupedRows, 0};"),
+    ("tiles of an earlier call stay", GROUPED, "p.tiles[t] = {0, 0, 0, 0};", "p.tiles[t] = p.tiles[t];"),
+    ("tiles are products of another token", GROUPED, "shared.rows[row] / p.per_x * p.x_stride",
+     "shared.rows[row] / (p.per_x + 1) * p.x_stride"),
+    ("rows of tiles are not scattered", GROUPED, "p.out + shared.rows[row] * p.out_stride", "p.out + row * p.out_stride"),
+    ("all tiles go to the first expert's weights", GROUPED, "(int64_t{expert} * (gated ? 2 : 1)", "(int64_t{0} * (gated ? 2 : 1)"),
+    ("ups of experts are gates", GROUPED, "+ (up ? 1 : 0)) * width", ") * width"),
+    ("weights past the last expert's are read", GROUPED, "    if (output >= width) return -1;\n", ""),
+    ("columns of somebody else are written", GROUPED, "    if (first_col + col >= p.width) continue;\n", ""),
+    ("every block has the first columns", GROUPED, "simt::block_id() % p.parts * p.cols()",
+     "simt::block_id() % p.parts * 0"),
+    ("what is past k is multiplied", GROUPED, "first + at < k && ", ""),
+    ("a step of a tile is taken for the next", GROUPED, "fetch(s + kStages - 1);", "fetch(s + kStages);"),
+    ("a step is read before it is there", GROUPED, "simt::cp_async_wait<kStages - 2>();",
+     "simt::cp_async_wait<kStages - 1>();"),
+    ("a step is read before it is there for all", GROUPED,
+     "    simt::sync_block();  // step s has landed for all, and nobody reads the one before any more\n", ""),
+    ("a tile's results overwrite stages in use", GROUPED, "  simt::sync_block();  // `out` lies over the stages\n", ""),
+    ("a tile's results are read before they are there", GROUPED,
+     "sums, shared.out);\n  simt::sync_block();\n", "sums, shared.out);\n"),
+    ("a tile's rows are read before they are known", GROUPED,
+     "p.order[tile.first + simt::thread_id()];\n  simt::sync_block();\n", "p.order[tile.first + simt::thread_id()];\n"),
+    ("rows are not in the order of their codes", GROUPED, "k + key_dim<W>(0, lane % 4)]", "k + lane % 4 * 2]"),
+    ("halves of a row's pairs change places", GROUPED, "r[i] = v.first, r[i + 2] = v.second;",
+     "r[i] = v.second, r[i + 2] = v.first;"),
+    ("tiles forget the scales of experts", GROUPED, "scale[c] = p.scale[of];", "scale[c] = 1;"),
+    ("two outputs have one scale", GROUPED, "n * 8 + col + c);", "n * 8 + col);"),
+    ("rows of tiles meet banks twice", GROUPED, "sizeof(W) == 1 ? 16 : 8;", "sizeof(W) == 1 ? 16 : 0;"),
     # --- activations ---
     ("gelu is its approximation", ELEMENT, "return simt::max(x, 0.0f) - size * 0.5f * p * simt::exp(-0.5f * size * size);",
      "return 0.5f * x * (1 + simt::tanh(0.7978845608028654f * (x + 0.044715f * x * x * x)));"),
