@@ -247,7 +247,7 @@ void CheckedOps::expert_matmul(Tensor out, Tensor x, const Weight& w, Tensor exp
 
 void CheckedOps::expert_silu_mul(Tensor out, Tensor x, const Weight& w, Tensor experts,
                                  Tensor scratch) {
-  check_weight(w);
+  check_weight(w, act_dtype());
   check(x, act_dtype(), {-1, w.in_features()});
   check(out, act_dtype(), {-1, -1});
   check(scratch, act_dtype(), {out.shape[0], 2 * out.shape[1]});

@@ -4,12 +4,13 @@
     tests/simt/mutants.py [--only N ...] [--jobs J] [--cxx g++]
 
 Works in a scratch folder; the tree is not touched. Needs pkg-config, fmt and GoogleTest. What stands
-behind a mutant says which test was first to fail: `rows`, `attention`, `sample` or `skinny_matmul`,
-plain, under ThreadSanitizer (`-race`) or AddressSanitizer (`-memory`) where only that notices.
+behind a mutant says which test was first to fail: `rows`, `attention`, `sample`, `skinny_matmul` or
+`grouped_matmul`, plain, under ThreadSanitizer (`-race`) or AddressSanitizer (`-memory`) where only that notices.
 
 Last result: killed 125 of 125, in several runs, as kernels came, each by the program of its kernel: 123 by the plain
 tests, two (reads past the last weights and tokens of skinny_matmul) by AddressSanitizer. Those of the attentions that
 were there before caches in fp8 have not been run again since. The four of experts in fp8: by the plain tests of rows.
+The 26 of experts by tiles: one (reads past the last weights) by a sanitizer, the others by the plain tests of grouped_matmul.
 """
 
 import pathlib
