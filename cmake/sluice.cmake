@@ -33,7 +33,7 @@ endfunction()
 # (thread), and CUDA kernels on the emulator (both: bounds, and races between a block's threads).
 # tests/sanitize.sh builds and runs everything.
 set(SLUICE_SIMT_TESTS simt_emulator_test simt_rows_test simt_attention_test simt_sample_test
-                      simt_grouped_matmul_test)
+                      simt_skinny_matmul_test simt_grouped_matmul_test)
 set(SLUICE_SANITIZED_address parse_test stream_test model_files_test text_test jinja_bounds_test
                              fuzz_jinja fuzz_safetensors fuzz_config fuzz_tokenizer fuzz_sentencepiece
                              fuzz_request fuzz_http fuzz_grpc
