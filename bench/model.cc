@@ -301,6 +301,7 @@ int bench_model(const BenchModelOptions& o) {
   Bench bench(o, ceilings, **device, **model, *runner);
   bench.warm_up();
   const std::vector<Line> lines = measure(o, bench);
+  config.model.load_format = o.load_format;
 
   const std::string name = served_name(config.model);
   fmt::print("{}, {} weights, on {}{}; limits: {}\n", name, name_of((*model)->weight_dtype()),

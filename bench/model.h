@@ -9,6 +9,7 @@ namespace sluice {
 
 struct BenchModelOptions {
   std::string model_dir;
+  std::string load_format = "auto";
   Config::Device device;
   std::vector<int> prompts = {128, 512, 2048};      // prefill: tokens of one prompt
   std::vector<int> batches = {1, 2, 4, 8, 16, 32};  // decode: sequences
@@ -21,8 +22,9 @@ struct BenchModelOptions {
 // Speed of a model on a device, through the runner that serves it, without a scheduler: tokens
 // a second of prefill and of decode, sampling included, each beside the floor: the time that the
 // weights and the cache take to be read at the device's bandwidth, or the arithmetic at its peak,
-// whichever is longer. A model that fits into the chip's caches may beat that floor. Progress on
-// stderr, a table on stdout. 0, or 1 with an error on stderr.
+// whichever is longer. Of a device that computes beside the host also the share of its time between
+// decode steps that no step had. A model that fits into the chip's caches may beat that floor.
+// Progress on stderr, a table on stdout. 0, or 1 with an error on stderr.
 int bench_model(const BenchModelOptions& options);
 
 }  // namespace sluice

@@ -15,7 +15,8 @@ struct Config {
     std::string chat_template;  // one of the model's by name, or a file; empty: the model's
     bool trust_request_chat_template = false;  // run templates that clients send
     std::string dtype = "auto";  // of the weights in memory: auto (as stored), f32, f16, bf16, fp8
-    int max_model_len = 0;       // 0: the model's own limit
+    std::string load_format = "auto";  // auto (the directory's tensors), dummy (random ones)
+    int max_model_len = 0;             // 0: the model's own limit
   } model;
   struct Device {
     std::string kind = "auto";     // auto, cpu, cuda

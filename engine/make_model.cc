@@ -11,15 +11,11 @@
 #include <fstream>
 #include <thread>
 
-#include "base/float16.h"
-#include "base/float8.h"
 #include "base/log.h"
 #include "engine/json_util.h"
 #include "engine/model_config.h"
-#include "engine/models/dense.h"
 #include "engine/random_weights.h"
 #include "engine/synthetic_tokenizer.h"
-#include "engine/weights.h"
 
 namespace sluice {
 namespace {
@@ -203,83 +199,22 @@ OrderedJson config_json(const Preset& p, uint64_t seed, std::string_view dtype) 
   return json;
 }
 
-struct TensorToMake : CheckpointTensor {
-  enum class Kind { weight, vector, scale } kind = Kind::weight;
-  DType dtype = DType::f32;
-  int64_t size = 1;
-  size_t offset = 0;  // in the data section
-  size_t bytes_of(int64_t count) const { return size_t(count) * bits_of(dtype) / 8; }
-};
-
-constexpr double kDeviation = 0.02;
-
-// Of a row of fp8 weights: a function of the row alone, so that pieces need not see the whole. No
-// weight is beyond 3.47 deviations, which 448 steps of the smallest scale reach.
-float scale_of_row(int64_t row) {
-  return from_bf16(to_bf16(float(3.5 * kDeviation / kMaxE4m3 * (1 + row % 8 / 8.0))));
+size_t bytes_of(const StoredTensor& t, int64_t count) {
+  return size_t(count) * bits_of(*t.dtype) / 8;
 }
 
-std::vector<TensorToMake> tensors_of(const ModelConfig& config, DType dtype) {
-  using Kind = TensorToMake::Kind;
-  const DType rest = dtype == DType::fp8_e4m3 ? DType::bf16 : dtype;
-  std::vector<TensorToMake> tensors;
-  size_t offset = 0;
-  const auto put = [&](CheckpointTensor made, DType type, Kind kind) {
-    TensorToMake t{std::move(made), kind, type};
-    for (const int64_t d : t.shape) t.size *= d;
-    t.offset = offset;
-    offset += t.bytes_of(t.size);
-    tensors.push_back(std::move(t));
-  };
-  for (CheckpointTensor& made : checkpoint_tensors(config)) {
-    const bool quantised = made.layer && dtype != rest;
-    const CheckpointTensor scale{made.name + "_scale", {made.shape[0], 1}};
-    const Kind kind = made.shape.size() == 1 ? Kind::vector : Kind::weight;
-    put(std::move(made), quantised ? dtype : rest, kind);
-    if (quantised) put(scale, rest, Kind::scale);
-  }
-  return tensors;
-}
-
-const char* stored_name(DType t) {
-  return t == DType::f32 ? "F32" : t == DType::f16 ? "F16" : t == DType::bf16 ? "BF16" : "F8_E4M3";
-}
-
-std::string header_of(const std::vector<TensorToMake>& tensors) {
+std::string header_of(const std::vector<StoredTensor>& tensors) {
   OrderedJson json = {{"__metadata__", {{"format", "pt"}}}};
-  for (const TensorToMake& t : tensors)
-    json[t.name] = {{"dtype", stored_name(t.dtype)},
-                    {"shape", t.shape},
-                    {"data_offsets", {t.offset, t.offset + t.bytes_of(t.size)}}};
+  size_t offset = 0;
+  for (const StoredTensor& t : tensors) {
+    json[t.name] = {
+        {"dtype", t.dtype_name}, {"shape", t.shape}, {"data_offsets", {offset, offset + t.bytes}}};
+    offset += t.bytes;
+  }
   std::string text = json.dump();
   text.append((8 - text.size() % 8) % 8, ' ');
   const uint64_t size = text.size();
   return std::string(reinterpret_cast<const char*>(&size), 8) + text;
-}
-
-template <class T>
-void store(std::vector<char>& out, int64_t i, T value) {
-  std::memcpy(out.data() + i * sizeof(T), &value, sizeof(T));
-}
-
-void make_elements(const TensorToMake& t, uint64_t seed, int64_t begin, int64_t count,
-                   std::vector<char>& out) {
-  using Kind = TensorToMake::Kind;
-  const uint64_t stream = weight_stream(seed, t.name);
-  const auto element = [&](int64_t i) {
-    if (t.kind == Kind::vector) return t.mean;
-    if (t.kind == Kind::scale) return scale_of_row(i);
-    const float x = random_weight(stream, i, kDeviation);
-    return t.dtype == DType::fp8_e4m3 ? x / scale_of_row(i / t.shape[1]) : x;
-  };
-  const auto fill = [&](auto convert) {
-    for (int64_t i = 0; i < count; ++i) store(out, i, convert(element(begin + i)));
-  };
-  out.resize(t.bytes_of(count));
-  if (t.dtype == DType::f32) fill([](float x) { return x; });
-  if (t.dtype == DType::f16) fill(to_f16);
-  if (t.dtype == DType::bf16) fill(to_bf16);
-  if (t.dtype == DType::fp8_e4m3) fill(to_e4m3);
 }
 
 bool write_all(int fd, const char* data, size_t bytes, size_t offset) {
@@ -297,19 +232,21 @@ bool write_all(int fd, const char* data, size_t bytes, size_t offset) {
 // Every piece is a pure function of its place, so threads only share a counter and the file.
 absl::Status write_tensors(const fs::path& path, const ModelConfig& config, uint64_t seed,
                            DType dtype) {
-  const std::vector<TensorToMake> tensors = tensors_of(config, dtype);
+  const std::vector<StoredTensor> tensors = random_checkpoint(config, dtype, seed);
   const std::string header = header_of(tensors);
   constexpr int64_t kPiece = 1 << 17;  // elements
   struct Piece {
-    const TensorToMake* tensor;
+    const StoredTensor* tensor;
     int64_t begin, count;
+    size_t at;  // in the file
   };
   std::vector<Piece> pieces;
   size_t total = header.size();
-  for (const TensorToMake& t : tensors) {
-    total += t.bytes_of(t.size);
-    for (int64_t i = 0; i < t.size; i += kPiece)
-      pieces.push_back({&t, i, std::min(kPiece, t.size - i)});
+  for (const StoredTensor& t : tensors) {
+    const auto size = int64_t(t.bytes * 8 / size_t(bits_of(*t.dtype)));
+    for (int64_t i = 0; i < size; i += kPiece)
+      pieces.push_back({&t, i, std::min(kPiece, size - i), total + bytes_of(t, i)});
+    total += t.bytes;
   }
   std::error_code error;
   const fs::space_info space = fs::space(path.parent_path(), error);
@@ -322,13 +259,14 @@ absl::Status write_tensors(const fs::path& path, const ModelConfig& config, uint
   std::atomic<size_t> next = 0, done = 0;
   std::atomic<int> write_error = failed ? errno : 0;
   const auto work = [&](bool reports) {
-    std::vector<char> buffer;
+    std::vector<std::byte> buffer;
     auto last = std::chrono::steady_clock::now();
     for (size_t i = next++; i < pieces.size() && !failed; i = next++) {
       const Piece& piece = pieces[i];
-      make_elements(*piece.tensor, seed, piece.begin, piece.count, buffer);
-      const size_t at = header.size() + piece.tensor->offset + piece.tensor->bytes_of(piece.begin);
-      if (!write_all(fd, buffer.data(), buffer.size(), at)) {
+      buffer.resize(bytes_of(*piece.tensor, piece.count));
+      random_elements(*piece.tensor, piece.begin, piece.count, buffer.data());
+      const auto* data = reinterpret_cast<const char*>(buffer.data());
+      if (!write_all(fd, data, buffer.size(), piece.at)) {
         write_error = errno;
         failed = true;
       }
@@ -387,19 +325,19 @@ absl::Status prepare_directory(const fs::path& out) {
 
 }  // namespace
 
-std::vector<std::string> preset_names() {
+std::vector<std::string> model_preset_names() {
   std::vector<std::string> names;
   for (const Preset& p : kPresets) names.emplace_back(p.name);
   return names;
 }
 
 absl::Status make_model(std::string_view preset, uint64_t seed, std::string_view dtype_name,
-                        const fs::path& out) {
+                        const fs::path& out, bool with_weights) {
   const auto p = std::find_if(std::begin(kPresets), std::end(kPresets),
                               [&](const Preset& x) { return preset == x.name; });
   if (p == std::end(kPresets))
     return invalid_argument("make-model: preset \"{}\", expected one of {}", preset,
-                            fmt::join(preset_names(), ", "));
+                            fmt::join(model_preset_names(), ", "));
   DType dtype = DType::bf16;
   const char* config_dtype = "bfloat16";
   if (dtype_name == "f32") {
@@ -439,6 +377,10 @@ absl::Status make_model(std::string_view preset, uint64_t seed, std::string_view
   const fs::path partial = out / "model.safetensors.partial";
   std::error_code error;
   fs::remove(out / "model.safetensors", error);
+  if (!with_weights) {
+    log_info("make-model: wrote {} ({}, without weights) to {}", p->name, dtype_name, out.string());
+    return absl::OkStatus();
+  }
   if (absl::Status s = write_tensors(partial, *model, seed, dtype); !s.ok()) {
     fs::remove(partial, error);
     return s;

@@ -17,10 +17,10 @@ namespace sluice {
 //
 // `dtype`: f32, f16, bf16, or fp8: then the linear layers of a bf16 model are e4m3, in the layout
 // of compressed-tensors. `out` may be new, empty, or a directory that this wrote before; anything
-// else is refused.
+// else is refused. Without weights: all the rest, for `model.load_format = dummy`.
 absl::Status make_model(std::string_view preset, uint64_t seed, std::string_view dtype,
-                        const std::filesystem::path& out);
+                        const std::filesystem::path& out, bool with_weights = true);
 
-std::vector<std::string> preset_names();
+std::vector<std::string> model_preset_names();
 
 }  // namespace sluice

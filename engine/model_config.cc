@@ -88,8 +88,10 @@ void add_unused(const KeyReader& keys, ModelConfig& c) {
 void review_keys(KeyReader& keys, const Family* family, ConfigReview& review) {
   ModelConfig& c = review.config;
   for (const char* key : {"quantization_config", "compression_config"})
-    if (const Json* quantized = keys.find(key))
+    if (const Json* quantized = keys.find(key)) {
       keys.add(check_quantization(key, *quantized, c.fp8_cache, c.warnings));
+      c.fp8_layers = true;
+    }
   keys.only("is_encoder_decoder", false);
   if (family) family->read(keys, c);
   c.dtype = read_dtype(keys);

@@ -138,6 +138,7 @@ struct ModelConfig {
   float logits_scale = 1;
 
   std::optional<DType> dtype;  // as the file declares it; the tensors themselves decide
+  bool fp8_layers = false;     // the same of a "quantization_config"
   bool fp8_cache = false;      // its keys and values are meant to be kept as fp8
   std::vector<TokenId> eos_ids;
   std::optional<TokenId> bos_id;

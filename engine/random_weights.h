@@ -1,30 +1,23 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
-#include <string_view>
+#include <vector>
 
-#include "base/hash.h"
+#include "engine/model_config.h"
+#include "engine/safetensors.h"
 
 namespace sluice {
 
-// Weights that are a function of (seed, tensor name, index) alone: any thread can make any part of
-// any tensor, and tests/golden/models/make_fixtures.py makes the same bits with numpy.
+// A checkpoint that nobody stored: every tensor that a model of this config asks for, with values
+// that are a function of the seed, the tensor's name and the place in it (base/random_weights.h):
+// matrices of noise, norms as training begins with. `dtype`: f32, f16, bf16, or fp8_e4m3, then the
+// linear layers have a scale for each output and what else there is is bf16.
+std::vector<StoredTensor> random_checkpoint(const ModelConfig&, DType, uint64_t seed);
+// The type that the config says its weights have.
+DType declared_dtype(const ModelConfig&);
 
-inline uint64_t weight_stream(uint64_t seed, std::string_view tensor) {
-  uint64_t hash = 0xcbf29ce484222325;  // FNV-1a
-  for (const char c : tensor) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3;
-  return mix64(seed, hash);
-}
-
-// Near-normal, mean 0: the sum of four uniform 16-bit numbers, so exact until the one
-// multiplication. Tails end at 3.46 deviations, which suits weights.
-inline float random_weight(uint64_t stream, uint64_t index, double deviation) {
-  const uint64_t bits = mix64(stream + index);
-  const auto sum = static_cast<int32_t>((bits & 0xffff) + (bits >> 16 & 0xffff) +
-                                        (bits >> 32 & 0xffff) + (bits >> 48)) -
-                   131070;
-  constexpr double kUnit = 1.0 / 37837.22;  // deviation of the sum: sqrt((2^32 - 1) / 3)
-  return static_cast<float>(sum * (deviation * kUnit));
-}
+// Elements [begin, begin + count) of such a tensor, as a file would have them.
+void random_elements(const StoredTensor&, int64_t begin, int64_t count, std::byte* out);
 
 }  // namespace sluice

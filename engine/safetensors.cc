@@ -275,6 +275,17 @@ absl::StatusOr<Safetensors> Safetensors::open(const std::filesystem::path& dir) 
   return result;
 }
 
+Safetensors Safetensors::of(std::vector<StoredTensor> tensors, std::string source) {
+  Safetensors result;
+  result.source_ = std::move(source);
+  result.tensors_ = std::move(tensors);
+  for (size_t i = 0; i < result.tensors_.size(); ++i) {
+    result.by_name_.emplace(result.tensors_[i].name, i);
+    result.bytes_ += result.tensors_[i].bytes;
+  }
+  return result;
+}
+
 bool Safetensors::is_lost(std::string_view name) const {
   return lost_.contains(absl::string_view(name.data(), name.size()));
 }

@@ -26,6 +26,13 @@ struct StoredTensor {
   std::vector<int64_t> shape;
   const std::byte* data = nullptr;
   size_t bytes = 0;
+  // Of what nobody stored: how its values are made (random_weights.h); then `data` is null.
+  struct Random {
+    enum class Kind { weight, constant, scale } kind = Kind::weight;
+    uint64_t stream = 0;
+    float mean = 0;
+  };
+  std::optional<Random> random;
 };
 
 // "[128, 64]", for messages.
@@ -43,6 +50,9 @@ class Safetensors {
   static absl::StatusOr<Safetensors> open(const std::filesystem::path& dir);
   // What can be opened; every reason why open() would refuse the rest is added to `problems`.
   static Safetensors review(const std::filesystem::path& dir, std::vector<absl::Status>& problems);
+
+  // Without files. `source` stands for them in messages.
+  static Safetensors of(std::vector<StoredTensor> tensors, std::string source);
 
   const StoredTensor* find(std::string_view name) const;  // nullptr: no such tensor
   const std::vector<StoredTensor>& tensors() const { return tensors_; }

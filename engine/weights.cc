@@ -11,6 +11,7 @@
 #include "base/float16.h"
 #include "base/float8.h"
 #include "base/log.h"
+#include "engine/random_weights.h"
 
 namespace sluice {
 namespace {
@@ -29,10 +30,17 @@ float element(const std::byte* data, DType dtype, int64_t i) {
   return dtype == DType::bf16 ? from_bf16(h) : from_f16(h);
 }
 
+float element(const StoredTensor& t, int64_t i) {
+  if (!t.random) return element(t.data, *t.dtype, i);
+  std::byte made[sizeof(float)];
+  random_elements(t, i, 1, made);
+  return element(made, *t.dtype, 0);
+}
+
 absl::StatusOr<float> read_scale(const Safetensors& stored, const ScaleSpec& spec) {
   const StoredTensor* tensor = find_scale(stored, spec);
   if (!tensor) return 1.0f;
-  const float x = element(tensor->data, *tensor->dtype, 0);
+  const float x = element(*tensor, 0);
   if (!(x > 0 && std::isfinite(x)))
     return invalid_argument("{}: tensor {}: is {}, expected a finite scale above 0", tensor->file,
                             tensor->name, x);
@@ -53,8 +61,11 @@ void gather_columns(const Task& t, std::vector<std::byte>& out) {
   const int64_t columns = t.to->in_features(), stored = t.from->shape[1];
   const size_t size = bits_of(*t.from->dtype) / 8;
   out.resize(t.rows * columns * size);
+  std::vector<std::byte> made(t.from->random ? t.rows * size : 0);
   for (int64_t c = 0; c < columns; ++c) {
-    const std::byte* from = t.from->data + (c * stored + t.from_row) * size;
+    const int64_t at = c * stored + t.from_row;
+    if (t.from->random) random_elements(*t.from, at, t.rows, made.data());
+    const std::byte* from = t.from->random ? made.data() : t.from->data + at * size;
     for (int64_t r = 0; r < t.rows; ++r)
       std::memcpy(&out[(r * columns + c) * size], from + r * size, size);
   }
@@ -103,7 +114,7 @@ class Packer {
     if (!task.scale) return scales;
     const bool one = task.scale->bytes * 8 == size_t(bits_of(*task.scale->dtype));
     for (int64_t r = 0; r < task.rows; ++r) {
-      const float x = element(task.scale->data, *task.scale->dtype, one ? 0 : task.from_row + r);
+      const float x = element(*task.scale, one ? 0 : task.from_row + r);
       if (!(x >= 0 && std::isfinite(x)))
         return invalid_argument("{}: tensor {}: has {}, expected finite scales from 0",
                                 task.scale->file, task.scale->name, x);
@@ -137,10 +148,15 @@ class Packer {
     const int64_t columns = task.to->in_features();
     const DType dtype = *task.from->dtype;
     const size_t element_bytes = bits_of(dtype) / 8;
-    const std::byte* source = task.from->data + task.from_row * columns * element_bytes;
+    const int64_t begin = task.from_row * columns;
+    const std::byte* source = task.from->random ? nullptr : task.from->data + begin * element_bytes;
     // The format promises no alignment, pack_rows wants it.
     if (task.transposed) {
       gather_columns(task, aligned);
+      source = aligned.data();
+    } else if (task.from->random) {
+      aligned.resize(bytes_of(task));
+      random_elements(*task.from, begin, task.rows * columns, aligned.data());
       source = aligned.data();
     } else if (reinterpret_cast<uintptr_t>(source) % element_bytes != 0) {
       aligned.assign(source, source + bytes_of(task));
@@ -183,15 +199,14 @@ class Filler {
   }
   Tensor vector(const StoredTensor* t, float plus) {
     std::vector<float> host;
-    for (int64_t i = 0; i < t->shape[0]; ++i) host.push_back(element(t->data, *t->dtype, i) + plus);
+    for (int64_t i = 0; i < t->shape[0]; ++i) host.push_back(element(*t, i) + plus);
     return upload(host, DType::f32);
   }
   Tensor biases(const std::vector<LinearPart>& parts, const Safetensors& stored) {
     std::vector<float> host;
     for (const LinearPart& part : parts) {
       const StoredTensor* t = stored.find(part.bias);
-      for (int64_t i = 0; i < part.rows; ++i)
-        host.push_back(element(t->data, *t->dtype, part.stored_row(i)));
+      for (int64_t i = 0; i < part.rows; ++i) host.push_back(element(*t, part.stored_row(i)));
     }
     return upload(host, device_.ops().act_dtype());
   }
@@ -213,6 +228,14 @@ class Filler {
   Device& device_;
   char* at_;
 };
+
+// Whether the device makes the rows itself. Rows of one part that lie one after the other.
+bool make_there(Ops& ops, const Task& t) {
+  if (!t.from->random) return false;
+  RandomRows rows{*t.from->dtype, t.from->random->stream, t.from_row, t.rows, t.from->shape[1], 1};
+  if (t.transposed) std::swap(rows.row_step, rows.column_step);
+  return ops.make_rows(*t.to, t.to_row, rows);
+}
 
 void report_unused(const WeightReview& review) {
   const std::vector<std::string>& unused = review.unused;
@@ -297,8 +320,9 @@ absl::StatusOr<Device::Buffer> load_weights(const WeightList& list, const Safete
       const int64_t run = part.run > 0 ? part.run : part.rows;
       for (int64_t row = 0, count; row < part.rows; row += count) {
         count = std::min({step, part.rows - row, run - row % run});
-        tasks.push_back(
-            {from, scale, linear.out, part.stored_row(row), to_row + row, count, part.transposed});
+        const Task task{from,         scale, linear.out,     part.stored_row(row),
+                        to_row + row, count, part.transposed};
+        if (!make_there(ops, task)) tasks.push_back(task);
       }
       to_row += part.rows;
     }
@@ -311,6 +335,7 @@ absl::StatusOr<Device::Buffer> load_weights(const WeightList& list, const Safete
   }
   Packer packer(ops, std::move(tasks));
   if (absl::Status s = packer.run(std::max(1, threads)); !s.ok()) return s;
+  device.sync(device.record(device.compute_stream()));  // what was made there
   return memory;
 }
 

@@ -111,6 +111,13 @@ void CheckedOps::pack_rows(const Weight& dst, int64_t first_row, const Tensor& s
   ops_.pack_rows(dst, first_row, src, src_scale);
 }
 
+bool CheckedOps::make_rows(const Weight& dst, int64_t first_row, const RandomRows& rows) {
+  check_weight(dst, act_dtype());
+  CHECK(is_weight(rows.stored) && rows.first >= 0 && rows.count > 0);
+  CHECK(first_row >= 0 && first_row + rows.count <= dst.out_features());
+  return ops_.make_rows(dst, first_row, rows);
+}
+
 void CheckedOps::embed(Tensor out, const Weight& table, Tensor ids) {
   check_weight(table, act_dtype());
   check(out, act_dtype(), {-1, table.in_features()});

@@ -20,6 +20,7 @@ class CheckedOps final : public Ops {
   Weight make_weight(void* memory, DType, int64_t out_features, int64_t in_features) override;
   void pack_rows(const Weight& dst, int64_t first_row, const Tensor& src,
                  const Tensor& src_scale = {}) override;
+  bool make_rows(const Weight& dst, int64_t first_row, const RandomRows& rows) override;
 
   void embed(Tensor out, const Weight& table, Tensor ids) override;
   void matmul(Tensor out, Tensor x, const Weight& w) override;

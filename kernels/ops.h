@@ -127,6 +127,16 @@ struct OpsLimits {
   std::vector<AttentionHeads> heads;         // of all layers, each once
 };
 
+// Rows of a matrix of noise (base/random_weights.h) as a checkpoint would have them: element
+// (r, c) is that of index r * row_step + c * column_step, rounded to `stored`, and in fp8_e4m3
+// divided by the scale of its row before.
+struct RandomRows {
+  DType stored = DType::f32;
+  uint64_t stream = 0;
+  int64_t first = 0, count = 0;  // rows
+  int64_t row_step = 0, column_step = 1;
+};
+
 // The instruction set of the machine: everything a model may ask of a device.
 // One flat interface, two final implementations (CpuOps, CudaOps), one decorator
 // (CheckedOps: shapes and dtypes per op). An Ops is bound to one stream.
@@ -173,6 +183,12 @@ class Ops {
   // finite. Different row ranges may be packed from several threads at once.
   virtual void pack_rows(const Weight& dst, int64_t first_row, const Tensor& src,
                          const Tensor& src_scale = {}) = 0;
+
+  // As pack_rows(), of rows that are made where the weight is, by the time that the compute stream
+  // has done what it was given. False: it is not done here, for such rows or at all.
+  virtual bool make_rows(const Weight& /*dst*/, int64_t /*first_row*/, const RandomRows&) {
+    return false;
+  }
 
   // Once a model's layers are packed, and before the first step, of those whose products have
   // results of one type (matmul()'s out): a device may find out what computes them fastest.

@@ -58,6 +58,7 @@ struct Program {
   bool inspect_json = false;
   std::string preset, out, dtype = "bf16";
   uint64_t seed = 0;
+  bool no_weights = false;
   BenchModelOptions bench_model;
   BenchOpsOptions bench_ops;
   BenchServeOptions bench_serve;
@@ -128,13 +129,16 @@ void add_make_model(Program& p) {
       "make-model", "Write a model directory with random weights, for tests and benchmarks");
   command->add_option("--preset", p.preset, "Shape")
       ->required()
-      ->check(CLI::IsMember(preset_names()));
+      ->check(CLI::IsMember(model_preset_names()));
   command->add_option("--seed", p.seed, "Seed of the weights")->capture_default_str();
   command->add_option("--dtype", p.dtype, "Type of the weights")
       ->check(CLI::IsMember({"bf16", "f16", "f32", "fp8"}))
       ->capture_default_str();
   command->add_option("--out", p.out, "Directory to write")->required();
-  command->callback([&p] { p.result = report(make_model(p.preset, p.seed, p.dtype, p.out)); });
+  command->add_flag("--no-weights", p.no_weights,
+                    "All but the weights, to be served with --load-format=dummy");
+  command->callback(
+      [&p] { p.result = report(make_model(p.preset, p.seed, p.dtype, p.out, !p.no_weights)); });
 }
 
 void add_bench_serve(Program& p, CLI::App* bench) {
@@ -198,6 +202,9 @@ void add_bench(Program& p) {
   CLI::App* model =
       bench->add_subcommand("model", "Prefill and decode speed of a model on a device");
   model->add_option("DIR", p.bench_model.model_dir, "Model directory")->required();
+  model->add_option("--load-format,--model.load_format", p.bench_model.load_format, "auto or dummy")
+      ->check(CLI::IsMember({"auto", "dummy"}))
+      ->capture_default_str();
   add_device(model, p.bench_model.device);
   const auto list = [model](const char* name, std::vector<int>& values, const char* help) {
     model->add_option(name, values, help)->delimiter(',')->check(CLI::Range(1, 1 << 20));

@@ -24,7 +24,8 @@ struct ModelInfo {
   std::string name;
   int64_t created = 0;  // unix seconds
   int max_model_len = 0;
-  int vocab_size = 0;  // rows of the embedding: ids below it may be sent
+  bool random_weights = false;  // nobody trained them
+  int vocab_size = 0;           // rows of the embedding: ids below it may be sent
   std::shared_ptr<const Tokenizer> tokenizer;
   std::optional<ChatTemplate> chat_template;
   // generation_config.json's values, used where a request does not say.

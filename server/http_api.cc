@@ -73,6 +73,7 @@ void append_model(std::string& out, const ModelInfo& model) {
   append_json_lossy(out, model.name);
   out += R"(,"parent":null,"max_model_len":)";
   append_int(out, model.max_model_len);
+  if (model.random_weights) out += R"(,"weights":"random")";
   out += ",\"permission\":[]}";
 }
 

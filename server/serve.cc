@@ -69,6 +69,7 @@ absl::StatusOr<ModelInfo> describe(const Config& config, const ServedModel& mode
                      .count();
   info.max_model_len = model.max_model_len();
   info.vocab_size = model.config().vocab_size;
+  info.random_weights = config.model.load_format == "dummy";
 
   absl::StatusOr<std::unique_ptr<Tokenizer>> tokenizer = Tokenizer::load(config.model.path);
   if (!tokenizer.ok()) return tokenizer.status();
@@ -185,9 +186,10 @@ absl::Status serve(const Config& wanted, const Reload& reload, char** environmen
     std::this_thread::sleep_for(kLastWords);
   });
   engine->start();
-  log_info("ready after {:.2f} s: {} on {}, HTTP {}:{}, gRPC {}:{}",
+  log_info("ready after {:.2f} s: {}{} on {}, HTTP {}:{}, gRPC {}:{}",
            std::chrono::duration<double>(Clock::now() - began).count(), model.name(),
-           model.device_name(), config.server.host, http.port(), config.server.host, grpc.port());
+           config.model.load_format == "dummy" ? " with random weights" : "", model.device_name(),
+           config.server.host, http.port(), config.server.host, grpc.port());
   if (!config.server.ports_file.empty()) {
     grpc.set_serving(true);  // who waits for the file may ask at once
     if (absl::Status s = ports.write(http.port(), grpc.port()); !s.ok()) return s;

@@ -5,6 +5,7 @@
 
 #include "base/log.h"
 #include "engine/models/dense.h"
+#include "engine/random_weights.h"
 #include "engine/weights.h"
 
 namespace sluice {
@@ -18,6 +19,12 @@ constexpr TextPart kTextParts[] = {
     {"Gemma3ForConditionalGeneration", "Gemma3ForCausalLM", "gemma3_text"},
     {"Mistral3ForConditionalGeneration", "MistralForCausalLM", "mistral"},
 };
+
+absl::StatusOr<Safetensors> tensors_of(const Config::Model& config, const ModelConfig& model) {
+  if (config.load_format != "dummy") return Safetensors::open(config.path);
+  constexpr uint64_t kSeed = 0;  // as make-model has by default
+  return Safetensors::of(random_checkpoint(model, declared_dtype(model), kSeed), "config.json");
+}
 
 absl::StatusOr<std::unique_ptr<Model>> open_model(const Config::Model& config, Device& device,
                                                   LoadOptions options) {
@@ -34,7 +41,7 @@ absl::StatusOr<std::unique_ptr<Model>> open_model(const Config::Model& config, D
     return invalid_argument("model.max_model_len: {} is outside 1 to {}, the model's own limit",
                             config.max_model_len, model->max_positions);
   options.max_len = config.max_model_len > 0 ? config.max_model_len : model->max_positions;
-  absl::StatusOr<Safetensors> tensors = Safetensors::open(dir);
+  absl::StatusOr<Safetensors> tensors = tensors_of(config, *model);
   if (!tensors.ok()) return tensors.status();
   return open_dense(*model, *tensors, device, options);
 }
@@ -74,6 +81,9 @@ absl::StatusOr<std::unique_ptr<Model>> load_model(const Config::Model& config, D
   const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
   const ModelConfig& c = (*model)->config();
   for (const std::string& warning : c.warnings) log_warn("{}", warning);
+  if (config.load_format == "dummy")
+    log_warn("model: the weights are RANDOM (model.load_format = dummy): no tensor of {} was read",
+             config.path);
   log_info(
       "model: {}, {} layers, hidden {}, vocabulary {}, context {}; {} weights, {:.1f} MB, {:.2f} s",
       c.architecture, c.num_layers, c.hidden_size, c.vocab_size, (*model)->max_len(),

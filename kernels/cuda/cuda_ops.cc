@@ -185,6 +185,14 @@ void CudaOps::pack_rows(const Weight& dst, int64_t first_row, const Tensor& src,
   runtime_.upload(to.data, narrow.data(), bytes);
 }
 
+// What is quantised or widened at load is left to pack_rows().
+bool CudaOps::make_rows(const Weight& dst, int64_t first_row, const RandomRows& rows) {
+  if ((rows.stored == DType::fp8_e4m3) != (dst.data.dtype == DType::fp8_e4m3)) return false;
+  const Tensor scale = dst.scale ? dst.scale.rows(first_row, rows.count) : Tensor();
+  random_rows(stream_, dst.data.rows(first_row, rows.count), scale, rows);
+  return true;
+}
+
 // --- ops ---
 
 void CudaOps::embed(Tensor out, const Weight& table, Tensor ids) {

@@ -45,6 +45,7 @@ class CudaOps final : public Ops {
   Weight make_weight(void* memory, DType, int64_t out_features, int64_t in_features) override;
   void pack_rows(const Weight& dst, int64_t first_row, const Tensor& src,
                  const Tensor& src_scale) override;
+  bool make_rows(const Weight& dst, int64_t first_row, const RandomRows& rows) override;
 
   void prepare(std::span<const Weight> layers, DType out) override {
     products_.measure(layers, out);

@@ -17,6 +17,8 @@ bool can_overlap();
 
 // dst row to[i] = src row from[i] (i32; absent: i) for i < `count`; rows of any type.
 void copy_rows(Stream, Tensor dst, Tensor src, Tensor from, Tensor to, int64_t count);
+// out: also fp8_e4m3 with `scale` (f32 [rows]), then so are the rows as they are stored.
+void random_rows(Stream, Tensor out, Tensor scale, const RandomRows&);
 // residual += x (absent: no addition), out = norm(residual). weight: f32. Rank 2 or 3.
 void rms_norm(Stream, Tensor out, Tensor residual, Tensor x, Tensor weight, float eps);
 // weight, bias: f32; the bias may be absent. Rank 2; out may be x.

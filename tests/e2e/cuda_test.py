@@ -67,16 +67,23 @@ def test_one_request_gets_the_same_alone_and_in_company(daemon):
 
 
 def test_serves_fp8(tmp_path, start):
-    """W8A8 on a device that has it; the answer is that of more company, too."""
-    model = tmp_path / "nano-fp8"
-    made = run_cli("make-model", "--preset", "nano", "--seed", 1, "--dtype", "fp8", "--out", model)
-    assert made.returncode == 0, made.stderr
-    d = start(model, "--device=cuda", f"--device.plugin={EMULATED}", *SMALL)
-    assert "; fp8_e4m3 weights" in d.log()
+    """W8A8 on a device that has it; the answer is that of more company, too, and of the same weights from a file."""
+    stored, model = tmp_path / "stored", tmp_path / "nano-fp8"
+    for out, without in [(stored, []), (model, ["--no-weights"])]:
+        made = run_cli("make-model", "--preset", "nano", "--dtype", "fp8", "--out", out, *without)
+        assert made.returncode == 0, made.stderr
+    assert f"sluice: {model}: neither model.safetensors nor" in run_cli("plan", model, *SMALL).stderr
+    d = start(model, "--device=cuda", f"--device.plugin={EMULATED}", "--load-format=dummy", *SMALL)
+    assert "; fp8_e4m3 weights" in d.log() and "the weights are RANDOM" in d.log()
+    assert "nano-fp8 with random weights on cuda" in d.log()
+    assert d.http.get("/v1/models").json()["data"][0]["weights"] == "random"
+    from_file = start(stored, "--device=cuda", f"--device.plugin={EMULATED}", *SMALL)
+    assert "weights" not in from_file.http.get("/v1/models").json()["data"][0]
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         texts = list(pool.map(lambda _: completion(d, temperature=0, ignore_eos=True)["choices"][0]["text"],
                               range(4)))
-    assert texts == [completion(d, temperature=0, ignore_eos=True)["choices"][0]["text"]] * 4
+    assert texts == [completion(x, temperature=0, ignore_eos=True)["choices"][0]["text"] for x in
+                     (d, d, from_file, from_file)]
 
 
 def test_a_cache_in_fp8_takes_half(daemon, start):

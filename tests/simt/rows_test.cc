@@ -1,5 +1,6 @@
 // The ops on rows: on the emulator, against the same in double precision.
 #include "base/float8.h"
+#include "base/random_weights.h"
 #include "kernels/cuda/launch.h"
 #include "tests/simt/kernel_test.h"
 
@@ -43,6 +44,45 @@ TYPED_TEST(RowOps, CopyRowsGathersAndScatters) {
       for (size_t i = 0; i < size_t(width); ++i)
         ASSERT_EQ(out[size_t(to[r] * width) + i].bits, table[size_t(from[r] * width) + i].bits);
     }
+  }
+}
+
+// The values that a file of that seed has, as the device keeps them.
+TYPED_TEST(RowOps, RandomRowsAreThoseOfACheckpoint) {
+  using T = TypeParam;
+  constexpr int64_t kRows = 19, kFirst = 3, kColumns = 1001;
+  RandomRows from{DType::f32, weight_stream(5, "w"), kFirst, kRows, kColumns, 1};
+  const auto value = [&](int64_t r, int64_t c) {
+    const int64_t index = (kFirst + r) * from.row_step + c * from.column_step;
+    return random_weight(from.stream, uint64_t(index), kWeightDeviation);
+  };
+  const auto as = [](auto kept, float x) {
+    simt::from_float(kept, x);
+    return kept;
+  };
+  for (const bool by_columns : {false, true}) {
+    if (by_columns) from.row_step = 1, from.column_step = 40;
+    for (const DType stored : {DType::f32, DType::bf16, DType::f16}) {
+      from.stored = stored;
+      Array<T> out(size_t(kRows * kColumns));
+      random_rows(Stream{}, out.tensor(dtype_of<T>(), {kRows, kColumns}), {}, from);
+      for (int64_t i = 0; i < kRows * kColumns; ++i) {
+        float x = value(i / kColumns, i % kColumns);
+        if (stored == DType::bf16) x = to_float(as(Bf16{}, x));
+        if (stored == DType::f16) x = to_float(as(F16{}, x));
+        ASSERT_EQ(out[size_t(i)].bits, as(T{}, x).bits) << i;
+      }
+    }
+  }
+  from = {DType::fp8_e4m3, from.stream, kFirst, kRows, kColumns, 1};
+  Array<uint8_t> codes(size_t(kRows * kColumns));
+  Array<float> scales{size_t(kRows)};
+  random_rows(Stream{}, codes.tensor(DType::fp8_e4m3, {kRows, kColumns}),
+              scales.tensor(DType::f32, {kRows}), from);
+  for (int64_t i = 0; i < kRows * kColumns; ++i) {
+    const float scale = random_scale(kFirst + i / kColumns);
+    ASSERT_EQ(scales[size_t(i / kColumns)], scale);
+    ASSERT_EQ(codes[size_t(i)], to_e4m3(value(i / kColumns, i % kColumns) / scale)) << i;
   }
 }
 

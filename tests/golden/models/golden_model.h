@@ -8,8 +8,8 @@
 
 #include "base/float16.h"
 #include "base/float8.h"
+#include "base/random_weights.h"
 #include "engine/models/registry.h"
-#include "engine/random_weights.h"
 #include "tests/unit/engine/model_files.h"
 
 namespace sluice {

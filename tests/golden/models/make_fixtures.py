@@ -5,7 +5,7 @@
     python tests/golden/models/make_fixtures.py [CASE ...]
 
 Each case is a small configuration with real head sizes. Its weights are not stored: they are a
-function of seed, tensor name and index (engine/random_weights.h), rounded to bf16, and computed
+function of seed, tensor name and index (base/random_weights.h), rounded to bf16, and computed
 here with the same bits. <case>.json has the directory's config.json, the weights' recipe, the
 prompts and the greedy tokens; <case>.logits has float32 rows of teacher-forced logits, for each
 prompt those of its `positions`.

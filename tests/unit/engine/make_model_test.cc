@@ -3,12 +3,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "base/float16.h"
 #include "base/float8.h"
+#include "base/random_weights.h"
 #include "engine/models/registry.h"
-#include "engine/random_weights.h"
 #include "kernels/cpu/device.h"
 #include "tests/golden/models/model_driver.h"
 #include "tests/unit/engine/model_files.h"
@@ -40,6 +41,26 @@ TEST(RandomWeights, LookNormal) {
   EXPECT_NE(weight_stream(1, "w"), weight_stream(1, "v"));
 }
 
+// Of one step.
+std::vector<float> logits_of(Device& device, Model& model) {
+  ModelDriver driver(device, model, DType::f32, 1, 8);
+  const std::vector<int32_t> ids = {5, 4095, 0};
+  const DriverRow row{0, ids};
+  const Tensor logits = driver.step({&row, 1});
+  return {logits.as<float>(), logits.as<float>() + logits.size()};
+}
+
+// The directory's model without its file of weights: the same ones, made at load.
+void expect_same_dummy(Device& device, Config::Model options, const std::vector<float>& logits) {
+  std::filesystem::remove(std::filesystem::path(options.path) / "model.safetensors");
+  EXPECT_THAT(text_of(load_model(options, device, 2).status()),
+              HasSubstr("neither model.safetensors nor"));
+  options.load_format = "dummy";
+  const auto model = load_model(options, device, 2);
+  ASSERT_TRUE(model.ok()) << model.status();
+  EXPECT_EQ(logits_of(device, **model), logits);
+}
+
 TEST(MakeModel, NanoLoadsAndRunsInEveryDType) {
   TempDir dir;
   for (const auto& [name, dtype] :
@@ -47,7 +68,7 @@ TEST(MakeModel, NanoLoadsAndRunsInEveryDType) {
                                                   {"f16", DType::f16},
                                                   {"bf16", DType::bf16},
                                                   {"fp8", DType::fp8_e4m3}}) {
-    const absl::Status made = make_model("nano", 7, name, dir.path());
+    const absl::Status made = make_model("nano", 0, name, dir.path());
     ASSERT_TRUE(made.ok()) << made;
     auto device = make_cpu_device({.threads = 1});
     ASSERT_TRUE(device.ok());
@@ -59,27 +80,22 @@ TEST(MakeModel, NanoLoadsAndRunsInEveryDType) {
     EXPECT_EQ((*model)->config().dtype, dtype == DType::fp8_e4m3 ? DType::bf16 : dtype);
     EXPECT_EQ((*model)->config().vocab_size, 4096);
     EXPECT_EQ((*model)->config().warnings.size(), 0u) << (*model)->config().warnings[0];
-    ModelDriver driver(**device, **model, DType::f32, 1, 8);
-    const std::vector<int32_t> ids = {5, 4095, 0};
-    const DriverRow row{0, ids};
-    const Tensor logits = driver.step({&row, 1});
-    float low = 0, high = 0;
-    for (int64_t i = 0; i < logits.size(); ++i) {
-      ASSERT_TRUE(std::isfinite(logits.as<float>()[i]));
-      low = std::min(low, logits.as<float>()[i]);
-      high = std::max(high, logits.as<float>()[i]);
-    }
-    EXPECT_TRUE(low < -0.1f && high > 0.1f) << low << " " << high;
+    const std::vector<float> logits = logits_of(**device, **model);
+    ASSERT_TRUE(
+        std::all_of(logits.begin(), logits.end(), [](float x) { return std::isfinite(x); }));
+    EXPECT_LT(*std::min_element(logits.begin(), logits.end()), -0.1f);
+    EXPECT_GT(*std::max_element(logits.begin(), logits.end()), 0.1f);
+    expect_same_dummy(**device, options, logits);
   }
 }
 
 TEST(MakeModel, EveryFamilyLoadsAndRuns) {
   int families = 0;
-  for (const std::string& name : preset_names()) {
+  for (const std::string& name : model_preset_names()) {
     if (!name.starts_with("tiny-")) continue;
     SCOPED_TRACE(name);
     TempDir dir;
-    const absl::Status made = make_model(name, 7, "bf16", dir.path());
+    const absl::Status made = make_model(name, 0, "bf16", dir.path());
     ASSERT_TRUE(made.ok()) << made;
     auto device = make_cpu_device({.threads = 1});
     ASSERT_TRUE(device.ok());
@@ -88,16 +104,11 @@ TEST(MakeModel, EveryFamilyLoadsAndRuns) {
     const auto model = load_model(options, **device, 2);
     ASSERT_TRUE(model.ok()) << model.status();
     EXPECT_THAT((*model)->config().warnings, testing::IsEmpty());
-    ModelDriver driver(**device, **model, DType::f32, 1, 8);
-    const std::vector<int32_t> ids = {5, 4095, 0};
-    const DriverRow row{0, ids};
-    const Tensor logits = driver.step({&row, 1});
-    float high = 0;
-    for (int64_t i = 0; i < logits.size(); ++i) {
-      ASSERT_TRUE(std::isfinite(logits.as<float>()[i]));
-      high = std::max(high, logits.as<float>()[i]);
-    }
-    EXPECT_GT(high, 0.01f);
+    const std::vector<float> logits = logits_of(**device, **model);
+    ASSERT_TRUE(
+        std::all_of(logits.begin(), logits.end(), [](float x) { return std::isfinite(x); }));
+    EXPECT_GT(*std::max_element(logits.begin(), logits.end()), 0.01f);
+    expect_same_dummy(**device, options, logits);
     ++families;
   }
   EXPECT_GE(families, 8);
@@ -190,6 +201,21 @@ TEST(MakeModel, RefusesWhatItCannotDo) {
   EXPECT_THAT(text_of(make_model("nano", 1, "bf16", dir.path() / "diary.txt")),
               HasSubstr("is not a directory"));
   EXPECT_EQ(read_file(dir.path() / "diary.txt"), "keep me");
+}
+
+TEST(MakeModel, WithoutWeightsItsTensorsAreThoseOfTheFile) {
+  TempDir whole, bare;
+  ASSERT_TRUE(make_model("nano", 0, "fp8", whole.path()).ok());
+  ASSERT_TRUE(make_model("nano", 0, "fp8", bare.path(), false).ok());
+  EXPECT_FALSE(std::filesystem::exists(bare.path() / "model.safetensors"));
+  EXPECT_EQ(read_file(bare.path() / "config.json"), read_file(whole.path() / "config.json"));
+  EXPECT_TRUE(Tokenizer::load(bare.path()).ok());
+  std::filesystem::remove(bare.path() / "config.json");
+  auto device = make_cpu_device({.threads = 1});
+  Config::Model options;
+  options.path = bare.path();
+  options.load_format = "dummy";
+  EXPECT_THAT(text_of(load_model(options, **device, 1).status()), HasSubstr("config.json"));
 }
 
 }  // namespace

@@ -71,7 +71,7 @@ TEST_F(InspectTest, SaysWhatIsThere) {
 
 // Every tensor of every family is of some kind.
 TEST_F(InspectTest, KindsComeToAllThatIsStored) {
-  for (const std::string& preset : preset_names()) {
+  for (const std::string& preset : model_preset_names()) {
     if (!preset.starts_with("tiny")) continue;
     make(preset);
     EXPECT_THAT(inspect().problems, IsEmpty()) << preset;
