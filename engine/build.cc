@@ -54,6 +54,7 @@ absl::StatusOr<MemoryPlan> plan_for(const Config& config, Device& device, const 
   MemoryNeeds needs;
   needs.weight_bytes = int64_t(model.weight_bytes());
   needs.scratch_bytes = int64_t(RankRunner::scratch_bytes(device, model, options));
+  needs.graph_bytes = int64_t(RankRunner::graph_bytes(device, model, options));
   needs.block_bytes = int64_t(KvStore::bytes_per_block(shape));
   needs.block_size = options.block_size;
   needs.stretch_blocks = grouping_of(shape).num_tables();

@@ -37,6 +37,12 @@ bool DecodeCaptures::capture(int width, const std::function<Forward()>& forward)
   return true;
 }
 
+int64_t DecodeCaptures::num_nodes() const {
+  int64_t nodes = 0;
+  for (const auto& [width, c] : captured_) nodes += c.graph->num_nodes();
+  return nodes;
+}
+
 int DecodeCaptures::num_eager(int width) const {
   const auto at = num_eager_.find(width);
   return at == num_eager_.end() ? 0 : at->second;

@@ -35,12 +35,15 @@ class DecodeCaptures {
   // every other of that width since the last forget(). It has run before, as libraries choose their
   // algorithms then. False: the device has no memory left for it.
   bool capture(int width, const std::function<Forward()>& forward);
+  void drop(int width) { captured_.erase(width); }
   // The arrays have moved.
   void forget() { captured_.clear(); }
 
   // How often steps of a width were not replayed.
   void note_eager(int width) { ++num_eager_[width]; }
   int num_eager(int width) const;
+  // Of all captured steps.
+  int64_t num_nodes() const;
 
  private:
   struct Captured {

@@ -40,6 +40,22 @@ OpsLimits ops_limits(const Model& model, const RunnerOptions& o) {
   return l;
 }
 
+// Kernels and copies of a captured step, at most: of a layer with biases about 15, with the
+// library's reductions of products in parts; a mixture of experts has more.
+int64_t nodes_of_step(const Model& model) {
+  constexpr int64_t kOfLayer = 20, kOfExperts = 16, kOutside = 16;
+  int64_t nodes = kOutside;
+  for (const LayerConfig& layer : model.config().layers)
+    nodes += kOfLayer + (layer.experts ? kOfExperts : 0);
+  return nodes;
+}
+
+// Of steps that can be captured; none on the host.
+std::vector<int> widths_of(const Device& device, const RunnerOptions& o) {
+  if (device.is_host()) return {};
+  return DecodeCaptures::widths(std::min(o.max_seqs, o.max_step_tokens));
+}
+
 // Token, logprob, and `top` alternatives of `n` draws or targets.
 size_t output_bytes(int64_t n, int64_t top) {
   return 2 * PackedBuffer::bytes_of(DType::i32, n) +
@@ -113,8 +129,7 @@ RankRunner::RankRunner(Device& device, Model& model, const RunnerOptions& option
   for (int i = 0; i < depth_on(device); ++i)
     flights_.push_back(std::make_unique<Flight>(device, limits, model, scratch_));
   spares_.reserve(flights_.size());
-  if (limits.pad_slot >= 0)
-    widths_ = DecodeCaptures::widths(std::min(options.max_seqs, options.max_step_tokens));
+  widths_ = widths_of(device, options);
   if (limits.overlapped)
     slots_ = device.allocate(size_t(options.max_seqs) * sizeof(TokenId), Memory::device);
   device.ops().reserve(ops_limits(model, options));
@@ -132,6 +147,18 @@ size_t RankRunner::scratch_bytes(Device& device, const Model& model, const Runne
                         output_bytes(o.max_step_tokens, kUsualTop);
   return model.scratch_bytes(o.max_step_tokens, l.max_logit_rows) +
          device.ops().workspace_bytes(ops_limits(model, o)) + size_t(depth_on(device)) * flight;
+}
+
+size_t RankRunner::graph_bytes(const Device& device, const Model& model, const RunnerOptions& o) {
+  if (o.graph_bytes) return *o.graph_bytes;
+  const size_t steps = widths_of(device, o).size() * size_t(depth_on(device));
+  return steps * size_t(nodes_of_step(model)) * device.bytes_per_node();
+}
+
+size_t RankRunner::graph_bytes() const {
+  int64_t nodes = 0;
+  for (const auto& f : flights_) nodes += f->captures.num_nodes();
+  return size_t(nodes) * device_.bytes_per_node();
 }
 
 ForwardContext RankRunner::context(const Flight& f) {

@@ -2,6 +2,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "engine/arena.h"
@@ -28,6 +29,7 @@ struct RunnerOptions {
   // of prompt logprobs over a large vocabulary would otherwise want hundreds of megabytes.
   int64_t logit_bytes = 64 << 20;
   std::function<void()> before_block_copy;  // for tests; see BlockCopier
+  std::optional<size_t> graph_bytes;        // as graph_bytes(), for tests
 };
 
 // The model's cache as the options have it. Windows that no context outgrows are none.
@@ -66,6 +68,9 @@ class RankRunner final : public ModelRunner {
   size_t scratch_bytes() const;
   // The same, before anything exists.
   static size_t scratch_bytes(Device&, const Model&, const RunnerOptions&);
+  // What captured steps may come to beside that; there are none beyond it. 0: the device has none.
+  static size_t graph_bytes(const Device&, const Model&, const RunnerOptions&);
+  size_t graph_bytes() const;  // what they come to now, as the device reckons
 
  private:
   static constexpr int kUsualTop = 20;  // alternatives to a token that the protocol allows
@@ -94,6 +99,7 @@ class RankRunner final : public ModelRunner {
   void score_prompts(const ForwardContext&, Flight&, Tensor hidden);
   static void fill_result(Flight&);
   void capture(Flight&);
+  void tell_of_captures();
   double run_alone(const StepPlan& plan);  // seconds
   double seconds_per_copy();
 
@@ -108,6 +114,8 @@ class RankRunner final : public ModelRunner {
   uint64_t num_launched_ = 0, num_collected_ = 0;
   uint64_t last_plan_ = 0;
   std::vector<int> widths_;  // of steps that can be captured; empty: none, or no more
+  std::optional<size_t> free_before_captures_;
+  bool told_of_captures_ = false;
   std::vector<StepResult> spares_;
 };
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/log.h"
+#include "base/text.h"
 #include "engine/rank_runner.h"
 
 namespace sluice {
@@ -113,7 +114,10 @@ bool RankRunner::work_ahead() {
   int next = 0;
   for (const int width : widths_)
     if (missing(width) && (next == 0 || came(width) > came(next))) next = width;
-  if (next == 0) return false;
+  if (next == 0) {
+    tell_of_captures();
+    return false;
+  }
   // It goes to the flight whose turn it is, which may have this one.
   if (flight(num_launched_).captures.has(next)) ++num_launched_, ++num_collected_;
   FakeWork decodes{kv_.grouping()};
@@ -130,11 +134,33 @@ bool RankRunner::work_ahead() {
 
 void RankRunner::capture(Flight& f) {
   if (widths_.empty()) return;
+  if (!free_before_captures_) free_before_captures_ = device_.free_bytes();
   const ForwardContext context = this->context(f);
-  if (f.captures.capture(f.inputs.width(), [&] { return forward(context, f.inputs); })) return;
-  log_warn("the device has no memory left to capture steps of {} rows and of others",
-           f.inputs.width());
+  const int width = f.inputs.width();
+  if (!f.captures.capture(width, [&] { return forward(context, f.inputs); })) {
+    log_warn("the device has no memory left to capture steps of {} rows and of others", width);
+    widths_.clear();
+    return;
+  }
+  const size_t planned = graph_bytes(device_, model_, options_);
+  if (graph_bytes() <= planned) return;
+  log_warn(
+      "captured steps would take more than the {} set aside: those of {} rows and others are not",
+      bytes_text(int64_t(planned)), width);
+  f.captures.drop(width);
   widths_.clear();
+}
+
+// Once all are there. What else the device's memory is taken for meanwhile, as code that is loaded
+// when it is first used, is in the figure.
+void RankRunner::tell_of_captures() {
+  if (widths_.empty() || told_of_captures_) return;
+  told_of_captures_ = true;
+  const size_t before = *free_before_captures_, now = device_.free_bytes();
+  log_info("captured {} steps: reckoned {} of {} set aside, free memory fell by {}",
+           widths_.size() * flights_.size(), bytes_text(int64_t(graph_bytes())),
+           bytes_text(int64_t(graph_bytes(device_, model_, options_))),
+           bytes_text(before > now ? int64_t(before - now) : 0));
 }
 
 double RankRunner::run_alone(const StepPlan& plan) {

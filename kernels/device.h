@@ -30,6 +30,7 @@ class Graph {
  public:
   virtual ~Graph() = default;
   virtual void replay(Stream) = 0;
+  virtual int num_nodes() const = 0;  // kernels and copies
 };
 
 // Memory, ordering and capture for one accelerator. Ops live in ops.h.
@@ -71,6 +72,8 @@ class Device {
 
   // Runs `body` once while recording it; nullptr if the device cannot capture.
   virtual std::unique_ptr<Graph> capture(Stream, const std::function<void()>& body) = 0;
+  // What a node of a captured sequence is reckoned to take of the device's memory.
+  virtual size_t bytes_per_node() const { return 0; }
 };
 
 }  // namespace sluice

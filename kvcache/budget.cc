@@ -84,7 +84,7 @@ absl::Status add_host_tier(int64_t host_bytes, MemoryPlan& plan) {
         "cache.host_bytes = {} ({}) does not fit: the {} is {}, weights and scratch take {} and "
         "the KV cache {}, which leaves {}",
         host_bytes, bytes_text(host_bytes), plan.limit.source, bytes_text(plan.limit.bytes),
-        bytes_text(needs.weight_bytes + needs.scratch_bytes), bytes_text(plan.kv_bytes()),
+        bytes_text(needs.fixed_bytes()), bytes_text(plan.kv_bytes()),
         bytes_text(std::max<int64_t>(left, 0)));
   plan.num_host_blocks = int(std::min(host_bytes / needs.block_bytes, most_blocks(needs)));
   return absl::OkStatus();
@@ -106,12 +106,15 @@ absl::StatusOr<MemoryPlan> plan_memory(const Config::Cache& cache, const MemoryN
                                        const std::optional<MemoryLimit>& host) {
   CHECK(needs.block_bytes > 0 && needs.block_size > 0);
   CHECK(needs.max_seqs > 0 && needs.max_model_len > 0);
-  const int64_t fixed = needs.weight_bytes + needs.scratch_bytes;
+  const int64_t fixed = needs.fixed_bytes();
   const int64_t left = limit.bytes - fixed;
+  const std::string graphs = needs.graph_bytes > 0
+                                 ? fmt::format(", captured steps {}", bytes_text(needs.graph_bytes))
+                                 : "";
   if (left <= 0)
     return resource_exhausted(
-        "the model does not fit: weights take {} and scratch {}, the {} is {}",
-        bytes_text(needs.weight_bytes), bytes_text(needs.scratch_bytes), limit.source,
+        "the model does not fit: weights take {} and scratch {}{}, the {} is {}",
+        bytes_text(needs.weight_bytes), bytes_text(needs.scratch_bytes), graphs, limit.source,
         bytes_text(limit.bytes));
   if (cache.bytes > left)
     return resource_exhausted(
@@ -153,7 +156,9 @@ std::string MemoryPlan::to_text() const {
                                : double(num_tokens()) / needs.max_model_len;
   const std::string parts =
       needs.stretch_blocks > 1 ? fmt::format(" ({} for all layers)", needs.stretch_blocks) : "";
-  std::string host;
+  std::string host, graphs;
+  if (needs.graph_bytes > 0)
+    graphs = fmt::format("  captured steps     {:>10}\n", bytes_text(needs.graph_bytes));
   if (num_host_blocks > 0)
     host = fmt::format("  host tier          {:>10}  {} blocks for swaps and evicted prefixes\n",
                        bytes_text(host_bytes()), count_text(num_host_blocks));
@@ -161,19 +166,22 @@ std::string MemoryPlan::to_text() const {
       "memory ({}: {})\n"
       "  weights            {:>10}\n"
       "  scratch            {:>10}\n"
+      "{}"
       "  KV cache           {:>10}  {} blocks of {} tokens{}, {} a token\n"
       "{}"
       "  total              {:>10}\n"
       "  concurrent tokens  {:>10}  {:.1f} sequences of {} tokens\n",
       limit.source, bytes_text(limit.bytes), bytes_text(needs.weight_bytes),
-      bytes_text(needs.scratch_bytes), bytes_text(kv_bytes()), count_text(num_blocks),
+      bytes_text(needs.scratch_bytes), graphs, bytes_text(kv_bytes()), count_text(num_blocks),
       needs.block_size, parts, bytes_text(needs.stretch_bytes() / needs.block_size), host,
       bytes_text(total_bytes()), count_text(num_tokens()), sequences,
       count_text(needs.max_model_len));
 }
 
 std::string MemoryPlan::to_line() const {
-  std::string tier, apart;
+  std::string tier, apart, graphs;
+  if (needs.graph_bytes > 0)
+    graphs = fmt::format("captured steps {}, ", bytes_text(needs.graph_bytes));
   if (num_host_blocks > 0)
     tier = fmt::format("host tier {} ({} blocks)", bytes_text(host_bytes()),
                        count_text(num_host_blocks));
@@ -182,11 +190,11 @@ std::string MemoryPlan::to_line() const {
   else if (!tier.empty())
     tier = ", " + tier;
   return fmt::format(
-      "memory: weights {}, scratch {}, KV cache {} ({} blocks of {} tokens, {} concurrent "
+      "memory: weights {}, scratch {}, {}KV cache {} ({} blocks of {} tokens, {} concurrent "
       "tokens){} of {} {}{}",
-      bytes_text(needs.weight_bytes), bytes_text(needs.scratch_bytes), bytes_text(kv_bytes()),
-      count_text(num_blocks), needs.block_size, count_text(num_tokens()), host ? "" : tier,
-      bytes_text(limit.bytes), limit.source, apart);
+      bytes_text(needs.weight_bytes), bytes_text(needs.scratch_bytes), graphs,
+      bytes_text(kv_bytes()), count_text(num_blocks), needs.block_size, count_text(num_tokens()),
+      host ? "" : tier, bytes_text(limit.bytes), limit.source, apart);
 }
 
 }  // namespace sluice

@@ -32,8 +32,10 @@ struct MemoryNeeds {
   // Of a sequence of max_model_len that gives back what its windowed layers see no more: the most
   // it holds. 0: none does.
   int64_t sequence_blocks = 0;
+  int64_t graph_bytes = 0;  // of captured steps; 0: there are none
 
   int64_t stretch_bytes() const { return block_bytes * stretch_blocks; }
+  int64_t fixed_bytes() const { return weight_bytes + scratch_bytes + graph_bytes; }
 };
 
 // Who gets how much: what `sluice plan` prints and a start-up logs.
@@ -51,18 +53,18 @@ struct MemoryPlan {
     return int64_t(num_blocks) / needs.stretch_blocks * needs.block_size;
   }
   int64_t total_bytes() const {  // under `limit`
-    return needs.weight_bytes + needs.scratch_bytes + kv_bytes() + (host ? 0 : host_bytes());
+    return needs.fixed_bytes() + kv_bytes() + (host ? 0 : host_bytes());
   }
   std::string to_text() const;  // a table for people
   std::string to_line() const;  // the same in a line, for the log
 };
 
-// Sizes the cache: `cache.bytes`, or `cache.memory_fraction` of what the weights and the scratch
-// leave of the limit, but then no more than max_seqs sequences of full length could ever use. The
-// host tier comes on top: from what then is left where the device's memory is the host's, else from
-// `host`. Refused, with the numbers and the knobs that help: what does not fit into the limit, and
-// a cache that could not hold even one sequence of max_model_len tokens, for such a request would
-// be accepted and could never end.
+// Sizes the cache: `cache.bytes`, or `cache.memory_fraction` of what the weights, the scratch and
+// captured steps leave of the limit, but then no more than max_seqs sequences of full length could
+// ever use. The host tier comes on top: from what then is left where the device's memory is the
+// host's, else from `host`. Refused, with the numbers and the knobs that help: what does not fit
+// into the limit, and a cache that could not hold even one sequence of max_model_len tokens, for
+// such a request would be accepted and could never end.
 absl::StatusOr<MemoryPlan> plan_memory(const Config::Cache&, const MemoryNeeds&, const MemoryLimit&,
                                        const std::optional<MemoryLimit>& host = {});
 

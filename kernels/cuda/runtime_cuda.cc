@@ -23,15 +23,18 @@ cudaEvent_t of(Event e) { return static_cast<cudaEvent_t>(e.handle); }
 
 class CudaGraph final : public Graph {
  public:
-  CudaGraph(Runtime& runtime, cudaGraphExec_t graph) : runtime_(runtime), graph_(graph) {}
+  CudaGraph(Runtime& runtime, cudaGraphExec_t graph, size_t num_nodes)
+      : runtime_(runtime), graph_(graph), num_nodes_(int(num_nodes)) {}
   ~CudaGraph() override { cudaGraphExecDestroy(graph_); }
   void replay(Stream stream) override {
     sluice::cuda::check(runtime_, cudaGraphLaunch(graph_, of(stream)), "GraphLaunch");
   }
+  int num_nodes() const override { return num_nodes_; }
 
  private:
   Runtime& runtime_;
   const cudaGraphExec_t graph_;
+  const int num_nodes_;
 };
 
 class CudaRuntime final : public Runtime {
@@ -130,6 +133,8 @@ class CudaRuntime final : public Runtime {
     body();
     cudaGraph_t graph;
     check(cudaStreamEndCapture(of(stream), &graph), "StreamEndCapture");
+    size_t num_nodes = 0;
+    check(cudaGraphGetNodes(graph, nullptr, &num_nodes), "GraphGetNodes");
     cudaGraphExec_t executable = nullptr;
     const cudaError_t instantiated = cudaGraphInstantiate(&executable, graph);
     check(cudaGraphDestroy(graph), "GraphDestroy");
@@ -138,7 +143,7 @@ class CudaRuntime final : public Runtime {
       return nullptr;
     }
     check(instantiated, "GraphInstantiate");
-    return std::make_unique<CudaGraph>(*this, executable);
+    return std::make_unique<CudaGraph>(*this, executable, num_nodes);
   }
 
   Epilogue matmul(Stream stream, const Product& product, const Epilogue& epilogue,

@@ -37,6 +37,7 @@ class EmulatedGraph final : public Graph {
   void replay(Stream stream) override {
     for (const EmulatedStream::Work& work : work_) of(stream).put(work);
   }
+  int num_nodes() const override { return int(work_.size()); }
 
  private:
   const std::vector<EmulatedStream::Work> work_;

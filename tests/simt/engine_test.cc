@@ -5,8 +5,11 @@
 
 #include <gmock/gmock.h>
 
+#include "engine/build.h"
+#include "engine/make_model.h"
 #include "kernels/cuda/step_trace.h"
 #include "tests/simt/cuda_engine.h"
+#include "tests/unit/engine/model_files.h"
 
 namespace sluice {
 namespace {
@@ -103,7 +106,7 @@ TEST_F(CudaEngine, WhateverHappensAround) {
 class Decodes {
  public:
   static constexpr int kMost = 24;
-  explicit Decodes(Rank& rank)
+  explicit Decodes(Rank& rank, std::optional<size_t> graph_bytes = {})
       : runner(*rank.device, *rank.model,
                {.max_seqs = kMost,
                 .max_step_tokens = kMost * kPrompt,
@@ -111,7 +114,8 @@ class Decodes {
                 .num_blocks = 2 * kMost,
                 .block_size = 16,
                 .kv_dtype = DType::bf16,
-                .logit_bytes = 1}) {
+                .logit_bytes = 1,
+                .graph_bytes = graph_bytes}) {
     sequences_.resize(kMost);
     for (int i = 0; i < kMost; ++i) {
       Sequence& s = sequences_[size_t(i)];
@@ -201,6 +205,57 @@ TEST_F(CudaEngine, StepsAreNotCapturedWithoutMemory) {
   for (int i = 0; i < 6; ++i) EXPECT_FALSE(d.step(3, 1, true));
   std::filesystem::remove(faults);
   EXPECT_EQ(d.work(), 0);
+}
+
+// What was set aside for captured steps is as much as any family's take, with the library's kernels
+// that sum up a product of parts, of which the emulator has none; weights are made on the device.
+TEST_F(CudaEngine, CapturedStepsFitIntoWhatIsSetAside) {
+  int families = 0;
+  for (const std::string& name : model_preset_names()) {
+    if (!name.starts_with("tiny-")) continue;
+    SCOPED_TRACE(name);
+    TempDir dir;
+    ASSERT_TRUE(make_model(name, 0, "bf16", dir.path(), false).ok());
+    const auto device = cuda::make_device(*cuda::open_runtime(0, ""), DType::bf16);
+    Config config;
+    config.model.path = dir.path().string();
+    config.model.load_format = "dummy";
+    const auto model = load_model(config.model, *device, 1);
+    ASSERT_TRUE(model.ok()) << message_of(model.status());
+    auto options = runner_options(config, **model, device->ops());
+    if (!options.ok()) continue;
+    options->max_seqs = 2, options->max_step_tokens = 4, options->num_blocks = 4;
+    RankRunner runner(*device, **model, *options);
+    while (runner.work_ahead()) {
+    }
+    const size_t planned = RankRunner::graph_bytes(*device, **model, *options);
+    EXPECT_GT(runner.graph_bytes(), planned / 5);
+    EXPECT_LE(runner.graph_bytes(), planned * 4 / 5);
+    ++families;
+  }
+  EXPECT_GE(families, 15);
+}
+
+// Beyond it steps are launched as they always can be.
+TEST_F(CudaEngine, NoMoreIsCapturedThanWasSetAside) {
+  Rank rank = load_cuda(llama(true));
+  const size_t room = [&] {
+    Decodes all(rank);
+    EXPECT_EQ(all.work(), 12);
+    return all.runner.graph_bytes() / 2;
+  }();
+  Decodes eager(rank), some(rank, room);
+  EXPECT_GT(some.work(), 3);
+  EXPECT_LE(some.runner.graph_bytes(), room);
+  EXPECT_GT(some.runner.graph_bytes(), room * 3 / 4);
+  std::vector<bool> replayed;
+  for (const int rows : {1, 1, 24, 24}) {
+    EXPECT_FALSE(eager.step(rows));
+    replayed.push_back(some.step(rows));
+  }
+  EXPECT_THAT(replayed, testing::ElementsAre(true, true, false, false));
+  EXPECT_EQ(some.bits, eager.bits);
+  EXPECT_EQ(some.work(), 0);
 }
 
 // What the largest need, whichever comes first.

@@ -145,6 +145,23 @@ Config::Cache with_host(int64_t host_bytes) {
   return c;
 }
 
+TEST(PlanTest, CapturedStepsAreSetAside) {
+  MemoryNeeds n = needs();
+  const auto without = plan_memory(Config::Cache{.memory_fraction = 0.5}, n, gib(5));
+  EXPECT_THAT(without->to_text(), testing::Not(HasSubstr("captured")));
+  n.graph_bytes = kGiB / 4;
+  const auto plan = plan_memory(Config::Cache{.memory_fraction = 0.5}, n, gib(5));
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_EQ(without->kv_bytes() - plan->kv_bytes(), kGiB / 8);
+  EXPECT_EQ(plan->total_bytes() - plan->kv_bytes(),
+            without->total_bytes() - without->kv_bytes() + kGiB / 4);
+  EXPECT_THAT(plan->to_text(), HasSubstr("  captured steps        256 MiB\n"));
+  EXPECT_THAT(plan->to_line(), HasSubstr(", captured steps 256 MiB, KV cache "));
+  n.graph_bytes = 6 * kGiB;
+  EXPECT_THAT(std::string(plan_memory({}, n, gib(5)).status().message()),
+              HasSubstr(", captured steps 6.00 GiB, the "));
+}
+
 TEST(PlanTest, TheHostTierComesOnTop) {
   const auto without = plan_memory(cache(0), needs(), gib(5));
   ASSERT_TRUE(without.ok());
