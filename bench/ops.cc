@@ -14,6 +14,7 @@
 #include "base/status.h"
 #include "bench/ceilings.h"
 #include "bench/on_device.h"
+#include "bench/swaps.h"
 #include "engine/make_device.h"
 #include "kernels/ops.h"
 
@@ -31,15 +32,15 @@ constexpr Mixture kQwen = {"30b-a3b", 2048, 768, 128, 8};     // Qwen3
 // A model's layer, and a mixture of about its size.
 struct Shapes {
   const char* name;
-  int64_t hidden, ffn, heads, kv_heads, head_dim, vocab;
+  int64_t hidden, ffn, heads, kv_heads, head_dim, vocab, layers;
   Mixture mixture;
   int64_t q_cols() const { return heads * head_dim; }
   int64_t kv_cols() const { return kv_heads * head_dim; }
   int64_t qkv_cols() const { return q_cols() + 2 * kv_cols(); }
 };
-constexpr Shapes kShapes[] = {{"110m", 768, 2048, 12, 12, 64, 32000, kGranite},
-                              {"1b", 2048, 8192, 32, 8, 64, 128256, kQwen},
-                              {"8b", 4096, 14336, 32, 8, 128, 128256, kQwen}};
+constexpr Shapes kShapes[] = {{"110m", 768, 2048, 12, 12, 64, 32000, 12, kGranite},
+                              {"1b", 2048, 8192, 32, 8, 64, 128256, 16, kQwen},
+                              {"8b", 4096, 14336, 32, 8, 128, 128256, 32, kQwen}};
 
 // What is worth measuring on a processor, and on a device that computes a thousand times as fast.
 struct Cases {
@@ -124,7 +125,6 @@ class Bench {
     return std::move(lines_);
   }
 
- private:
   bool wanted(const std::string& name) const {
     return options_.only.empty() ||
            std::any_of(options_.only.begin(), options_.only.end(), [&](const std::string& part) {
@@ -132,6 +132,13 @@ class Bench {
            });
   }
 
+  // All layers of the model.
+  KvShape kv_shape() const {
+    const LayerKv layer{int(s_.kv_heads), int(s_.head_dim), int(s_.head_dim)};
+    return {std::vector(size_t(s_.layers), layer), int(kBlock), kv_};
+  }
+
+ private:
   // The best of `seconds`: other load comes and goes. A device of its own is given several calls at
   // once, so that their launches hide behind each other as in a step.
   void line(const std::string& name, double bytes, double flops,
@@ -486,7 +493,12 @@ int bench_ops(const BenchOpsOptions& options) {
                                  {"read_gb_per_s", c.read_gb_per_s},
                                  {"f32_gflop_per_s", c.f32_gflop_per_s},
                                  {"bf16_gflop_per_s", c.bf16_gflop_per_s}};
-  json["lines"] = Bench(**device, c, *shapes, options).run();
+  Bench bench(**device, c, *shapes, options);
+  json["lines"] = bench.run();
+  if (!(*device)->is_host())
+    bench_swaps(
+        **device, bench.kv_shape(), options.seconds,
+        [&](const std::string& name) { return bench.wanted(name); }, json["lines"]);
   if (options.json_path.empty()) return 0;
   std::ofstream out(options.json_path);
   out << json.dump(2) << "\n";

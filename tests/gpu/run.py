@@ -230,7 +230,7 @@ def greedy(run: Run) -> dict:
 
 def ops(run: Run) -> dict:
     done = {}
-    fused = ["--only=norm m=1", "--only=rope_write m=1", "--only=fp8 m=1"]
+    fused = ["--only=norm m=1", "--only=rope_write m=1", "--only=fp8 m=1", "--only=swap"]
     small = [*fused, "--seconds=0.01"] if run.options.emulated else ["--seconds=0.05"]
     for shapes in ["110m"] if run.options.emulated else ["8b", "1b"]:
         path = run.out / f"ops-{shapes}.json"
@@ -238,7 +238,10 @@ def ops(run: Run) -> dict:
                     "--json", path, log=f"ops-{shapes}.log")
         done[shapes] = json.loads(path.read_text())
         for line in done[shapes]["lines"]:
-            run.say(f"  {shapes} {line['op']:<38} {line['seconds'] * 1e6:>9.1f} us {line['share_of_limit']:>5.0%}")
+            copies = (f" of the {line['pinned_copy_gb_per_s']:.1f} GB/s of one pinned copy"
+                      if "pinned_copy_gb_per_s" in line else "")
+            run.say(f"  {shapes} {line['op']:<38} {line['seconds'] * 1e6:>9.1f} us {line['share_of_limit']:>5.0%}"
+                    + copies)
     return done
 
 
