@@ -8,6 +8,7 @@
 #include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <thread>
 
 #include "bench/ceilings.h"
@@ -38,6 +39,9 @@ struct Line {
   double tokens_per_s = 0;
   double floor_s = 0;
   bool compute_bound = false;
+  // Of the time on a device of its own from the first step's first kernel to the last step's end:
+  // that between steps. Absent: not measured.
+  std::optional<double> idle;
   double share() const { return floor_s / seconds; }
 };
 
@@ -63,7 +67,7 @@ class Bench {
         num_blocks_(runner.num_blocks),
         max_step_tokens_(runner.max_step_tokens),
         decode_steps_(device.is_host() ? 1 : kStepsInFlight),
-        runner_(device, model, runner) {
+        runner_(device, model, timed(runner)) {
     request_.sampling.temperature = 0;
   }
   // Of a block's tokens in all layers.
@@ -85,6 +89,10 @@ class Bench {
   Line decode(int sequences, int context);
 
  private:
+  static RunnerOptions timed(RunnerOptions o) {
+    o.times_kernels = true;
+    return o;
+  }
   static int64_t blocks_of(int tokens) { return (tokens + kBlockSize - 1) / kBlockSize; }
   std::vector<Sequence> sequences_of(int count, int tokens) const;
   double run(const std::vector<StepPlan>& plans);
@@ -197,7 +205,16 @@ Line Bench::decode(int sequences, int context) {
   work.flops = sequences * (2 * params + attention_flops(context, context));
   const std::vector<StepPlan> plans(size_t(decode_steps_), plan);
   Line line{"decode", sequences, context};
-  line.seconds = median_seconds([&] { return run(plans) / decode_steps_; });
+  RankRunner::KernelTimes times;
+  line.seconds = median_seconds([&] {
+    runner_.take_times();
+    const double seconds = run(plans) / decode_steps_;
+    const RankRunner::KernelTimes run = runner_.take_times();
+    times.steps += run.steps, times.between += run.between;
+    return seconds;
+  });
+  if (decode_steps_ > 1)
+    line.idle = to_seconds(times.between) / to_seconds(times.between + times.steps);
   return finish(line, sequences, work);
 }
 
@@ -217,14 +234,16 @@ int blocks_wanted(const BenchModelOptions& o, const Device& device, const Model&
 }
 
 nlohmann::ordered_json json_of(const Line& l) {
-  return {{"phase", l.phase},
-          {"sequences", l.sequences},
-          {l.phase[0] == 'p' ? "prompt_tokens" : "context_tokens", l.tokens},
-          {"seconds", l.seconds},
-          {"tokens_per_second", l.tokens_per_s},
-          {"floor_seconds", l.floor_s},
-          {"bound", l.compute_bound ? "compute" : "memory"},
-          {"share_of_floor", l.share()}};
+  nlohmann::ordered_json json = {{"phase", l.phase},
+                                 {"sequences", l.sequences},
+                                 {l.phase[0] == 'p' ? "prompt_tokens" : "context_tokens", l.tokens},
+                                 {"seconds", l.seconds},
+                                 {"tokens_per_second", l.tokens_per_s},
+                                 {"floor_seconds", l.floor_s},
+                                 {"bound", l.compute_bound ? "compute" : "memory"},
+                                 {"share_of_floor", l.share()}};
+  if (l.idle) json["idle_share"] = *l.idle;
+  return json;
 }
 
 int fail(std::string_view text) {
@@ -238,12 +257,14 @@ void progress(int done, int total, const Line& l) {
 }
 
 void print_table(const std::vector<Line>& lines) {
-  fmt::print("{:<8} {:>9} {:>7} {:>10} {:>12} {:>12} {:>7}  {}\n", "phase", "sequences", "tokens",
-             "ms", "tok/s", "limit tok/s", "share", "bound");
+  const bool idle = std::any_of(lines.begin(), lines.end(), [](const Line& l) { return l.idle; });
+  fmt::print("{:<8} {:>9} {:>7} {:>10} {:>12} {:>12} {:>7}  {:<8}{}\n", "phase", "sequences",
+             "tokens", "ms", "tok/s", "limit tok/s", "share", "bound", idle ? "idle" : "");
   for (const Line& l : lines)
-    fmt::print("{:<8} {:>9} {:>7} {:>10.2f} {:>12.1f} {:>12.1f} {:>6.0f}%  {}\n", l.phase,
+    fmt::print("{:<8} {:>9} {:>7} {:>10.2f} {:>12.1f} {:>12.1f} {:>6.0f}%  {:<8}{}\n", l.phase,
                l.sequences, l.tokens, l.seconds * 1e3, l.tokens_per_s, l.tokens_per_s / l.share(),
-               l.share() * 100, l.compute_bound ? "compute" : "memory");
+               l.share() * 100, l.compute_bound ? "compute" : "memory",
+               l.idle ? fmt::format("{:.1f}%", *l.idle * 100) : "");
 }
 
 bool any_below_one(const std::vector<int>& values) {
@@ -280,6 +301,7 @@ int bench_model(const BenchModelOptions& o) {
     return fail("prompts, batches and contexts must be positive, max_step_tokens not negative");
   Config config;
   config.model.path = o.model_dir;
+  config.model.load_format = o.load_format;
   config.device = o.device;
   auto device = make_device(config);
   if (!device.ok()) return fail(message_of(device.status()));
@@ -301,7 +323,6 @@ int bench_model(const BenchModelOptions& o) {
   Bench bench(o, ceilings, **device, **model, *runner);
   bench.warm_up();
   const std::vector<Line> lines = measure(o, bench);
-  config.model.load_format = o.load_format;
 
   const std::string name = served_name(config.model);
   fmt::print("{}, {} weights, on {}{}; limits: {}\n", name, name_of((*model)->weight_dtype()),

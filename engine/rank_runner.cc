@@ -161,6 +161,17 @@ size_t RankRunner::graph_bytes() const {
   return size_t(nodes) * device_.bytes_per_node();
 }
 
+RankRunner::KernelTimes RankRunner::take_times() {
+  last_end_ = {};
+  return std::exchange(times_, {});
+}
+
+void RankRunner::add_times(const Flight& f) {
+  times_.steps += device_.between(f.first_kernel, f.end);
+  if (last_end_.handle != nullptr) times_.between += device_.between(last_end_, f.first_kernel);
+  last_end_ = f.end;
+}
+
 ForwardContext RankRunner::context(const Flight& f) {
   return {device_.ops(), comm_, kv_, scratch_, f.inputs.attn()};
 }
@@ -216,6 +227,7 @@ void RankRunner::compute(Flight& f) {
                   output_bytes(f.inputs.num_targets(), f.inputs.prompt_logprobs()));
   scratch_.reset();
   const bool as_captured = ops.begin_step(f.inputs.host_attn());
+  if (options_.times_kernels) f.first_kernel = device_.record(device_.compute_stream());
   const Tensor slots = Tensor::of(slots_.get(), DType::i32, {options_.max_seqs});
   if (const TokenMoves& m = f.inputs.ids_from_slots(); m.to)
     ops.move_tokens(f.inputs.ids(), m.to, slots, m.from);
@@ -258,6 +270,7 @@ StepResult RankRunner::collect() {
   if (f.has_rows) {
     device_.sync(f.end);
     if (!device_.is_host()) f.result.device_time = device_.between(f.begin, f.end);
+    if (options_.times_kernels) add_times(f);
     fill_result(f);
   }
   return std::move(f.result);

@@ -29,6 +29,7 @@ struct RunnerOptions {
   // of prompt logprobs over a large vocabulary would otherwise want hundreds of megabytes.
   int64_t logit_bytes = 64 << 20;
   std::function<void()> before_block_copy;  // for tests; see BlockCopier
+  bool times_kernels = false;               // for RankRunner::take_times()
   std::optional<size_t> graph_bytes;        // as graph_bytes(), for tests
 };
 
@@ -72,6 +73,13 @@ class RankRunner final : public ModelRunner {
   static size_t graph_bytes(const Device&, const Model&, const RunnerOptions&);
   size_t graph_bytes() const;  // what they come to now, as the device reckons
 
+  // Of the steps collected since the last call, where RunnerOptions::times_kernels.
+  struct KernelTimes {
+    Nanos steps{};    // from a step's first kernel to its end
+    Nanos between{};  // from a step's end to the next one's first kernel: uploads, or nothing
+  };
+  KernelTimes take_times();
+
  private:
   static constexpr int kUsualTop = 20;  // alternatives to a token that the protocol allows
 
@@ -88,7 +96,7 @@ class RankRunner final : public ModelRunner {
     StepResult result;
     bool has_rows = false;    // or copies alone
     bool can_replay = false;  // it is of a kind that can be captured
-    Event begin, end;
+    Event begin, first_kernel, end;
   };
   Flight& flight(uint64_t step) { return *flights_[step % flights_.size()]; }
   ForwardContext context(const Flight&);
@@ -100,6 +108,7 @@ class RankRunner final : public ModelRunner {
   static void fill_result(Flight&);
   void capture(Flight&);
   void tell_of_captures();
+  void add_times(const Flight&);
   double run_alone(const StepPlan& plan);  // seconds
   double seconds_per_copy();
 
@@ -117,6 +126,8 @@ class RankRunner final : public ModelRunner {
   std::optional<size_t> free_before_captures_;
   bool told_of_captures_ = false;
   std::vector<StepResult> spares_;
+  KernelTimes times_;
+  Event last_end_;  // of the step collected last; null after take_times()
 };
 
 }  // namespace sluice

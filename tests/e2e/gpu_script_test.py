@@ -30,6 +30,12 @@ def test_phases_on_the_emulator(tmp_path):
     assert results["serving"]["data"]["nano, fp8 12/4"]["succeeded"] == 4
     assert [(x["phase"], x["sequences"]) for x in results["model"]["data"]["nano, fp8"]["lines"]] == [
         ("prefill", 1), ("decode", 2)]
+    assert all(0 <= kind["lines"][1]["idle_share"] < 1 for name, kind in results["model"]["data"].items()
+               if name != "ways")
+    swaps = [x for x in results["ops"]["data"]["110m"]["lines"] if x["op"].startswith("swap ")]
+    assert [x["op"] for x in swaps] == ["swap out 1 x 576 KiB", "swap in 1 x 576 KiB", "swap out 64 x 576 KiB",
+                                        "swap in 64 x 576 KiB"]
+    assert all(x["pinned_copy_gb_per_s"] > 0 and x["share_of_limit"] > 0 for x in swaps)
     # What an H200 would have to say of its aims is read from lines like these.
     nano = results["model"]["data"]["nano"]["lines"][1] | {"sequences": 32, "context_tokens": 512, "seconds": 2.5e-3}
     op = results["ops"]["data"]["110m"]["lines"][0] | {"op": "decode attention 32 x 8192", "share_of_limit": 0.425}

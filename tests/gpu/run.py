@@ -256,7 +256,8 @@ def has_fp8(run: Run) -> bool:
 
 
 def model(run: Run) -> dict:
-    """Prefill and decode through the runner, a step ahead and replayed; the same where no kernel comes to the
+    """Prefill and decode through the runner, a step ahead and replayed, with the share of the device's time that
+    no step had; the same where no kernel comes to the
     chip before the one ahead of it has ended, and in fp8; and how often the library's first choice was not the
     fastest."""
     small = (["--prompts=16", "--batches=2", "--contexts=32", "--max-step-tokens=16"] if run.options.emulated
@@ -278,7 +279,8 @@ def model(run: Run) -> dict:
         for line in done[name]["lines"]:
             tokens = line.get("prompt_tokens") or line.get("context_tokens")
             run.say(f"  {name} {line['phase']:<8}{line['sequences']:>4} x {tokens:<6}"
-                    f"{line['tokens_per_second']:>12.0f} tok/s {line['share_of_floor']:>5.0%} of the floor")
+                    f"{line['tokens_per_second']:>12.0f} tok/s {line['share_of_floor']:>5.0%} of the floor"
+                    + (f", idle {line['idle_share']:.1%}" if "idle_share" in line else ""))
     ways = [line.split()[-1] for file in plans.glob("*") for line in file.read_text().splitlines()
             if line.startswith("way ")]
     done["ways"] = {"tried": len(ways), "not_the_first": sum(way != "0" for way in ways)}

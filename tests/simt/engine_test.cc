@@ -106,7 +106,7 @@ TEST_F(CudaEngine, WhateverHappensAround) {
 class Decodes {
  public:
   static constexpr int kMost = 24;
-  explicit Decodes(Rank& rank, std::optional<size_t> graph_bytes = {})
+  explicit Decodes(Rank& rank, std::optional<size_t> graph_bytes = {}, bool times_kernels = false)
       : runner(*rank.device, *rank.model,
                {.max_seqs = kMost,
                 .max_step_tokens = kMost * kPrompt,
@@ -115,6 +115,7 @@ class Decodes {
                 .block_size = 16,
                 .kv_dtype = DType::bf16,
                 .logit_bytes = 1,
+                .times_kernels = times_kernels,
                 .graph_bytes = graph_bytes}) {
     sequences_.resize(kMost);
     for (int i = 0; i < kMost; ++i) {
@@ -256,6 +257,20 @@ TEST_F(CudaEngine, NoMoreIsCapturedThanWasSetAside) {
   EXPECT_THAT(replayed, testing::ElementsAre(true, true, false, false));
   EXPECT_EQ(some.bits, eager.bits);
   EXPECT_EQ(some.work(), 0);
+}
+
+// Where kernels are timed, so is what lies between two steps.
+TEST_F(CudaEngine, StepsAndWhatIsBetweenThemAreTimed) {
+  Rank rank = load_cuda(llama(true));
+  Decodes untimed(rank), d(rank, {}, true);
+  const RankRunner::KernelTimes first = d.runner.take_times();
+  EXPECT_GT(first.steps, Nanos{0});
+  EXPECT_EQ(first.between, Nanos{0});  // there was no step before
+  for (int i = 0; i < 3; ++i) d.step(2);
+  const RankRunner::KernelTimes three = d.runner.take_times();
+  EXPECT_GT(three.steps, Nanos{0});
+  EXPECT_GT(three.between, Nanos{0});
+  EXPECT_EQ(untimed.runner.take_times().steps, Nanos{0});
 }
 
 // What the largest need, whichever comes first.
