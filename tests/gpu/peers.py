@@ -59,6 +59,32 @@ def kernels(device, shrink):
     return figures
 
 
+def unfused(device, shrink):
+    """Attention that writes its scores to memory and reads them back, beside the same in one kernel: of a prompt, and
+    of decodes. As many heads of keys as of queries, so that nothing differs but the fusion."""
+    backends = torch.nn.attention.SDPBackend
+    figures = {}
+    shapes = [(1, n // shrink, n // shrink) for n in (512, 2048, 8192)]
+    shapes += [(batch, 1, context // shrink) for batch, context in ((1, 512), (32, 512), (32, 2048))]
+    for batch, queries, context in shapes:
+        q = torch.randn(batch, 32, queries, 128, device=device, dtype=torch.bfloat16)
+        k, v = (torch.randn(batch, 32, context, 128, device=device, dtype=torch.bfloat16) for _ in range(2))
+        what = f"prompt of {context}" if queries > 1 else f"decode {batch} x {context}"
+        times = {}
+        for name, backend in [("fused", backends.FLASH_ATTENTION), ("unfused", backends.MATH)]:
+            try:
+                with torch.nn.attention.sdpa_kernel(backend):
+                    times[name] = seconds(device, lambda: torch.nn.functional.scaled_dot_product_attention(
+                        q, k, v, is_causal=queries > 1))
+                figures[f"torch attention {name}, {what}"] = f"{times[name] * 1e6:.1f} us"
+            except RuntimeError as e:  # not for this device, or no memory for the scores
+                figures[f"torch attention {name}, {what}"] = f"none: {str(e).splitlines()[0]}"
+        if len(times) == 2:
+            figures[f"torch attention unfused to fused, {what}"] = f"{times['unfused'] / times['fused']:.2f}"
+        del q, k, v
+    return figures
+
+
 def greedy(device, demo, answers):
     """Each token that Sluice drew, given those before it: transformers' first choice, or near it."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(demo)
@@ -80,7 +106,9 @@ def greedy(device, demo, answers):
 
 def batched(device, path, prompts, prompt_len, output_len):
     """transformers' own continuous batching: output tokens a second."""
-    model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16).to(device)
+    with torch.device(device):  # weights are random: of the directory only the shape counts
+        model = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.from_pretrained(path),
+                                                              dtype=torch.bfloat16).eval()
     generator = torch.Generator().manual_seed(0)
     inputs = [torch.randint(300, 1000, (prompt_len,), generator=generator).tolist() for _ in range(prompts)]
     config = transformers.GenerationConfig(max_new_tokens=output_len, do_sample=False, eos_token_id=-1,
@@ -107,7 +135,7 @@ def main():
         answers = [(a["prompt"], a["token_ids"]) for a in saved["gpu"]]
         figures["greedy_against_transformers"] = greedy(device, options.demo, answers)
     print(figures, file=sys.stderr, flush=True)
-    figures |= kernels(device, options.shrink)
+    figures |= kernels(device, options.shrink) | unfused(device, options.shrink)
     prompts, length = 256 // options.shrink, 128 // options.shrink
     try:
         figures[f"transformers {length}/{length}"] = batched(device, options.model, prompts, length, length)
