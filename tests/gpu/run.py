@@ -316,6 +316,8 @@ def serving(run: Run) -> dict:
                     raise Failed(f"{name}: {done[name]['failed']} requests failed")
                 run.say(f"  {name:<24}{done[name]['output_tokens_per_second']:>10.0f} tok/s out, first token "
                         f"{done[name]['ttft_ms']['p50']:.0f} ms (median), {clients} clients")
+        if captured := re.search(r"captured \d+ steps: .*", (run.out / log).read_text()):
+            run.say(f"  {kind}: {captured[0]}")
     return done
 
 
