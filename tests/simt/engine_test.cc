@@ -1,5 +1,6 @@
 // The CUDA engine's steps: a whole model, one step ahead of the host, with replayed steps, swaps
 // and forks, on a device that does everything at the last moment.
+#include <array>
 #include <filesystem>
 #include <fstream>
 
@@ -208,12 +209,38 @@ TEST_F(CudaEngine, StepsAreNotCapturedWithoutMemory) {
   EXPECT_EQ(d.work(), 0);
 }
 
-// What was set aside for captured steps is as much as any family's take, with the library's kernels
-// that sum up a product of parts, of which the emulator has none; weights are made on the device.
+// Rows stored by columns, and rows that are spread over a tensor; what is quantised at load is not
+// made there. (That of fp8: tests/e2e/cuda_test.py.)
+TEST_F(CudaEngine, WeightsMadeThereAreThoseOfAFile) {
+  for (const auto& [name, stored, kept] : {std::array{"tiny-gpt2", "bf16", "auto"},
+                                           {"tiny-falcon", "f32", "auto"},
+                                           {"nano", "bf16", "fp8"}}) {
+    if (!has_fp8() && name == std::string("nano")) continue;
+    SCOPED_TRACE(name);
+    TempDir dir;
+    ASSERT_TRUE(make_model(name, 0, stored, dir.path()).ok());
+    std::vector<std::vector<uint32_t>> bits;
+    for (const char* format : {"auto", "dummy"}) {
+      Config::Model config;
+      config.path = dir.path().string();
+      config.load_format = format;
+      config.dtype = kept;
+      Rank rank;
+      rank.device = cuda::make_device(*cuda::open_runtime(0, ""), DType::bf16);
+      auto model = load_model(config, *rank.device, 1);
+      ASSERT_TRUE(model.ok()) << message_of(model.status());
+      rank.model = *std::move(model);
+      bits.push_back(Decodes(rank).bits);
+      std::filesystem::remove(dir.path() / "model.safetensors");
+    }
+    EXPECT_EQ(bits[0], bits[1]);
+  }
+}
+
+// With room for the library's kernels that sum up a product of parts: the emulator has none. The
+// families whose layers have most kernels, and one that leaves some out.
 TEST_F(CudaEngine, CapturedStepsFitIntoWhatIsSetAside) {
-  int families = 0;
-  for (const std::string& name : model_preset_names()) {
-    if (!name.starts_with("tiny-")) continue;
+  for (const char* name : {"tiny-gemma2", "tiny-qwen2-moe", "tiny-decilm", "tiny-gpt2"}) {
     SCOPED_TRACE(name);
     TempDir dir;
     ASSERT_TRUE(make_model(name, 0, "bf16", dir.path(), false).ok());
@@ -224,7 +251,7 @@ TEST_F(CudaEngine, CapturedStepsFitIntoWhatIsSetAside) {
     const auto model = load_model(config.model, *device, 1);
     ASSERT_TRUE(model.ok()) << message_of(model.status());
     auto options = runner_options(config, **model, device->ops());
-    if (!options.ok()) continue;
+    ASSERT_TRUE(options.ok()) << message_of(options.status());
     options->max_seqs = 2, options->max_step_tokens = 4, options->num_blocks = 4;
     RankRunner runner(*device, **model, *options);
     while (runner.work_ahead()) {
@@ -232,9 +259,7 @@ TEST_F(CudaEngine, CapturedStepsFitIntoWhatIsSetAside) {
     const size_t planned = RankRunner::graph_bytes(*device, **model, *options);
     EXPECT_GT(runner.graph_bytes(), planned / 5);
     EXPECT_LE(runner.graph_bytes(), planned * 4 / 5);
-    ++families;
   }
-  EXPECT_GE(families, 15);
 }
 
 // Beyond it steps are launched as they always can be.

@@ -24,7 +24,7 @@ SOURCES = ["base/check.cc", "kernels/simt/emulator.cc", "kernels/simt/emulator_o
            "kernels/simt/fiber.cc", "kernels/simt/stream.cc", CUDA + "attention_work.cc"] + [
     CUDA + name + ".cu" for name in ["attention_decode", "attention_decode_fp8", "attention_prefill",
                                      "attention_prefill_fp8", "elementwise", "experts", "grouped_matmul", "norm",
-                                     "quantize_rows", "rope", "rows", "sample", "skinny_matmul"]]
+                                     "quantize_rows", "random_rows", "rope", "rows", "sample", "skinny_matmul"]]
 DECODES = ["attention_decode.cu", "attention_decode_fp8.cu"]
 PREFILLS = ["attention_prefill.cu", "attention_prefill_fp8.cu"]
 USERS = {  # what has a header's kernels in it
@@ -43,9 +43,14 @@ PAGED, WORK, NORM = CUDA + "paged_kv.h", CUDA + "attention_work.cc", CUDA + "nor
 QUANTIZE = CUDA + "quantize_rows.h"
 ROPE, ELEMENT, ROWS = CUDA + "rope.h", CUDA + "elementwise.h", CUDA + "rows.h"
 SAMPLE, SKINNY, EXPERTS = CUDA + "sample.h", CUDA + "skinny_matmul.h", CUDA + "experts.h"
-VECTOR, GROUPED = CUDA + "vector.h", CUDA + "grouped_matmul.h"
+VECTOR, GROUPED, RANDOM = CUDA + "vector.h", CUDA + "grouped_matmul.h", CUDA + "random_rows.h"
 # (what is wrong, file, text, text in its place); the text must occur exactly once.
 MUTANTS = [
+    # --- weights that nobody trained ---
+    ("made rows are the tensor's first", RANDOM, "p.first + i / p.columns", "i / p.columns"),
+    ("made values are not rounded as a file has them", RANDOM, "rounded_to<Stored>(x)", "x"),
+    ("made rows have one scale", RANDOM, "p.scales[row % kRandomScales]", "p.scales[0]"),
+    ("made columns lie side by side", RANDOM, "column * p.column_step", "column"),
     # --- both attentions ---
     ("rows before the window are read", PAGED, "row >= begin && row < end", "row < end"),
     ("rows past the end are read", PAGED, "row >= begin && row < end", "row >= begin"),
