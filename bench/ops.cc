@@ -10,9 +10,9 @@
 #include <nlohmann/json.hpp>
 #include <vector>
 
-#include "base/hash.h"
 #include "base/status.h"
 #include "bench/ceilings.h"
+#include "bench/mixture.h"
 #include "bench/on_device.h"
 #include "bench/swaps.h"
 #include "engine/make_device.h"
@@ -21,11 +21,6 @@
 namespace sluice {
 namespace {
 
-// The experts of a model's layer: `taken` of them for each token.
-struct Mixture {
-  const char* name;
-  int64_t hidden, ffn, experts, taken;
-};
 constexpr Mixture kGranite = {"1b-a400m", 1024, 512, 32, 8};  // Granite 3.0
 constexpr Mixture kQwen = {"30b-a3b", 2048, 768, 128, 8};     // Qwen3
 
@@ -282,28 +277,6 @@ class Bench {
     line(name + ", not fused", bytes, flops, plain);
   }
 
-  // The experts that `m` tokens go to, evenly at random, and how many different ones these are.
-  struct Routes {
-    DeviceTensor experts;
-    int64_t different = 0;
-  };
-  Routes routes(int64_t m, uint64_t seed) const {
-    const Mixture& x = s_.mixture;
-    std::vector<int32_t> ids, all(static_cast<size_t>(x.experts));
-    for (size_t i = 0; i < all.size(); ++i) all[i] = int32_t(i);
-    std::vector<bool> seen(all.size());
-    for (int64_t i = 0; i < m; ++i) {
-      for (size_t j = 0; j < size_t(x.taken); ++j) {
-        const uint64_t random = mix64(seed, uint64_t(i) * uint64_t(x.taken) + j);
-        std::swap(all[j], all[j + random % (all.size() - j)]);
-        ids.push_back(all[j]);
-        seen[size_t(all[j])] = true;
-      }
-    }
-    return {copy_of(device_, ids.data(), DType::i32, {int64_t(ids.size())}),
-            std::count(seen.begin(), seen.end(), true)};
-  }
-
   // All of a mixture behind its routing. Calls take turns at which experts the tokens go to; bytes
   // are of those that are taken.
   void experts(DType stored) {
@@ -330,18 +303,19 @@ class Bench {
                          activated = zeros(device_, act_, {n, x.ffn}),
                          each = zeros(device_, act_, {n, x.hidden}),
                          out = zeros(device_, act_, {m, x.hidden});
-      std::vector<Routes> turns;
+      std::vector<DeviceTensor> turns;
       double different = 0;
       for (uint64_t i = 0; i < 16; ++i) {
-        turns.push_back(routes(m, i));
-        different += double(turns.back().different) / 16;
+        const Routes to = even_routes(x, m, i);
+        turns.push_back(copy_of(device_, to.experts.data(), DType::i32, {n}));
+        different += double(to.different) / 16;
       }
       size_t next = 0;
       line(name(m),
            bits_of(type) / 8.0 * different * double(3 * x.hidden * x.ffn) +
                act_bytes_ * double(2 * m * x.hidden),
            6.0 * double(n * x.hidden * x.ffn), [&] {
-             const Tensor& experts = turns[next % turns.size()].experts.tensor;
+             const Tensor& experts = turns[next % turns.size()].tensor;
              const size_t l = next++ % ups.size();
              ops_.expert_silu_mul(activated.tensor, in.tensor, ups[l].weight, experts,
                                   gates.tensor);

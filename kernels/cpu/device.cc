@@ -110,7 +110,9 @@ class CpuDevice final : public Device {
   }
   Buffer allocate(size_t bytes, Memory) override { return allocate_host(bytes); }
   size_t free_bytes() const override { return available_memory(); }
-  size_t total_bytes() const override { return size_t(sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE)); }
+  size_t total_bytes() const override {
+    return size_t(sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE));
+  }
   bool is_host() const override { return true; }
   void populate(void* memory, size_t bytes) override {
     // Whole pages inside the part. A kernel before 5.14 refuses: pages come with their first use.
