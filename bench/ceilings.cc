@@ -192,18 +192,23 @@ Ceilings cpu_ceilings(int threads) {
 }
 
 // Doubles the size until a product takes long enough to hide what its launch costs.
-double measure_matmul(Device& device) {
+double measure_matmul(Device& device, DType kept) {
   constexpr int64_t kFirst = 256, kLargest = 8192;
   constexpr double kEnough = 1e-3;
   Ops& ops = device.ops();
   for (int64_t n = kFirst;; n *= 2) {
     const DType act = ops.act_dtype();
-    const DeviceTensor x = noise(device, act, {n, n}), out = zeros(device, act, {n, n});
-    const DeviceWeight w = noise_weight(device, ops.weight_dtype(act), n, n);
+    const DeviceTensor in = noise(device, act, {n, n}), out = zeros(device, act, {n, n}),
+                       norm = noise(device, DType::f32, {n}), codes = zeros(device, act, {n, n});
+    const DeviceWeight w = noise_weight(device, kept, n, n);
+    Tensor x = in.tensor;
+    if (ops.takes_fp8_rows(w.weight)) {
+      x = fp8_rows(codes.tensor);
+      ops.rms_norm(x, in.tensor, norm.tensor, 1e-5f);
+    }
     double best = 1e30;
     for (int i = 0; i < kDeviceRounds; ++i)
-      best =
-          std::min(best, seconds_on(device, [&] { ops.matmul(out.tensor, x.tensor, w.weight); }));
+      best = std::min(best, seconds_on(device, [&] { ops.matmul(out.tensor, x, w.weight); }));
     if (best > kEnough || n == kLargest) return 2.0 * double(n * n * n) / best / 1e9;
   }
 }
@@ -222,14 +227,18 @@ double measure_copies(Device& device) {
 
 }  // namespace
 
-double Ceilings::floor_seconds(double bytes, double flops, bool bf16) const {
-  return std::max(bytes / (read_gb_per_s * 1e9), flops / (peak_gflop_per_s(bf16) * 1e9));
+double Ceilings::floor_seconds(double bytes, double flops, bool bf16, double fp8_flops) const {
+  const double peak = peak_gflop_per_s(bf16);
+  const double fp8_peak = fp8_gflop_per_s > 0 ? fp8_gflop_per_s : peak;
+  return std::max(bytes / (read_gb_per_s * 1e9),
+                  flops / (peak * 1e9) + fp8_flops / (fp8_peak * 1e9));
 }
 
 std::string Ceilings::text() const {
   std::string text = fmt::format("memory {:.1f} GB/s", read_gb_per_s);
   if (f32_gflop_per_s > 0) text += fmt::format(", f32 {:.0f} GFLOP/s", f32_gflop_per_s);
   if (bf16_gflop_per_s > 0) text += fmt::format(", 16 bit {:.0f} GFLOP/s", bf16_gflop_per_s);
+  if (fp8_gflop_per_s > 0) text += fmt::format(", fp8 {:.0f} GFLOP/s", fp8_gflop_per_s);
   return text;
 }
 
@@ -237,7 +246,10 @@ Ceilings measure_ceilings(Device& device, int threads) {
   if (device.is_host()) return cpu_ceilings(threads);
   Ceilings c;
   c.read_gb_per_s = measure_copies(device);
-  c.bf16_gflop_per_s = measure_matmul(device);
+  const Ops& ops = device.ops();
+  c.bf16_gflop_per_s = measure_matmul(device, ops.weight_dtype(ops.act_dtype()));
+  if (ops.weight_dtype(DType::fp8_e4m3) == DType::fp8_e4m3)
+    c.fp8_gflop_per_s = measure_matmul(device, DType::fp8_e4m3);
   return c;
 }
 

@@ -31,6 +31,8 @@ constexpr int kStepsInFlight = 16;  // decode steps after another where the host
 struct Work {
   double bytes = 0;  // read from memory: weights once a step, and the cache
   double flops = 0;
+  double fp8_flops = 0;  // beside the others
+  void add_layers(double of_layers, bool in_fp8) { (in_fp8 ? fp8_flops : flops) += of_layers; }
 };
 struct Line {
   const char* phase;              // "prefill" or "decode"
@@ -64,6 +66,7 @@ class Bench {
         kv_token_bytes_(double(bytes_per_stretch(model, runner)) / kBlockSize),
         weight_element_bytes_(bits_of(model.weight_dtype()) / 8.0),
         head_bytes_(head_params(model.config()) * std::max(2.0, weight_element_bytes_)),
+        multiplies_in_fp8_(!device.is_host() && model.max_fp8_inputs() > 0),
         num_blocks_(runner.num_blocks),
         max_step_tokens_(runner.max_step_tokens),
         decode_steps_(device.is_host() ? 1 : kStepsInFlight),
@@ -113,6 +116,7 @@ class Bench {
   const Ceilings& ceilings_;
   Model& model_;
   const double kv_token_bytes_, weight_element_bytes_, head_bytes_;  // a head in fp8 is rare
+  const bool multiplies_in_fp8_;                                     // its layers
   const int num_blocks_, max_step_tokens_;
   const int decode_steps_;  // of one measurement
   RankRunner runner_;
@@ -165,7 +169,7 @@ double Bench::median_seconds(F run) const {
 
 Line Bench::finish(Line line, int tokens, const Work& work) const {
   const bool bf16 = model_.weight_dtype() != DType::f32;
-  line.floor_s = ceilings_.floor_seconds(work.bytes, work.flops, bf16);
+  line.floor_s = ceilings_.floor_seconds(work.bytes, work.flops, bf16, work.fp8_flops);
   line.compute_bound = line.floor_s > ceilings_.floor_seconds(work.bytes, 0, bf16);
   line.tokens_per_s = tokens / line.seconds;
   return line;
@@ -182,7 +186,8 @@ Line Bench::prefill(int tokens) {
     StepPlan& plan = plans.emplace_back();
     plan.rows.push_back({&sequence[0], begin, count, last, last});
     plan.num_tokens = count;
-    work.flops += 2 * linear_params(c) * count + attention_flops(begin + 1, begin + count);
+    work.add_layers(2 * linear_params(c) * count, multiplies_in_fp8_);
+    work.flops += attention_flops(begin + 1, begin + count);
     work.bytes += linear_params(c) * weight_element_bytes_ + begin * kv_token_bytes_;
   }
   work.flops += 2 * head_params(c);
@@ -198,11 +203,11 @@ Line Bench::decode(int sequences, int context) {
   for (const Sequence& s : all) plan.rows.push_back({&s, context - 1, 1, 1, 1});
   plan.num_tokens = sequences;
   const ModelConfig& c = model_.config();
-  const double params = linear_params(c) + head_params(c);
   Work work;
   work.bytes = linear_params(c) * weight_element_bytes_ + head_bytes_ +
                double(sequences) * context * kv_token_bytes_;
-  work.flops = sequences * (2 * params + attention_flops(context, context));
+  work.add_layers(sequences * 2 * linear_params(c), multiplies_in_fp8_);
+  work.flops += sequences * (2 * head_params(c) + attention_flops(context, context));
   const std::vector<StepPlan> plans(size_t(decode_steps_), plan);
   Line line{"decode", sequences, context};
   RankRunner::KernelTimes times;
@@ -338,6 +343,7 @@ int bench_model(const BenchModelOptions& o) {
                                  {"read_gb_per_s", ceilings.read_gb_per_s},
                                  {"f32_gflop_per_s", ceilings.f32_gflop_per_s},
                                  {"bf16_gflop_per_s", ceilings.bf16_gflop_per_s},
+                                 {"fp8_gflop_per_s", ceilings.fp8_gflop_per_s},
                                  {"lines", nlohmann::ordered_json::array()}};
   for (const Line& l : lines) json["lines"].push_back(json_of(l));
   std::ofstream out(o.json_path);

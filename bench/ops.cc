@@ -136,8 +136,8 @@ class Bench {
  private:
   // The best of `seconds`: other load comes and goes. A device of its own is given several calls at
   // once, so that their launches hide behind each other as in a step.
-  void line(const std::string& name, double bytes, double flops,
-            const std::function<void()>& body) {
+  void line(const std::string& name, double bytes, double flops, const std::function<void()>& body,
+            double fp8_flops = 0) {
     const double once = std::min(seconds_on(device_, body), seconds_on(device_, body));
     const int calls = device_.is_host() ? 1 : int(std::clamp(1e-3 / once, 1.0, 100.0));
     double best = once, total = 0;
@@ -148,7 +148,9 @@ class Bench {
       best = std::min(best, s / calls);
       total += s;
     }
-    const double share = ceilings_.floor_seconds(bytes, flops, weight_ != DType::f32) / best;
+    const bool bf16 = weight_ != DType::f32;
+    const double share = ceilings_.floor_seconds(bytes, flops, bf16, fp8_flops) / best;
+    flops += fp8_flops;
     fmt::print("{:<38}{:>11.1f}{:>10.1f}{:>12.1f}{:>7.0f}%\n", name, best * 1e6, bytes / best / 1e9,
                flops / best / 1e9, 100 * share);
     std::fflush(stdout);
@@ -262,19 +264,22 @@ class Bench {
         fmt::format("add_rms_norm+qkv fp8 m={}", m),
         double(s_.qkv_cols() * s_.hidden) + double(m) * (act_bytes_ * 3 + 2) * double(s_.hidden) +
             act_bytes_ * double(m * s_.qkv_cols()),
-        0, [&] { normed(fp8_rows(y)); }, [&] { normed(y); });
+        0, [&] { normed(fp8_rows(y)); }, [&] { normed(y); },
+        2.0 * double(m * s_.qkv_cols() * s_.hidden));
     either(
         fmt::format("silu_mul+down fp8 m={}", m),
         double(s_.ffn * s_.hidden) + double(m) * (act_bytes_ * 2 + 2) * double(s_.ffn) +
             act_bytes_ * double(m * s_.hidden),
-        0, [&] { gated(fp8_rows(activated.tensor)); }, [&] { gated(activated.tensor); });
+        0, [&] { gated(fp8_rows(activated.tensor)); }, [&] { gated(activated.tensor); },
+        2.0 * double(m * s_.ffn * s_.hidden));
   }
   // Of both what the fused one has to move and compute.
   void either(const std::string& name, double bytes, double flops,
-              const std::function<void()>& fused, const std::function<void()>& plain) {
+              const std::function<void()>& fused, const std::function<void()>& plain,
+              double fp8_flops = 0) {
     if (!wanted(name)) return;
-    line(name, bytes, flops, fused);
-    line(name + ", not fused", bytes, flops, plain);
+    line(name, bytes, flops, fused, fp8_flops);
+    line(name + ", not fused", bytes, flops, plain, fp8_flops);
   }
 
   // All of a mixture behind its routing. Calls take turns at which experts the tokens go to; bytes
@@ -466,7 +471,8 @@ int bench_ops(const BenchOpsOptions& options) {
                                  {"shapes", name},
                                  {"read_gb_per_s", c.read_gb_per_s},
                                  {"f32_gflop_per_s", c.f32_gflop_per_s},
-                                 {"bf16_gflop_per_s", c.bf16_gflop_per_s}};
+                                 {"bf16_gflop_per_s", c.bf16_gflop_per_s},
+                                 {"fp8_gflop_per_s", c.fp8_gflop_per_s}};
   Bench bench(**device, c, *shapes, options);
   json["lines"] = bench.run();
   if (!(*device)->is_host())

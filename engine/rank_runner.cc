@@ -41,7 +41,7 @@ OpsLimits ops_limits(const Model& model, const RunnerOptions& o) {
 }
 
 // Kernels and copies of a captured step, at most. GPT-2's layers have 16, Llama's 9, a mixture of
-// experts 17, to which the library may add one for each product that it sums up in parts.
+// experts 18, to which the library may add one for each product that it sums up in parts.
 int64_t nodes_of_step(const Model& model) {
   constexpr int64_t kOfLayer = 20, kOfExperts = 8, kOutside = 16;
   int64_t nodes = kOutside;
