@@ -29,10 +29,11 @@ std::vector<std::string> library_candidates(const std::string& name, const std::
   files.push_back(name);
   for (const std::string pattern : kFolders) {
     wordexp_t found{};
-    const int error = wordexp((pattern + "/" + name).c_str(), &found, WRDE_NOCMD | WRDE_UNDEF);
-    if (error != 0) continue;                    // a variable that is not set
-    for (size_t i = 0; i < found.we_wordc; ++i)  // what matches nothing stays as it is
-      if (access(found.we_wordv[i], F_OK) == 0) files.push_back(found.we_wordv[i]);
+    // Fails where a variable is not set or empty.
+    if (wordexp((pattern + "/" + name).c_str(), &found, WRDE_NOCMD | WRDE_UNDEF) == 0) {
+      for (size_t i = 0; i < found.we_wordc; ++i)  // what matches nothing stays as it is
+        if (access(found.we_wordv[i], F_OK) == 0) files.push_back(found.we_wordv[i]);
+    }
     wordfree(&found);
   }
   return files;
