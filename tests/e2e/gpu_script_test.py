@@ -61,6 +61,17 @@ def test_a_failure_is_told_and_the_rest_goes_on(tmp_path):
     assert "simt_engine_test" in results["engine"]["why"] and "did not start" in results["greedy"]["why"]
 
 
+@pytest.mark.skipif(not (ROOT / "build/release/bin/gpu_probe").exists(), reason="built without nvcc")
+def test_runs_what_was_packed(tmp_path):
+    packed = subprocess.run([str(ROOT / "tests/gpu/pack.sh"), str(tmp_path)], capture_output=True, text=True)
+    assert packed.returncode == 0, packed.stderr
+    assert [f.name for f in tmp_path.iterdir()] == ["pack.tar.gz"]
+    assert (tmp_path / "pack.tar.gz").stat().st_size < 48 << 20  # 64 MiB at most travel, with the tree
+    done = run_script("--bin", tmp_path, "--out", tmp_path / "out", "--phases=probe")
+    probe = json.loads((tmp_path / "out/run.json").read_text())["probe"]
+    assert (done.returncode, probe.get("why", "")) in [(0, ""), (77, "no usable GPU")], done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("arguments,word", [(["--phases=probe,nope"], "nope"), (["--bin=/nonexistent"], "--bin")])
 def test_wrong_arguments(arguments, word):
     done = run_script("--bin", BINARY.parent, *arguments)

@@ -4,6 +4,7 @@ adds PyTorch and transformers where they are installed."""
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import json
 import os
@@ -38,10 +39,11 @@ class Failed(Exception):
 class Run:
     def __init__(self, options):
         self.options = options
-        self.bin = pathlib.Path(options.bin).resolve()
+        self.temporary = pathlib.Path(tempfile.mkdtemp(prefix="sluice-gpu-"))
+        atexit.register(shutil.rmtree, self.temporary, ignore_errors=True)
+        self.bin = self.unpacked(pathlib.Path(options.bin).resolve())
         self.out = pathlib.Path(options.out).resolve()
         self.out.mkdir(parents=True, exist_ok=True)
-        self.temporary = pathlib.Path(tempfile.mkdtemp(prefix="sluice-gpu-"))
         self.end = time.monotonic() + options.budget
         self.env = {k: v for k, v in os.environ.items() if not k.startswith("SLUICE_")}
         libraries = [str(self.bin / "lib"), os.environ.get("LD_LIBRARY_PATH", "")]
@@ -51,6 +53,14 @@ class Run:
             self.device.append(f"--device.plugin={self.bin / 'libsluice_cuda_emulated.so'}")
         self.results: dict[str, dict] = {}
         self.lines: list[str] = []  # of the table
+
+    def unpacked(self, folder: pathlib.Path) -> pathlib.Path:
+        archive = folder / "pack.tar.gz"
+        if not archive.exists():
+            return folder
+        with tarfile.open(archive) as tar:
+            tar.extractall(self.temporary / "bin")
+        return self.temporary / "bin"
 
     def pack_logs(self):
         """Few files travel more easily than many."""
@@ -411,7 +421,6 @@ def main() -> int:
         run.lines.insert(mark, f"{name:<10} {result['status']} in {result['seconds']} s"
                                + (f": {result['why']}" if "why" in result else ""))
         (run.out / "run.json").write_text(json.dumps(run.results, indent=1))
-    shutil.rmtree(run.temporary, ignore_errors=True)
     run.pack_logs()
     print("\n".join(run.lines))
     states = [r["status"] for r in run.results.values()]

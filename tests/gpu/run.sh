@@ -5,7 +5,7 @@
 #
 #   tests/gpu/run.sh [--bin DIR] [--out DIR] [--phases a,b,..] [--budget SECONDS] [--emulated]
 #
-# --bin: a folder made by tests/gpu/pack.sh; without it build/release/bin is used, and built where it is
+# --bin: a folder made by tests/gpu/pack.sh, or of binaries; without it build/release/bin is used, and built where it is
 # missing. --emulated: a GPU's emulator and tiny sizes, to try the script itself.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
