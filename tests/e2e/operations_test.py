@@ -271,12 +271,12 @@ def in_thread(function):
     return thread, result
 
 
-def test_sigterm_finishes_what_runs(start):
-    daemon = start(DEMO)
-    body = {**SLOW, "max_tokens": 1900}
+def test_sigterm_finishes_what_runs(start, nano_model):
+    daemon = start(nano_model)
+    body = {**VERY_SLOW, "n": 8}
     http_thread, http_result = in_thread(lambda: daemon.chunks("/v1/completions", body))
     request = pb.GenerateRequest(prompt="The fox", sampling=pb.SamplingParams(
-        max_tokens=1900, ignore_eos=True, temperature=0))
+        max_tokens=4000, ignore_eos=True, temperature=0, n=8))
     rpc_thread, rpc_result = in_thread(lambda: list(daemon.grpc.generate(request, timeout=60)))
     daemon.wait_for(lambda: daemon.metric("sluice_requests_running") >= 2)
     daemon.process.send_signal(signal.SIGTERM)
@@ -284,7 +284,7 @@ def test_sigterm_finishes_what_runs(start):
     rpc_thread.join(60)
     assert daemon.process.wait(30) == 0
     assert http_result[0][-1]["choices"][0]["finish_reason"] == "length"
-    assert rpc_result[0][-1].usage.completion_tokens == 1900
+    assert rpc_result[0][-1].usage.completion_tokens == 8 * 4000
 
 
 def test_drain_refuses_new_work_and_says_so(start, nano_model):
